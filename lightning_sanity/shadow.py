@@ -1,0 +1,188 @@
+"""A live, detached copy of a module, and the proofs that it is one.
+
+The test re-initialises a copy and never the module that is being trained: a signal handler or a background thread may
+save the trained weights at any moment. A copy can be dead, though: it may still compute with the original's weights
+(compiled or closed-over ``forward``), and every similarity would then read 1.0.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_sanity.graph import first_tensor
+
+# Lightning writes compiled versions of these over the methods, closed over the module they were compiled for. A bound
+# method in their place is fine: deepcopy binds it to the copy.
+_PATCHED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+_COMPILED = ("_compiler_ctx", "_compiled_call_impl")
+
+
+class CloneError(RuntimeError):
+    """The module could not be copied, or its copy is not a live model of its own."""
+
+
+def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+    """A detached copy of ``module`` in eval mode, fit for gradients even when made inside inference mode.
+
+    Args:
+        module: The user's module; left as it is.
+        clone_fn: Makes the copy instead of ``copy.deepcopy``, for modules that cannot be deep-copied.
+
+    Raises:
+        CloneError: If copying fails; names the attribute where that can be told.
+    """
+    module = getattr(module, "_orig_mod", module)  # torch.compile(model) hides the model itself there
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            made = clone_fn(module) if clone_fn is not None else _deepcopy(module)
+        except Exception as error:
+            raise CloneError(
+                f"cannot copy {type(module).__name__}{_culprit(module)}: {type(error).__name__}: {error}. "
+                "Pass clone_fn=, a function of the module that returns an independent copy."
+            ) from error
+        for parameter in made.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    return made.eval()
+
+
+def _deepcopy(module: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
+    for child in module.modules():
+        for value in vars(child).values():
+            # An activation or a derived weight cached on the module cannot be deep-copied while it has a history.
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    stale = [key for key in _PATCHED if key in vars(module) and not inspect.ismethod(vars(module)[key])]
+    stale += [key for key in _COMPILED if vars(module).get(key) is not None]
+    if not stale:
+        return copy.deepcopy(module, memo)
+    memo[id(module)] = made = module.__class__.__new__(module.__class__)
+    state = module.__getstate__() if hasattr(module, "__getstate__") else vars(module)
+    made.__dict__.update(copy.deepcopy({key: value for key, value in dict(state).items() if key not in stale}, memo))
+    made.__dict__.update({key: None for key in _COMPILED if key in vars(module)})
+    return made
+
+
+def _culprit(module: nn.Module) -> str:
+    """The attribute that cannot be copied, for the message."""
+    for path, child in module.named_modules():
+        for key, value in vars(child).items():
+            if key in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                return f" (attribute '{path + '.' if path else ''}{key}')"
+    return ""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode inside the block; every submodule's own flag restored afterwards."""
+    flags = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield module
+    finally:
+        for child, flag in flags:
+            child.training = flag
+
+
+def launder(inputs: Any, device: torch.device | None = None) -> Any:
+    """Copies of the tensors in ``inputs`` that can take part in autograd, wherever they were born.
+
+    Call it inside ``torch.inference_mode(False)``: an inference tensor stays one under ``detach`` or ``to`` the same
+    device, and only a copy made outside inference mode is free.
+    """
+    return tree_map(lambda t: t.detach().to(device or t.device, copy=True) if isinstance(t, Tensor) else t, inputs)
+
+
+def check_fidelity(original: Tensor, copied: Tensor) -> None:
+    """Raise ``CloneError`` unless the untouched copy reproduces the model's output."""
+    if original.shape != copied.shape or not torch.allclose(
+        original.float(), copied.float(), rtol=1e-4, atol=1e-5, equal_nan=True
+    ):
+        raise CloneError(
+            "the copy does not reproduce the model's output on the probe: its forward depends on state that a copy "
+            "does not carry, or is random in eval mode. Pass clone_fn=, or forward= with a deterministic function."
+        )
+
+
+@torch.no_grad()
+def check_liveness(copied: nn.Module, run: Callable[[], Tensor]) -> None:
+    """Raise ``CloneError`` unless the copy's output follows the copy's own weights; they are restored."""
+    before = run()
+    saved = {name: parameter.detach().clone() for name, parameter in copied.named_parameters()}
+    for parameter in copied.parameters():
+        parameter.zero_()
+    try:
+        after = run()
+    finally:
+        for name, parameter in copied.named_parameters():
+            parameter.copy_(saved[name])
+    if torch.equal(before, after):
+        raise CloneError(
+            "the copy is dead: zeroing all its weights did not change its output, so it still computes with the "
+            "original's (a compiled or closed-over forward) or ignores its weights. Pass clone_fn= that returns an "
+            "independent model, or test the module before compiling it."
+        )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a ``state_dict``."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(getattr(module, "_orig_mod", module).state_dict().items()):
+        sha.update(name.encode())
+        if isinstance(tensor, Tensor):
+            sha.update(tensor_bytes(tensor))
+    return sha.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Type, shape and contents of a tensor as bytes, the same on every device."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return f"{tensor.dtype}{tuple(tensor.shape)}".encode() + flat.view(torch.uint8).numpy().tobytes()
+
+
+def logits(outputs: Any) -> Tensor:
+    """The tensor to be explained among a model's outputs: the output itself, its ``logits``, or the first tensor."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    named = getattr(outputs, "logits", None)
+    if named is None and isinstance(outputs, dict):
+        named = outputs.get("logits")
+    found = named if isinstance(named, Tensor) else first_tensor(outputs)
+    if found is None:
+        raise TypeError(
+            f"the model returned {type(outputs).__name__} without a tensor: pass forward=, a function "
+            "(model, *inputs) -> outputs (N, classes)"
+        )
+    return found
+
+
+class Adapted(nn.Module):
+    """A module whose call returns the explained outputs ``(N, classes)`` alone.
+
+    Args:
+        model: The copy; reachable as ``.model``.
+        forward: ``forward(model, *inputs) -> outputs``; ``model(*inputs)`` if None.
+    """
+
+    def __init__(self, model: nn.Module, forward: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self._forward = forward
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """Outputs ``(N, classes)`` or ``(N,)``."""
+        return logits(self._forward(self.model, *inputs) if self._forward is not None else self.model(*inputs))

@@ -1,0 +1,238 @@
+import random as python_random
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_sanity import randomization
+from lightning_sanity._rng import generator
+from lightning_sanity.graph import trace
+from lightning_sanity.randomization import RandomizationError, Unit, reinitialize_, reinitializer, subsets, units
+
+
+class HeadFirst(nn.Module):
+    """The head is declared before the body."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+class Token(nn.Module):
+    """A bare parameter and an attention whose in-projection is a functional use."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.position = nn.Parameter(torch.randn(1, 5, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        return self.head(self.attention(x, x, x)[0][:, 0])
+
+
+class Tied(nn.Module):
+    """An embedding that is also the decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.middle = nn.Linear(4, 4)
+        self.decoder = nn.Linear(4, 7, bias=False)
+        self.decoder.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        return self.decoder(self.middle(self.embedding(tokens).mean(1)))
+
+
+def names(model, inputs, granularity="layer"):
+    return [unit.name for unit in units(model.eval(), inputs, granularity)]
+
+
+def test_units_follow_use_not_definition():
+    assert names(HeadFirst(), torch.randn(2, 6)) == ["head", "body.0"]
+
+
+def test_units_join_a_normalisation_to_the_layer_before_it():
+    found = units(HeadFirst().eval(), torch.randn(2, 6))
+    assert found[1].parameters == ("body.0.weight", "body.0.bias", "body.1.weight", "body.1.bias")
+    assert found[1].statistics == ("body.1.running_mean", "body.1.running_var")
+
+
+def test_units_place_tied_weights_once_at_their_topmost_use():
+    found = units(Tied().eval(), torch.randint(7, (2, 3)))
+    assert [unit.name for unit in found] == ["embedding", "middle"]
+
+
+def test_units_cover_bare_parameters_and_functional_projections():
+    found = units(Token().eval(), torch.randn(2, 4, 8))
+    assert {name for unit in found for name in unit.parameters} == {n for n, _ in Token().named_parameters()}
+    assert [unit.name for unit in found][:2] == ["head", "attention.out_proj"]
+
+
+def test_blocks_of_resnet50_are_those_of_its_paper():
+    found = names(torchvision.models.resnet50(), torch.randn(2, 3, 64, 64), "block")
+    assert len(found) == 18
+    assert found[:2] == ["fc", "layer4.2"]
+    assert found[-1] == "conv1"
+
+
+def test_blocks_of_a_wrapped_network_are_those_of_the_network():
+    wrapped = nn.Module()
+    wrapped.net = torchvision.models.resnet18()
+    wrapped.forward = lambda x: wrapped.net(x)
+    assert len(names(wrapped, torch.randn(2, 3, 64, 64), "block")) == 10
+
+
+def test_listed_granularity_takes_names_and_regexes_and_leaves_nothing_out():
+    model = torchvision.models.resnet18().eval()
+    found = units(model, torch.randn(2, 3, 64, 64), ["fc", r"layer\d"])
+    assert [unit.name for unit in found] == ["fc", "layer4", "layer3", "layer2", "layer1", "conv1"]
+    assert {name for unit in found for name in unit.parameters} == {name for name, _ in model.named_parameters()}
+
+
+def test_listed_granularity_refuses_a_name_without_a_module():
+    with pytest.raises(ValueError, match="'layer9' matches no module"):
+        units(torchvision.models.resnet18().eval(), torch.randn(2, 3, 64, 64), ["layer9"])
+
+
+def test_max_steps_merges_evenly_and_says_so():
+    model = torchvision.models.resnet18().eval()
+    graph = trace(model, (torch.randn(2, 3, 64, 64),))
+    planned = randomization.plan(model, graph, max_steps=4)
+    assert len(planned.units) == 4
+    assert sum(len(unit.parameters) for unit in planned.units) == len(list(model.parameters()))
+    assert any("max_steps" in note for note in planned.notes)
+
+
+def test_units_refuse_a_model_without_parameters():
+    with pytest.raises(RandomizationError, match="nothing to re-initialise"):
+        units(nn.Flatten(), torch.randn(2, 4, 4))
+
+
+def test_units_refuse_lazy_and_meta_parameters():
+    with pytest.raises(RandomizationError, match="lazy"):
+        randomization.plan(nn.LazyLinear(3), trace(nn.Identity(), (torch.randn(2, 3),)))
+    with pytest.raises(RandomizationError, match="meta"):
+        randomization.plan(nn.Linear(2, 2, device="meta"), trace(nn.Identity(), (torch.randn(2, 3),)))
+
+
+@pytest.mark.parametrize("how", ["normal", "shuffle", "reset", "xavier", "kaiming"])
+@pytest.mark.parametrize(("kind", "inputs"), [(HeadFirst, torch.randn(2, 6)), (Token, torch.randn(2, 4, 8))])
+def test_every_used_parameter_changes_under_every_strategy(kind, inputs, how):
+    model = kind().eval()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for unit in units(model, inputs):
+        reinitialize_(model, unit, how, generator(unit.name))
+    assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
+
+
+def test_normal_matches_the_moments_of_each_tensor():
+    model = nn.Sequential(nn.Linear(200, 100))
+    nn.init.normal_(model[0].weight, 0.3, 0.02)
+    reinitialize_(model, units(model, torch.randn(2, 200))[0], "normal", generator(0))
+    assert model[0].weight.mean().item() == pytest.approx(0.3, abs=1e-3)
+    assert model[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_shuffle_keeps_the_values_of_a_tensor():
+    model = nn.Sequential(nn.Linear(6, 5))
+    before = model[0].weight.detach().flatten().sort().values
+    reinitialize_(model, units(model, torch.randn(2, 6))[0], "shuffle", generator(0))
+    assert torch.equal(model[0].weight.detach().flatten().sort().values, before)
+
+
+def test_units_of_equal_shape_get_different_draws():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    inputs = torch.randn(2, 4)
+    planned = randomization.plan(model, trace(model, (inputs,)))
+    act = reinitializer("normal", model, model, planned, seed=0).start_trial(0)
+    for layer in model:
+        nn.init.constant_(layer.weight, 1.0)
+    for unit in planned.units:
+        act(model, unit)
+    assert not torch.equal(model[0].weight, model[1].weight)
+
+
+def test_a_draw_depends_on_seed_trial_and_unit_only():
+    def draw(trial, only):
+        model = HeadFirst().eval()
+        model.load_state_dict(state)
+        planned = randomization.plan(model, trace(model, (torch.zeros(2, 6),)))
+        act = reinitializer("normal", model, model, planned, seed=3).start_trial(trial)
+        for unit in planned.units:
+            if only is None or unit.name == only:
+                act(model, unit)
+        return model.body[0].weight.detach()
+
+    state = HeadFirst().state_dict()
+    assert torch.equal(draw(1, None), draw(1, "body.0"))
+    assert not torch.equal(draw(1, None), draw(2, None))
+
+
+@pytest.mark.parametrize("how", ["normal", "shuffle", "reset", lambda module: nn.init.normal_(module.weight)])
+def test_reinitialize_leaves_the_global_streams_alone(how):
+    model = nn.Sequential(nn.Linear(4, 4, bias=False)).eval()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), python_random.getstate()
+    reinitialize_(model, units(model, torch.randn(2, 4, generator=generator(0)))[0], how, generator(0))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert python_random.getstate() == states[2]
+
+
+def test_reinitialize_raises_for_a_parameter_that_kept_its_value():
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+    unit = units(model, torch.randn(2, 4))[0]
+    with pytest.raises(RandomizationError, match=r"cannot re-initialise '0\.bias' of unit '0'"):
+        reinitialize_(model, unit, lambda module: nn.init.normal_(module.weight), generator(0))
+
+
+def test_reinitialize_refuses_an_unknown_strategy():
+    with pytest.raises(ValueError, match="unknown re-initialisation 'uniform'; choose from: default"):
+        reinitialize_(nn.Linear(2, 2), Unit("", ("weight",)), "uniform", generator(0))
+
+
+def test_a_reset_of_one_unit_leaves_its_neighbours_alone():
+    model = Token().eval()
+    found = {unit.name: unit for unit in units(model, torch.randn(2, 4, 8))}
+    nn.init.normal_(model.attention.out_proj.bias)
+    before = model.attention.out_proj.bias.detach().clone()
+    in_projection = next(unit for name, unit in found.items() if "attention.in_proj_weight" in unit.parameters)
+    reinitialize_(model, in_projection, "reset", generator(0))
+    assert torch.equal(model.attention.out_proj.bias, before)
+
+
+def test_a_twin_factory_that_returns_pretrained_weights_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+    pretrained = nn.Sequential(nn.Linear(4, 4)).state_dict()
+
+    def factory():
+        twin = nn.Sequential(nn.Linear(4, 4))
+        twin.load_state_dict(pretrained)
+        return twin
+
+    planned = randomization.plan(model, trace(model, (torch.randn(2, 4),)))
+    with pytest.raises(ValueError, match="comes out the same every time"):
+        reinitializer(factory, model, model, planned, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("cascading", ["a", "ab", "abc"]),
+        ("bottom_up", ["c", "cb", "cba"]),
+        ("independent", ["a", "b", "c"]),
+        ("full", ["abc"]),
+    ],
+)
+def test_orders_are_subsets_of_the_same_units(order, expected):
+    found = subsets([Unit(name, (name,)) for name in "abc"], order)
+    assert ["".join(unit.name for unit in step) for step in found] == expected
