@@ -1,0 +1,174 @@
+"""From numbers to a decision: PASS, FAIL or INCONCLUSIVE, with the reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from lightning_sanity.result import Outcome, Verdict
+from lightning_sanity.statistics import Sensitivity, Signal, sensitivity, signal
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a method must show.
+
+    Args:
+        min_psi: The parameter sensitivity index whose 95 % interval a passing method's must reach, in ``(0, 1]``. A
+            convention, supported by the networks in the project's documentation.
+        alpha: Level of the test that maps carry signal.
+        max_dead_rate: Largest share of constant or non-finite maps of the trained model.
+        min_separation: Least distance between ceiling and floor, and between a map's likeness to itself under a little
+            input noise and to another sample's map.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    min_psi: float = 0.65
+    alpha: float = 0.05
+    max_dead_rate: float = 0.1
+    min_separation: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("min_psi", 0, 1), ("alpha", 0, 1), ("max_dead_rate", 0, 1), ("min_separation", 0, 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and low <= value <= high):
+                raise ValueError(f"Criterion: {name} must be a number between {low} and {high}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What ``judge`` looks at for one method.
+
+    Attributes:
+        values: Per verdict measure ``(trials, depths, N)``.
+        floor: The same for unrelated samples.
+        ceiling: Per verdict measure ``(repeats, N)``.
+        noise: See ``statistics.signal``.
+        cross: See ``statistics.signal``.
+        dead: Share of constant or non-finite maps of the trained model.
+        trivial: Why no measurement could decide (not applicable, an error, ...), or None.
+    """
+
+    values: Mapping[str, Tensor]
+    floor: Mapping[str, Tensor]
+    ceiling: Mapping[str, Tensor]
+    noise: Tensor | None
+    cross: Tensor | None
+    dead: float
+    trivial: str | None = None
+
+
+SIGNED = "spearman_signed"
+MEASURES = ("spearman", "spearman_support", SIGNED, "ssim")
+"""What a verdict rests on: failures show in different ones. Rank correlation of magnitudes sees an input factor, its
+sign sees what magnitudes hide, and structural similarity sees shapes."""
+
+
+def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, seed: int = 0) -> Verdict:
+    """The verdict on one method.
+
+    PASS needs the whole interval of every measure at or above ``min_psi``; FAIL needs one measure's whole interval
+    below; whatever is undefined, or carries no signal, is INCONCLUSIVE.
+    """
+    if evidence.trivial is not None:
+        return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
+    found = {
+        name: sensitivity(
+            evidence.values[name], evidence.floor[name], evidence.ceiling[name], absolute=name == SIGNED, seed=seed
+        )
+        for name in evidence.values
+        if not bool(evidence.values[name].isnan().all())
+    }
+    if not found:
+        reason = "no similarity is defined: every map was constant or not finite"
+        return Verdict(Outcome.INCONCLUSIVE, reason, gated=gated)
+    worst = min(found, key=lambda name: (found[name].psi.value if math.isfinite(found[name].psi.value) else -math.inf))
+    verdict = Verdict(
+        Outcome.INCONCLUSIVE,
+        "",
+        psi=found[worst].psi.value,
+        psi_low=found[worst].psi.low,
+        psi_high=found[worst].psi.high,
+        measure=worst,
+        psi_first=found[worst].first,
+        psi_last=found[worst].last,
+        gated=gated,
+        psi_of={name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()},
+    )
+    reason = _without_signal(evidence, criterion, found)
+    if reason is not None:
+        # An index relative to a ceiling that is no ceiling means nothing; NaN says so.
+        return replace(verdict, reason=reason, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
+    trials, _, samples = next(iter(evidence.values.values())).shape
+    outcome, reason = _decide(found, criterion, trials, samples)
+    return replace(verdict, outcome=outcome, reason=reason)
+
+
+def _without_signal(evidence: Evidence, criterion: Criterion, found: Mapping[str, Sensitivity]) -> str | None:
+    if evidence.dead > criterion.max_dead_rate:
+        return (
+            f"{evidence.dead:.0%} of the trained model's maps are constant or not finite "
+            f"(at most {criterion.max_dead_rate:.0%} allowed)"
+        )
+    guard = Signal(math.nan, math.nan)
+    if evidence.noise is not None and evidence.cross is not None:
+        guard = signal(evidence.noise, evidence.cross)
+    if not (guard.separation >= criterion.min_separation and guard.p <= criterion.alpha):
+        return (
+            "the maps carry no signal: under a little input noise a map resembles itself hardly more than another "
+            f"sample's map (by {guard.separation:.2f}; at least {criterion.min_separation:g} needed, p = {guard.p:.2g})"
+        )
+    flat = {name: s.separation for name, s in found.items() if not s.separation >= criterion.min_separation}
+    if flat:
+        name = min(flat, key=lambda key: flat[key])
+        return (
+            f"{name} cannot tell: ceiling and floor are {flat[name]:.2f} apart (at least {criterion.min_separation:g} "
+            "needed), so that similar and unrelated maps look alike"
+        )
+    return None
+
+
+def _decide(found: Mapping[str, Sensitivity], criterion: Criterion, trials: int, samples: int) -> tuple[Outcome, str]:
+    threshold = criterion.min_psi
+    failing = {name: s.psi for name, s in found.items() if s.psi.high < threshold}
+    if failing:
+        name = min(failing, key=lambda key: failing[key].value)
+        psi = failing[name]
+        return Outcome.FAIL, (
+            f"the map keeps too much of itself when the weights are noise: PSI {psi.value:.2f} "
+            f"[{psi.low:.2f}, {psi.high:.2f}] by {name}, below {threshold:g}"
+        )
+    name = min(found, key=lambda key: found[key].psi.low)
+    psi = found[name].psi
+    if trials < 2:
+        return Outcome.INCONCLUSIVE, f"one trial is not evidence: PSI {psi.value:.2f} by {name}; use trials=5 or more"
+    if psi.low >= threshold:
+        worst = min(found, key=lambda key: found[key].psi.value)
+        psi = found[worst].psi
+        return Outcome.PASS, (
+            f"the map changes with the weights: PSI {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {worst}, "
+            f"at least {threshold:g}"
+        )
+    return Outcome.INCONCLUSIVE, (
+        f"PSI {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name} straddles {threshold:g}; "
+        f"{_what_would_settle(psi.value, psi.low, psi.high, psi.trial_share, threshold, trials, samples)}"
+    )
+
+
+def _what_would_settle(
+    value: float, low: float, high: float, trial_share: float, threshold: float, trials: int, samples: int
+) -> str:
+    """How many trials or samples would narrow the interval past the threshold, whichever causes more of its width."""
+    half = (value - low) if value >= threshold else (high - value)
+    distance = abs(value - threshold)
+    if distance <= 0.05 * half or not math.isfinite(half):
+        return "it lies too close to the threshold for more data to settle"
+    factor = (half / distance) ** 2
+    if trial_share >= 0.5:
+        return f"about {math.ceil(trials * factor)} trials instead of {trials} would settle it"
+    return f"about {math.ceil(samples * factor)} samples instead of {samples} would settle it"

@@ -1,0 +1,69 @@
+import json
+import math
+
+import pytest
+import torch
+
+from lightning_sanity import Outcome, SanityResult, parameter_randomization_test
+
+
+@pytest.fixture(scope="module")
+def result(digits_network):
+    model, images, _ = digits_network
+    return parameter_randomization_test(
+        model, images[:8], methods=["gradient", "guided_backprop", "random"], trials=2, repeats=1
+    )
+
+
+def test_json_round_trip_keeps_everything(result, tmp_path):
+    read = SanityResult.from_json(result.to_json(tmp_path / "deep" / "result.json"))
+    assert json.dumps(read.to_dict()) == json.dumps(result.to_dict())
+    assert torch.equal(read.curves["gradient", "ssim"].values, result.curves["gradient", "ssim"].values)
+    assert read.verdicts["guided_backprop"] == result.verdicts["guided_backprop"]
+    assert math.isnan(read.verdicts["random"].psi)
+
+
+def test_json_holds_no_nan_and_no_partial_file_remains(result, tmp_path):
+    path = result.to_json(tmp_path / "result.json")
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_controls_are_judged_but_never_gate(result):
+    assert not result.verdicts["random"].gated
+    assert result.verdicts["random"].outcome is Outcome.INCONCLUSIVE
+    assert "edge_detector" in result.verdicts
+
+
+def test_records_have_a_row_per_method_similarity_and_depth(result):
+    records = result.to_records()
+    assert len(records) == len(result.curves) * len(result.units)
+    assert {"method", "similarity", "depth", "unit", "mean", "floor", "ceiling", "outcome"} <= set(records[0])
+
+
+def test_a_result_cannot_be_changed(result):
+    with pytest.raises(TypeError):
+        result.verdicts["gradient"] = None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "not a lightning_sanity result"),
+        ('{"schema": "lightning_sanity.result", "version": 99}', "reads up to 1: upgrade it"),
+        ('{"schema": "lightning_sanity.result", "version": 1}', "damaged lightning_sanity result: KeyError"),
+    ],
+)
+def test_a_foreign_newer_or_damaged_file_is_refused(tmp_path, text, message):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        SanityResult.from_json(path)
+
+
+def test_a_tensor_that_claims_another_size_is_refused(result, tmp_path):
+    data = result.to_dict()
+    data["curves"][0]["values"]["shape"] = [9, 9, 9]
+    with pytest.raises(ValueError, match="bytes instead of"):
+        SanityResult.from_dict(data)
