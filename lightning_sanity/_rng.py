@@ -29,6 +29,13 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(stream_seed(*key))
 
 
+def reseed(seed: int) -> None:
+    """Start the global streams anew; only inside ``isolated_rng``, which gives the caller's back."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def isolated_rng(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed python, numpy and torch inside the block; restore every stream afterwards, also after an error.
@@ -43,9 +50,7 @@ def isolated_rng(seed: int, device: torch.device | None = None) -> Iterator[None
         devices=[d.index if d.index is not None else 0 for d in devices],
         device_type=devices[0].type if devices else "cuda",
     ):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        reseed(seed)
         try:
             yield
         finally:

@@ -142,7 +142,7 @@ def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
     kind, positional = match.group(1), args[1:]
     if kind in ("relu", "relu6"):
         return True
-    low = positional[0] if positional else kwargs.get("min", kwargs.get("min_val", kwargs.get("threshold", None)))
+    low = positional[0] if positional else kwargs.get("min", kwargs.get("min_val", kwargs.get("threshold")))
     if kind == "hardtanh" and low is None:
         low = -1.0
     return isinstance(low, (int, float)) and low == 0

@@ -61,7 +61,9 @@ def batch_size(inputs: Any) -> int:
     """
     sizes = {int(leaf.shape[0]) if leaf.ndim else 0 for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
     if len(sizes) != 1 or 0 in sizes:
-        raise ProbeError(f"the inputs must be tensors with one common, non-empty first dimension; found {sizes or 'none'}")
+        raise ProbeError(
+            f"the inputs must be tensors with one common, non-empty first dimension; found {sizes or 'none'}"
+        )
     return sizes.pop()
 
 
@@ -93,7 +95,9 @@ def split(batch: Any) -> tuple[tuple[Any, ...], Tensor | None]:
     if isinstance(batch, Sequence) and batch and not isinstance(batch, str):
         inputs = tuple(batch[0]) if isinstance(batch[0], (tuple, list)) else (batch[0],)
         return inputs, _class_labels(batch[1] if len(batch) > 1 else None)
-    raise ProbeError(f"cannot tell inputs from labels in a batch of type {type(batch).__name__}: pass the probe as tensors")
+    raise ProbeError(
+        f"cannot tell inputs from labels in a batch of type {type(batch).__name__}: pass the probe as tensors"
+    )
 
 
 def _class_labels(value: Any) -> Tensor | None:
@@ -177,7 +181,9 @@ def from_loader(loader: Iterable[Any], size: int, *, seed: int = 0, transfer: St
             if sum(map(len, batches)) >= size:
                 break
     if sum(map(len, batches)) < size:
-        raise ProbeError(f"probe={size} samples were asked for, but the loader gave {sum(map(len, batches))}: lower probe=")
+        raise ProbeError(
+            f"probe={size} samples were asked for, but the loader gave {sum(map(len, batches))}: lower probe="
+        )
     inputs = tuple(torch.cat(parts)[:size] for parts in zip(*(p.inputs for p in batches), strict=True))
     labelled = [p.labels for p in batches if p.labels is not None]
     labels = torch.cat(labelled)[:size] if len(labelled) == len(batches) else None
@@ -199,7 +205,9 @@ def form(given: Any, loader: Iterable[Any] | None, *, seed: int = 0, transfer: S
     """
     if isinstance(given, int):
         if loader is None:
-            raise ProbeError(f"probe={given} is taken from the validation set, but there is none: pass tensors or a data set")
+            raise ProbeError(
+                f"probe={given} is taken from the validation set, but there is none: pass tensors or a data set"
+            )
         return from_loader(loader, given, seed=seed, transfer=transfer)
     if isinstance(given, DataLoader):
         with isolated_rng(seed):
@@ -207,6 +215,8 @@ def form(given: Any, loader: Iterable[Any] | None, *, seed: int = 0, transfer: S
     if isinstance(given, Dataset):
         size = len(given)  # type: ignore[arg-type]
         if size > 1024:
-            raise ProbeError(f"the probe data set has {size} samples; pass a Subset of at most 1024, 16 to 64 are usual")
+            raise ProbeError(
+                f"the probe data set has {size} samples; pass a Subset of at most 1024, 16 to 64 are usual"
+            )
         return from_ids(given, range(size), seed=seed, transfer=transfer)
     return from_batch(given)

@@ -259,7 +259,9 @@ class SanityResult:
                 "share": self.coverage.share,
                 "unused": list(self.coverage.unused),
                 "notes": list(self.coverage.notes),
-                "units": [vars(unit) | {k: list(getattr(unit, k)) for k in _UNIT_LISTS} for unit in self.coverage.units],
+                "units": [
+                    vars(unit) | {key: list(getattr(unit, key)) for key in _UNIT_LISTS} for unit in self.coverage.units
+                ],
             },
             "curves": [
                 {"method": method, "similarity": similarity, **{k: _encode(getattr(curve, k)) for k in _CURVE}}
@@ -286,7 +288,8 @@ class SanityResult:
             raise ValueError("not a lightning_sanity result: the key 'schema' is missing or foreign")
         if not isinstance(data.get("version"), int) or data["version"] > SCHEMA_VERSION:
             raise ValueError(
-                f"result has schema version {data.get('version')!r}; this library reads up to {SCHEMA_VERSION}: upgrade it"
+                f"result has schema version {data.get('version')!r}; this library reads up to {SCHEMA_VERSION}: "
+                "upgrade it"
             )
         try:
             return cls(

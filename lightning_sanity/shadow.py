@@ -119,9 +119,8 @@ def check_fidelity(original: Tensor, copied: Tensor) -> None:
 
 
 @torch.no_grad()
-def check_liveness(copied: nn.Module, run: Callable[[], Tensor]) -> None:
-    """Raise ``CloneError`` unless the copy's output follows the copy's own weights; they are restored."""
-    before = run()
+def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor]) -> None:
+    """Raise ``CloneError`` unless zeroing the copy's weights changes its output from ``before``; they are restored."""
     saved = {name: parameter.detach().clone() for name, parameter in copied.named_parameters()}
     for parameter in copied.parameters():
         parameter.zero_()

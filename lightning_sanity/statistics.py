@@ -1,7 +1,7 @@
 """Parameter sensitivity index (PSI), its interval, and the guard against maps without signal.
 
-With ``S(d)`` the mean similarity of the trained model's map to the map at depth ``d``, ``U`` the floor (unrelated model,
-unrelated input) and ``C`` the ceiling (the same explanation run again)::
+With ``S(d)`` the mean similarity of the trained model's map to the map at depth ``d``, ``U`` the floor (unrelated
+model, unrelated input) and ``C`` the ceiling (the same explanation run again)::
 
     PSI = 1 - mean_d (S(d) - U) / (C - U)
 
@@ -64,16 +64,14 @@ def sensitivity(
     by_trial, by_sample = _counts(trials, resamples, rng), _counts(samples, resamples, rng)
     both = _psi(values, floor, ceiling, by_trial, by_sample)[0].mean(1)
     low, high = _percentiles(both)
-    variance_trials = _variance(_psi(values, floor, ceiling, by_trial, one[1].expand(resamples, -1))[0].mean(1))
-    variance_samples = _variance(_psi(values, floor, ceiling, one[0].expand(resamples, -1), by_sample)[0].mean(1))
-    total = variance_trials + variance_samples
-    interval = Interval(float(point.mean()), low, high, variance_trials / total if total > 0 else math.nan)
+    by_trials = _variance(values.nanmean((1, 2))) / trials
+    by_samples = _variance(values.nanmean((0, 1))) / samples
+    share = by_trials / (by_trials + by_samples) if by_trials + by_samples > 0 else math.nan
+    interval = Interval(float(point.mean()), low, high, share)
     return Sensitivity(interval, float(point[0, 0]), float(point[0, -1]), float(separation[0]))
 
 
-def _psi(
-    values: Tensor, floor: Tensor, ceiling: Tensor, by_trial: Tensor, by_sample: Tensor
-) -> tuple[Tensor, Tensor]:
+def _psi(values: Tensor, floor: Tensor, ceiling: Tensor, by_trial: Tensor, by_sample: Tensor) -> tuple[Tensor, Tensor]:
     """``1 - (S(d) - U) / (C - U)`` per resample and depth ``(B, depths)``, and ``C - U`` ``(B,)``."""
     similarity = _weighted(values, by_trial, by_sample)  # (B, depths)
     unrelated = _weighted(floor, by_trial, by_sample).nanmean(1)

@@ -85,9 +85,10 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, seed:
         if not bool(evidence.values[name].isnan().all())
     }
     if not found:
-        reason = "no similarity is defined: every map was constant or not finite"
-        return Verdict(Outcome.INCONCLUSIVE, reason, gated=gated)
-    worst = min(found, key=lambda name: (found[name].psi.value if math.isfinite(found[name].psi.value) else -math.inf))
+        return Verdict(
+            Outcome.INCONCLUSIVE, "no similarity is defined: every map was constant or not finite", gated=gated
+        )
+    worst = min(found, key=lambda name: found[name].psi.value if math.isfinite(found[name].psi.value) else -math.inf)
     verdict = Verdict(
         Outcome.INCONCLUSIVE,
         "",
@@ -100,10 +101,10 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, seed:
         gated=gated,
         psi_of={name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()},
     )
-    reason = _without_signal(evidence, criterion, found)
-    if reason is not None:
+    no_signal = _without_signal(evidence, criterion, found)
+    if no_signal is not None:
         # An index relative to a ceiling that is no ceiling means nothing; NaN says so.
-        return replace(verdict, reason=reason, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
+        return replace(verdict, reason=no_signal, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
     trials, _, samples = next(iter(evidence.values.values())).shape
     outcome, reason = _decide(found, criterion, trials, samples)
     return replace(verdict, outcome=outcome, reason=reason)

@@ -44,7 +44,9 @@ def test_probe_from_an_iterable_data_set_takes_its_first_samples():
     assert probe.ids is None
 
 
-@pytest.mark.parametrize("batch", [(torch.ones(3, 2), torch.arange(3)), {"image": torch.ones(3, 2), "label": torch.arange(3)}])
+@pytest.mark.parametrize(
+    "batch", [(torch.ones(3, 2), torch.arange(3)), {"image": torch.ones(3, 2), "label": torch.arange(3)}]
+)
 def test_probe_reads_tuples_and_dictionaries(batch):
     probe = probes.form(batch, None)
     assert torch.equal(probe.inputs[0], torch.ones(3, 2))

@@ -6,10 +6,11 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_sanity import randomization
 from lightning_sanity._rng import generator
 from lightning_sanity.graph import trace
-from lightning_sanity.randomization import RandomizationError, Unit, reinitialize_, reinitializer, subsets, units
+from lightning_sanity.randomization import reinitialize_
+from lightning_sanity.twins import reinitializer
+from lightning_sanity.units import RandomizationError, Unit, plan, subsets, units
 
 
 class HeadFirst(nn.Module):
@@ -107,7 +108,7 @@ def test_listed_granularity_refuses_a_name_without_a_module():
 def test_max_steps_merges_evenly_and_says_so():
     model = torchvision.models.resnet18().eval()
     graph = trace(model, (torch.randn(2, 3, 64, 64),))
-    planned = randomization.plan(model, graph, max_steps=4)
+    planned = plan(model, graph, max_steps=4)
     assert len(planned.units) == 4
     assert sum(len(unit.parameters) for unit in planned.units) == len(list(model.parameters()))
     assert any("max_steps" in note for note in planned.notes)
@@ -120,9 +121,9 @@ def test_units_refuse_a_model_without_parameters():
 
 def test_units_refuse_lazy_and_meta_parameters():
     with pytest.raises(RandomizationError, match="lazy"):
-        randomization.plan(nn.LazyLinear(3), trace(nn.Identity(), (torch.randn(2, 3),)))
+        plan(nn.LazyLinear(3), trace(nn.Identity(), (torch.randn(2, 3),)))
     with pytest.raises(RandomizationError, match="meta"):
-        randomization.plan(nn.Linear(2, 2, device="meta"), trace(nn.Identity(), (torch.randn(2, 3),)))
+        plan(nn.Linear(2, 2, device="meta"), trace(nn.Identity(), (torch.randn(2, 3),)))
 
 
 @pytest.mark.parametrize("how", ["normal", "shuffle", "reset", "xavier", "kaiming"])
@@ -153,7 +154,7 @@ def test_shuffle_keeps_the_values_of_a_tensor():
 def test_units_of_equal_shape_get_different_draws():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
     inputs = torch.randn(2, 4)
-    planned = randomization.plan(model, trace(model, (inputs,)))
+    planned = plan(model, trace(model, (inputs,)))
     act = reinitializer("normal", model, model, planned, seed=0).start_trial(0)
     for layer in model:
         nn.init.constant_(layer.weight, 1.0)
@@ -166,7 +167,7 @@ def test_a_draw_depends_on_seed_trial_and_unit_only():
     def draw(trial, only):
         model = HeadFirst().eval()
         model.load_state_dict(state)
-        planned = randomization.plan(model, trace(model, (torch.zeros(2, 6),)))
+        planned = plan(model, trace(model, (torch.zeros(2, 6),)))
         act = reinitializer("normal", model, model, planned, seed=3).start_trial(trial)
         for unit in planned.units:
             if only is None or unit.name == only:
@@ -219,7 +220,7 @@ def test_a_twin_factory_that_returns_pretrained_weights_is_refused():
         twin.load_state_dict(pretrained)
         return twin
 
-    planned = randomization.plan(model, trace(model, (torch.randn(2, 4),)))
+    planned = plan(model, trace(model, (torch.randn(2, 4),)))
     with pytest.raises(ValueError, match="comes out the same every time"):
         reinitializer(factory, model, model, planned, seed=0)
 

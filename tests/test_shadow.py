@@ -40,20 +40,20 @@ def test_clone_of_a_model_whose_compiled_forward_is_closed_over_the_original_is_
     original = model.forward
     model.forward = lambda x: original(x)  # what Lightning leaves behind after torch.compile(module)
     copied, inputs = clone(model), torch.randn(3, 4)
-    check_liveness(copied, lambda: copied(inputs))
+    check_liveness(copied, copied(inputs), lambda: copied(inputs))
 
 
 def test_liveness_check_names_a_dead_copy():
     model, inputs = Net().eval(), torch.randn(3, 4)
     dead = clone(Net())
     with pytest.raises(CloneError, match="the copy is dead"):
-        check_liveness(dead, lambda: model(inputs))
+        check_liveness(dead, model(inputs), lambda: model(inputs))
 
 
 def test_liveness_check_restores_the_weights():
     copied, inputs = clone(Net()), torch.randn(3, 4)
     before = {name: p.detach().clone() for name, p in copied.named_parameters()}
-    check_liveness(copied, lambda: copied(inputs))
+    check_liveness(copied, copied(inputs), lambda: copied(inputs))
     assert all(torch.equal(p, before[name]) for name, p in copied.named_parameters())
 
 

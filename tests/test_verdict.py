@@ -75,5 +75,5 @@ def test_judge_is_inconclusive_on_constant_maps():
 
 
 def test_criterion_refuses_numbers_out_of_range():
-    with pytest.raises(ValueError, match="min_psi must be a number between 0 and 1, not 1.5"):
+    with pytest.raises(ValueError, match=r"min_psi must be a number between 0 and 1, not 1\.5"):
         Criterion(min_psi=1.5)

@@ -1,0 +1,163 @@
+"""Twins: a re-initialisation bound to a model and a seed, so that the same (trial, unit) always gets the same draw."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_sanity._rng import generator as make_generator
+from lightning_sanity._rng import isolated_rng
+from lightning_sanity.randomization import Change, Reinitialize, describe, device_of, redraw
+from lightning_sanity.units import Plan, Unit
+
+NORM_STATS = ("auto", "keep", "reset", "recalibrate")
+
+
+@dataclass(frozen=True)
+class Reinitializer:
+    """A strategy bound to a model and a seed: the same (trial, unit) always gets the same draw.
+
+    Attributes:
+        name: What was resolved: a strategy's name, ``"twin"`` or the function's name.
+        notes: Why, where ``"default"`` had a choice.
+        twin: Builds the twin of a trial, or None.
+    """
+
+    name: str
+    how: Reinitialize
+    seed: int
+    norm_stats: str
+    notes: tuple[str, ...] = ()
+    twin: Callable[[int], nn.Module] | None = None
+
+    def start_trial(self, trial: int) -> Callable[[nn.Module, Unit], tuple[Change, ...]]:
+        """The function that re-initialises one unit in this trial."""
+        twin = self.twin(trial) if self.twin is not None else None
+        draw = redraw(twin if twin is not None else self.how)
+
+        def act(model: nn.Module, unit: Unit) -> tuple[Change, ...]:
+            changes = draw(model, unit, make_generator(self.seed, trial, unit.name))
+            _set_statistics(model, unit, self.norm_stats, twin)
+            return changes
+
+        return act
+
+
+@torch.no_grad()
+def _set_statistics(model: nn.Module, unit: Unit, policy: str, twin: nn.Module | None) -> None:
+    source = dict(twin.named_buffers()) if twin is not None and policy == "auto" else {}
+    for name in unit.statistics:
+        buffer = model.get_buffer(name)
+        if name in source:
+            buffer.copy_(source[name])
+        elif policy == "reset":
+            buffer.fill_(0.0 if name.endswith("running_mean") else 1.0)
+
+
+@torch.no_grad()
+def recalibrate_(model: nn.Module, random_units: Sequence[Unit], run: Callable[[], Any]) -> None:
+    """Set the running statistics of re-initialised units to those of the data that ``run`` feeds through."""
+    owners = {name.rpartition(".")[0] for unit in random_units for name in unit.statistics}
+    modules = [module for name, module in model.named_modules() if name in owners]
+    momenta = [(module, module.momentum) for module in modules]
+    try:
+        for module in modules:
+            module.train()
+            module.momentum = 1.0
+        run()
+    finally:
+        for module, momentum in momenta:
+            module.eval()
+            module.momentum = momentum
+
+
+def reinitializer(
+    how: Reinitialize, model: nn.Module, original: nn.Module, plan_: Plan, seed: int, norm_stats: str = "auto"
+) -> Reinitializer:
+    """Resolve ``how`` once, at the border.
+
+    Args:
+        how: See ``parameter_randomization_test``.
+        model: The clone that will be re-initialised.
+        original: The user's module, asked for saved hyper-parameters.
+        plan_: Its units.
+        seed: Of every draw.
+        norm_stats: ``"auto"``, ``"keep"``, ``"reset"`` or ``"recalibrate"``.
+
+    Raises:
+        ValueError: If a name is unknown, or a given twin factory does not build this architecture.
+    """
+    if norm_stats not in NORM_STATS:
+        raise ValueError(f"unknown norm_stats '{norm_stats}'; choose from: {', '.join(NORM_STATS)}")
+    if how == "default":
+        factory, note = _factory_from_hyperparameters(original)
+        if factory is not None:
+            problem = _factory_problem(factory, model, plan_, seed)
+            if problem is None:
+                return Reinitializer("twin", how, seed, norm_stats, (note,), _twins(factory, model, seed))
+            note = f"no twin from saved hyper-parameters: {problem}"
+        return Reinitializer("normal", "normal", seed, norm_stats, (f"{note}; matched-moment normal draws instead",))
+    if not isinstance(how, str) and _is_factory(how):
+        problem = _factory_problem(how, model, plan_, seed)
+        if problem is not None:
+            raise ValueError(f"reinitialize={describe(how)} does not build a twin of this model: {problem}")
+        return Reinitializer("twin", how, seed, norm_stats, (), _twins(how, model, seed))
+    redraw(how)  # raises on an unknown name
+    return Reinitializer(how if isinstance(how, str) else describe(how), how, seed, norm_stats)
+
+
+def _is_factory(how: Any) -> bool:
+    """A callable without required arguments builds twins; one with an argument initialises a module."""
+    if isinstance(how, nn.Module) or not callable(how):
+        return False
+    try:
+        parameters = inspect.signature(how).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return not any(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+
+
+def _factory_from_hyperparameters(original: nn.Module) -> tuple[Callable[[], nn.Module] | None, str]:
+    hparams = getattr(original, "hparams", None)
+    if not hparams:
+        return None, "no twin factory and no saved hyper-parameters"
+    kind, given = type(original), dict(hparams)
+    if any(isinstance(value, nn.Module) for value in given.values()):
+        return None, "saved hyper-parameters hold a module, which is trained"
+    accepted = inspect.signature(kind.__init__).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+        given = {key: value for key, value in given.items() if key in accepted}
+    return (lambda: kind(**given)), f"twin built from {kind.__name__}'s saved hyper-parameters"
+
+
+def _build(factory: Callable[[], nn.Module], key: tuple[object, ...], device: torch.device) -> nn.Module:
+    with torch.inference_mode(False), isolated_rng(make_generator(*key).initial_seed(), device):
+        return factory()
+
+
+def _twins(factory: Callable[[], nn.Module], model: nn.Module, seed: int) -> Callable[[int], nn.Module]:
+    return lambda trial: _build(factory, (seed, trial, "twin"), device_of(model))
+
+
+def _factory_problem(factory: Callable[[], nn.Module], model: nn.Module, plan_: Plan, seed: int) -> str | None:
+    """Why the factory's modules cannot serve as twins, or None."""
+    try:
+        first, second = (
+            dict(_build(factory, (seed, probe, "factory"), device_of(model)).named_parameters()) for probe in (0, 1)
+        )
+    except Exception as error:
+        return f"building one raised {type(error).__name__}: {error}"
+    for name in (name for unit in plan_.units for name in unit.parameters):
+        wanted = model.get_parameter(name)
+        if name not in first or first[name].shape != wanted.shape:
+            return f"parameter '{name}' is missing or has another shape"
+        one, two = first[name].detach(), second[name].detach()
+        if one.numel() > 1 and torch.equal(one, two) and not bool((one == one.reshape(-1)[0]).all()):
+            return f"parameter '{name}' comes out the same every time (pretrained weights?)"
+    return None
