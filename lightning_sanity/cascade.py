@@ -1,0 +1,431 @@
+"""Walks a cascade: re-initialise a unit, explain again, compare; fills one ``(trials, depths, N)`` tensor per measure.
+
+Everything stays on the model's device; what a step needs of the reference maps is prepared once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from lightning_sanity._rng import generator, reseed, stream_seed
+from lightning_sanity.attribution.method import AttributionFn, Method, first, replaced
+from lightning_sanity.randomization import Change
+from lightning_sanity.similarity import Similarity
+from lightning_sanity.twins import Reinitializer, recalibrate_
+from lightning_sanity.units import Unit
+
+NOISE = 0.02
+"""Input noise of the guard: standard deviation as a share of each sample's range. It asks only whether the maps carry
+signal at all; it is never the ceiling, because a deep network's gradient may move more under noise than under new
+weights."""
+
+_CROSS_PAIRS = 9
+_PICTURE_SIDE = 112
+
+
+class AttributionFailed(RuntimeError):
+    """A method raised, or returned something that is no attribution."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A batch of saliency maps: the attribution reduced over channels, ``(N, H, W)`` each."""
+
+    signed: Tensor
+    magnitude: Tensor
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is explained: a model whose call returns ``(N, classes)``, a fixed batch and the explained class of each."""
+
+    model: nn.Module
+    inputs: Any
+    target: Tensor | None
+
+    def with_noise(self, key: int) -> Explanation:
+        """The same with a little input noise, one pattern scaled by each sample's range."""
+        value = first(self.inputs)
+        if not value.is_floating_point():
+            return self
+        pattern = torch.randn(value.shape[1:], generator=generator(key, "noise")).to(value.device, value.dtype)
+        flat = value.reshape(len(value), -1)
+        spread = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (value.ndim - 1))
+        return Explanation(self.model, replaced(self.inputs, value + NOISE * spread * pattern), self.target)
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """The model's outputs on the batch."""
+        found: Tensor = self.model(*self.inputs) if isinstance(self.inputs, tuple) else self.model(self.inputs)
+        return found.detach()
+
+    @contextmanager
+    def overheard(self) -> Iterator[list[Tensor]]:
+        """Outputs on this very batch that come by while methods run inside the block: passes that need no repeating."""
+        heard: list[Tensor] = []
+        value = first(self.inputs)
+
+        def listen(module: nn.Module, arguments: Any, output: Any) -> None:
+            if not heard and arguments and isinstance(output, Tensor) and isinstance(arguments[0], Tensor):
+                if arguments[0].shape == value.shape and torch.equal(arguments[0], value):
+                    heard.append(output.detach())
+
+        handle = self.model.register_forward_hook(listen)
+        try:
+            yield heard
+        finally:
+            handle.remove()
+
+
+def explain(function: AttributionFn, name: str, what: Explanation, seed: int) -> Maps:
+    """Run a method on random streams started from ``seed`` and reduce its attribution over channels.
+
+    Call it inside ``isolated_rng``.
+
+    Raises:
+        AttributionFailed: If it raises or returns another shape than the input's; names the method.
+    """
+    value = first(what.inputs)
+    try:
+        reseed(seed)
+        with torch.enable_grad():
+            attribution = function(what.model, what.inputs, what.target)
+    except Exception as error:
+        raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}") from error
+    if isinstance(attribution, tuple) and len(attribution) == 1:
+        attribution = attribution[0]
+    if not isinstance(attribution, Tensor):
+        raise AttributionFailed(f"method '{name}' returned {type(attribution).__name__} instead of a tensor")
+    return _reduced(attribution.detach(), value, name)
+
+
+def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
+    wanted, got = tuple(value.shape), tuple(attribution.shape)
+    spatial = wanted[2:] if len(wanted) > 2 else wanted[1:]
+    allowed = {wanted, (wanted[0], 1, *spatial), (wanted[0], *spatial)}
+    if got not in allowed:
+        raise AttributionFailed(f"method '{name}' returned shape {got} for an input of shape {wanted}")
+    attribution = attribution.float() if attribution.dtype in (torch.float16, torch.bfloat16) else attribution
+    if len(got) == len(wanted) and len(wanted) > 2:
+        signed, magnitude = attribution.sum(1), attribution.abs().sum(1)
+    else:
+        signed, magnitude = attribution, attribution.abs()
+    shape = (wanted[0], -1, spatial[-1]) if len(spatial) != 1 else (wanted[0], 1, spatial[0])
+    return Maps(signed.reshape(shape), magnitude.reshape(shape))
+
+
+class Reference:
+    """The trained model's maps of one method, prepared for every similarity."""
+
+    def __init__(self, maps: Maps, similarities: Sequence[Similarity], support: Tensor | None) -> None:
+        self.maps = maps
+        self._support = support
+        self._prepared = {similarity.name: self._prepare(similarity, maps) for similarity in similarities}
+        self.similarities = similarities
+
+    def _prepare(self, similarity: Similarity, maps: Maps, shift: int = 0) -> Any:
+        chosen = maps.signed if similarity.maps == "signed" else maps.magnitude
+        chosen = chosen.roll(shift, 0) if shift else chosen
+        return similarity.prepare(chosen, self._support) if similarity.on_support else similarity.prepare(chosen)
+
+    def against(self, maps: Maps, shift: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """``similarity -> (same sample, sample rolled by shift)``, each ``(N,)``; NaN where ``shift`` is 0."""
+        found = {}
+        for similarity in self.similarities:
+            reference = self._prepared[similarity.name]
+            prepared = self._prepare(similarity, maps)
+            same = similarity.compare(reference, prepared)
+            if shift == 0:
+                other = torch.full_like(same, torch.nan)
+            elif similarity.on_support:  # the support belongs to the reference's sample: roll before, not after
+                other = similarity.compare(reference, self._prepare(similarity, maps, shift))
+            else:
+                other = similarity.compare(reference, tree_map(lambda t: t.roll(shift, 0), prepared))
+            found[similarity.name] = (same, other)
+        return found
+
+
+@dataclass
+class Track:
+    """What was measured of one method; tensors on the CPU once the walk has ended.
+
+    Attributes:
+        values: Per similarity ``(trials, depths, N)``.
+        floor: The same for unrelated samples.
+        ceiling: Per similarity ``(repeats, N)``; ones for a deterministic method.
+        noise: Spearman of magnitude under input noise ``(repeats, N)``.
+        cross: Spearman of magnitude between trained maps of different samples ``(pairs, N)``.
+        dead: Share of the trained model's maps that are constant or not finite.
+        unsigned: Whether the trained model's maps have no negative value.
+        norm: Norm of the maps, trained first, then fully randomised per trial; ``(1 + trials,)``.
+        pictures: Signed maps ``(K, 1 + kept depths, h, w)``.
+        error: Why the method was given up, if it was.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    floor: dict[str, Tensor] = field(default_factory=dict)
+    ceiling: dict[str, Tensor] = field(default_factory=dict)
+    noise: Tensor | None = None
+    cross: Tensor | None = None
+    dead: float = 0.0
+    unsigned: bool = False
+    norm: Tensor | None = None
+    pictures: Tensor | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a cascade measured: a track per method, the outputs' change, and the parameters' changes per trial."""
+
+    tracks: dict[str, Track]
+    agreement: Tensor
+    correlation: Tensor
+    spread_ratio: Tensor
+    finite: bool
+    changes: dict[str, list[Change]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to walk; see ``parameter_randomization_test`` for the meanings."""
+
+    trials: int
+    repeats: int
+    seed: int
+    retarget: bool
+    norm_stats: str
+    picture_samples: tuple[int, ...]
+    picture_depths: tuple[int, ...]
+
+
+Progress = Callable[[int, int, str], None]
+
+
+class Cascade:
+    """One walk; see ``run``.
+
+    Args:
+        model: The live clone whose weights are replaced; restored at the end of every trial.
+        what: The explanation of the untouched clone.
+        methods: The methods to follow, prepared.
+        similarities: The measures to fill.
+        support: Pixels that are not background ``(N, H, W)``, or None.
+        steps: Which units are random at each depth.
+        reinitializer: Draws them.
+        settings: How to walk.
+        progress: Called as ``progress(done, total, label)``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        what: Explanation,
+        methods: Mapping[str, tuple[Method, AttributionFn]],
+        similarities: Sequence[Similarity],
+        support: Tensor | None,
+        steps: Sequence[Sequence[Unit]],
+        reinitializer: Reinitializer,
+        settings: Settings,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
+        self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
+        self.samples = len(first(what.inputs))
+        self._progress = progress or (lambda done, total, label: None)
+        self._done, self._total = 0, settings.trials * len(steps) * len(methods)
+
+    def run(self) -> Walk:
+        """Walk all trials and depths; the clone carries its trained weights again afterwards."""
+        self.tracks: dict[str, Track] = {name: Track() for name in self.methods}
+        self.references: dict[str, Reference] = {}
+        with self.what.overheard() as heard:
+            for name in self.methods:
+                self._guarded(name, self._reference)
+        trained_outputs = heard[0] if heard else self.what.outputs()
+        outputs: list[list[Tensor]] = []
+        changes: dict[str, list[Change]] = {}
+        saved = _snapshot(self.model)
+        try:
+            for trial in range(self.settings.trials):
+                outputs.append(self._walk_trial(trial, saved, changes))
+                _restore(self.model, saved)
+        finally:
+            _restore(self.model, saved)
+        stacked = torch.stack([torch.stack(rows) for rows in outputs])  # (trials, depths, N, ...)
+        for track in self.tracks.values():
+            _to_cpu(track)
+        return Walk(
+            tracks=self.tracks,
+            agreement=_agreement(trained_outputs, stacked).cpu(),
+            correlation=_correlation(trained_outputs, stacked).cpu(),
+            spread_ratio=(_spread(stacked[:, -1]) / _spread(trained_outputs[None])).float().cpu(),
+            finite=bool(trained_outputs.isfinite().all()),
+            changes=changes,
+        )
+
+    def _walk_trial(self, trial: int, saved: dict[str, Tensor], changes: dict[str, list[Change]]) -> list[Tensor]:
+        redraw = self.reinitializer.start_trial(trial)
+        random: list[Unit] = []
+        outputs = []
+        for depth, step in enumerate(self.steps):
+            if any(unit not in step for unit in random):
+                _restore(self.model, saved)
+                random = []
+            for unit in (unit for unit in step if unit not in random):
+                for change in redraw(self.model, unit):
+                    changes.setdefault(change.parameter, []).append(change)
+            random = list(step)
+            if self.settings.norm_stats == "recalibrate":
+                recalibrate_(self.model, random, self.what.outputs)
+            now = self._retargeted() if self.settings.retarget else self.what
+            with now.overheard() as heard:
+                for name in self.methods:
+                    self._guarded(name, lambda key: self._step(key, now, trial, depth))  # noqa: B023
+                    self._done += 1
+                    self._progress(self._done, self._total, f"trial {trial + 1}, {step[-1].name}, {name}")
+            outputs.append(heard[0] if heard else now.outputs())
+        return outputs
+
+    def _retargeted(self) -> Explanation:
+        """The same batch with the present model's own predictions."""
+        if self.what.target is None:
+            return self.what
+        return Explanation(self.what.model, self.what.inputs, self.what.outputs().argmax(1))
+
+    def _guarded(self, name: str, act: Callable[[str], None]) -> None:
+        """A method that fails is given up with its reason; the others go on."""
+        if self.tracks[name].error is None:
+            try:
+                act(name)
+            except AttributionFailed as error:
+                self.tracks[name].error = str(error)
+
+    def _explain(self, name: str, what: Explanation, *key: object) -> Maps:
+        """One seed for all models, so that only the weights differ; other seeds only where ``key`` says so."""
+        method, function = self.methods[name]
+        seed = stream_seed(
+            self.settings.seed, "explainer", *(key if key and (key[0] == "again" or method.fresh) else ())
+        )
+        return explain(function, name, what, seed)
+
+    def _reference(self, name: str) -> None:
+        method, track = self.methods[name][0], self.tracks[name]
+        maps = self._explain(name, self.what, "reference")
+        reference = self.references[name] = Reference(maps, self.similarities, self.support)
+        trials, depths, repeats = self.settings.trials, len(self.steps), self.settings.repeats
+        flat = maps.magnitude.reshape(self.samples, -1)
+        live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
+        track.dead = float(1 - live.float().mean())
+        track.unsigned = bool((maps.signed >= 0).all())
+        track.norm = flat.new_zeros(1 + trials, dtype=torch.float32)
+        track.norm[0] = torch.linalg.vector_norm(flat)
+        for similarity in self.similarities:
+            empty = flat.new_full((trials, depths, self.samples), torch.nan, dtype=torch.float32)
+            track.values[similarity.name], track.floor[similarity.name] = empty, empty.clone()
+            track.ceiling[similarity.name] = flat.new_ones((max(repeats, 1), self.samples), dtype=torch.float32)
+        if method.stochastic:
+            for repeat in range(repeats):
+                again = reference.against(self._explain(name, self.what, "again", repeat), 0)
+                for key, (same, _) in again.items():
+                    track.ceiling[key][repeat] = same
+        self._guard(name, maps)
+        track.pictures = self._picture(maps)[:, None].expand(-1, 1 + len(self.settings.picture_depths), -1, -1).clone()
+
+    def _guard(self, name: str, maps: Maps) -> None:
+        """Do the maps carry signal: like themselves under a little noise, unlike the maps of other samples?"""
+        track = self.tracks[name]
+        spearman = next(s for s in self.similarities if s.name == "spearman")
+        reference = Reference(maps, [spearman], None)
+        rows = [
+            reference.against(
+                self._explain(
+                    name, self.what.with_noise(stream_seed(self.settings.seed, "guard", repeat)), "noise", repeat
+                ),
+                0,
+            )["spearman"][0]
+            for repeat in range(max(self.settings.repeats, 1))
+        ]
+        shifts = range(1, min(self.samples - 1, _CROSS_PAIRS) + 1)
+        track.noise = torch.stack(rows).float()
+        pairs = [reference.against(maps, shift)["spearman"][1] for shift in shifts]
+        track.cross = torch.stack(pairs).float() if pairs else track.noise.new_full((1, self.samples), torch.nan)
+
+    def _step(self, name: str, now: Explanation, trial: int, depth: int) -> None:
+        method, track = self.methods[name][0], self.tracks[name]
+        if method.passes == 0 and not method.fresh and (trial, depth) != (0, 0):
+            for table in (*track.values.values(), *track.floor.values()):  # never looks at the model: once is enough
+                table[trial, depth] = table[0, 0]
+            track.norm[1 + trial] = track.norm[0]  # type: ignore[index]
+            return
+        maps = self._explain(name, now, trial, depth)
+        # Which other sample a map is compared with changes from step to step, so that the floor averages over pairs.
+        shift = 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
+        for key, (same, other) in self.references[name].against(maps, shift).items():
+            track.values[key][trial, depth] = same
+            track.floor[key][trial, depth] = other
+        if depth == len(self.steps) - 1:
+            track.norm[1 + trial] = torch.linalg.vector_norm(maps.magnitude)  # type: ignore[index]
+        if trial == 0 and depth in self.settings.picture_depths and track.pictures is not None:
+            track.pictures[:, 1 + self.settings.picture_depths.index(depth)] = self._picture(maps)
+
+    def _picture(self, maps: Maps) -> Tensor:
+        chosen = maps.signed[list(self.settings.picture_samples)].float()
+        return small(chosen[:, None])[:, 0]
+
+
+def small(images: Tensor) -> Tensor:
+    """``(K, C, H, W)`` with no side longer than a picture needs."""
+    longest = max(images.shape[-2:])
+    if longest <= _PICTURE_SIDE:
+        return images
+    height, width = (max(1, round(side * _PICTURE_SIDE / longest)) for side in images.shape[-2:])
+    return F.adaptive_avg_pool2d(images, (height, width))
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in tensors}
+
+
+@torch.no_grad()
+def _restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        tensor.copy_(saved[name])
+
+
+def _to_cpu(track: Track) -> None:
+    for table in (track.values, track.floor, track.ceiling):
+        table.update({key: tensor.cpu() for key, tensor in table.items()})
+    for name in ("noise", "cross", "norm", "pictures"):
+        tensor = getattr(track, name)
+        setattr(track, name, tensor.cpu() if tensor is not None else None)
+
+
+def _agreement(trained: Tensor, outputs: Tensor) -> Tensor:
+    """Share of equal predictions ``(trials, depths)``; NaN for a single output."""
+    if trained.ndim < 2 or trained.shape[1] < 2:
+        return outputs.new_full(outputs.shape[:2], torch.nan, dtype=torch.float32)
+    same = outputs.argmax(3) == trained.argmax(1)
+    return same.float().flatten(2).mean(2)
+
+
+def _correlation(trained: Tensor, outputs: Tensor) -> Tensor:
+    """Pearson correlation with the trained outputs ``(trials, depths)``."""
+    a = trained.reshape(1, 1, -1).double()
+    b = outputs.reshape(*outputs.shape[:2], -1).double()
+    a, b = a - a.mean(2, keepdim=True), b - b.mean(2, keepdim=True)
+    return ((a * b).sum(2) / (a.norm(dim=2) * b.norm(dim=2))).float()
+
+
+def _spread(outputs: Tensor) -> Tensor:
+    """Standard deviation over samples, averaged over outputs; ``(trials,)``."""
+    return outputs.reshape(*outputs.shape[:2], -1).double().std(1, correction=0).mean(1)

@@ -1,0 +1,516 @@
+"""The randomization tests of Adebayo et al. 2018 as functions: model and probe in, ``SanityResult`` out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sanity import similarity as similarity_module
+from lightning_sanity._rng import isolated_rng
+from lightning_sanity.attribution import resolve, resolve_all
+from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.cascade import Cascade, Explanation, Progress, Settings, Track, Walk, small
+from lightning_sanity.graph import Graph, trace
+from lightning_sanity.probe import batch_size, digest
+from lightning_sanity.randomization import Reinitialize
+from lightning_sanity.result import (
+    Coverage,
+    Curve,
+    Outcome,
+    OutputChange,
+    Pictures,
+    SanityResult,
+    UnitCoverage,
+    Verdict,
+)
+from lightning_sanity.shadow import (
+    Adapted,
+    check_fidelity,
+    check_liveness,
+    clone,
+    evaluating,
+    launder,
+    logits,
+    weights_digest,
+)
+from lightning_sanity.similarity import Similarity
+from lightning_sanity.twins import Reinitializer, reinitializer
+from lightning_sanity.units import ORDERS, Granularity, Plan, plan, subsets
+from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, judge
+
+CONTROLS = ("gradient", "edge_detector", "input_copy", "random")
+"""Run beside the user's methods: the plain gradient must not fail on a trained network, the others must not pass."""
+
+_PICTURE_SAMPLES = 3
+_PICTURE_DEPTHS = 5
+
+
+def parameter_randomization_test(
+    model: nn.Module,
+    inputs: Any,
+    target: Tensor | int | None = None,
+    *,
+    methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = ("gradient", "gradcam", "guided_backprop"),
+    similarities: Sequence[str | Similarity] = ("ssim", "spearman"),
+    order: str = "cascading",
+    granularity: Granularity = "layer",
+    max_steps: int | None = None,
+    reinitialize: Reinitialize = "default",
+    norm_stats: str = "auto",
+    trials: int = 5,
+    repeats: int = 3,
+    retarget: bool = False,
+    seed: int = 0,
+    criterion: Criterion | None = None,
+    controls: bool = True,
+    forward: Callable[..., Any] | None = None,
+    layer: str | None = None,
+    clone_fn: Callable[[nn.Module], nn.Module] | None = None,
+    pictures: bool = True,
+    progress: Progress | bool | None = None,
+) -> SanityResult:
+    """Do attributions depend on the model's parameters? The model parameter randomization test.
+
+    A clone of ``model`` is re-initialised unit by unit, the attributions of ``inputs`` are computed again after every
+    step and compared with the trained model's. ``model`` itself, its mode, its gradients and all random streams are
+    left as they were.
+
+    Args:
+        model: A trained module whose call returns class scores ``(N, classes)``, or one score ``(N,)`` / ``(N, 1)``.
+        inputs: A batch ``(N, ...)`` on any device, or a tuple of the model's positional arguments, the first of which
+            is explained. At least 2 samples; 32 to 64 for a release.
+        target: Class to explain, one per sample ``(N,)`` or one for all; None = the trained model's prediction. Kept
+            fixed through the cascade.
+        methods: Names of ``attribution.available()``, functions ``(model, inputs, target) -> attribution``, or a
+            dictionary of either.
+        similarities: Names of ``similarity.available()``; added to those that the verdict rests on.
+        order: ``"cascading"`` from the output down, ``"bottom_up"``, ``"independent"`` one unit at a time, or
+            ``"full"`` all at once.
+        granularity: ``"layer"``, ``"block"``, or a list of module names / regular expressions.
+        max_steps: Merge neighbouring units evenly into at most this many steps.
+        reinitialize: ``"default"``: a fresh twin of the architecture where one can be built (from a LightningModule's
+            saved hyper-parameters), else ``"normal"``: each tensor redrawn with its own mean and standard deviation.
+            Also ``"shuffle"``, ``"reset"``, ``"xavier"``, ``"kaiming"``, a function of a module, or a twin factory
+            (a function without arguments).
+        norm_stats: Running statistics of normalisation layers: ``"auto"`` (the twin's own, else kept), ``"keep"``,
+            ``"reset"`` or ``"recalibrate"`` on the inputs.
+        trials: Independent re-initialisations; 20 for a release. One trial never passes.
+        repeats: Re-runs per method, for the ceiling of stochastic methods and for the noise guard.
+        retarget: Explain each randomised model's own prediction instead, as the original code did.
+        seed: Of every draw; the same seed gives the same result on any device.
+        criterion: What a method must show to pass.
+        controls: Run the controls as well; without them a result cannot show that the test worked.
+        forward: ``forward(model, *inputs) -> scores`` where calling the model is not enough.
+        layer: Module for the class activation maps; the last spatial feature map if None.
+        clone_fn: Copies the model where ``copy.deepcopy`` cannot.
+        pictures: Keep small pictures of some inputs and maps in the result.
+        progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal.
+
+    Returns:
+        Curves, verdicts and the proof of what was re-initialised.
+
+    Raises:
+        ValueError: If an argument is wrong: which one, and what would be right.
+        CloneError: If the model cannot be copied into a live model of its own.
+        RandomizationError: If it has nothing to re-initialise.
+
+    Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv:1810.03292).
+    """
+    started = time.perf_counter()
+    if isinstance(inputs, tuple) and len(inputs) == 1:
+        inputs = inputs[0]
+    criterion = criterion or Criterion()
+    chosen = resolve_all(methods, layer)
+    gated = {name for name, method in chosen.items() if not method.control}
+    if controls:
+        for name in CONTROLS:
+            chosen.setdefault(name, replace(resolve(name), control=True))
+    measures = _measures(similarities)
+    _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
+    if order not in ORDERS:
+        raise ValueError(f"unknown order '{order}'; choose from: {', '.join(ORDERS)}")
+    with _quiet_copy(model, inputs, forward, clone_fn, seed) as (copied, explained, values, device, graph):
+        target_, problem = _target(target, graph.outputs, batch_size(values))
+        planned = plan(copied, graph, granularity, max_steps)
+        drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
+        what = Explanation(explained, values, target_)
+        refused, prepared = _prepare(chosen, what)
+        steps = subsets(planned.units, order)
+        support = _support(values)
+        settings = Settings(
+            trials=trials,
+            repeats=repeats,
+            seed=seed,
+            retarget=retarget,
+            norm_stats=norm_stats,
+            picture_samples=tuple(range(min(_PICTURE_SAMPLES, batch_size(values)))) if pictures else (),
+            picture_depths=_picture_depths(len(steps)) if pictures else (),
+        )
+        used = tuple(m for m in measures if _fits(m, first(values), support))
+        with _bar(progress, trials * len(steps) * len(prepared)) as tick:
+            walk = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick).run()
+        kept_pictures = _pictures(values, settings, walk) if pictures else None
+    coverage = _coverage(planned, drawer, walk, copied, order, graph)
+    trivial = problem or _nothing_changed(walk, coverage, order)
+    verdicts, valid, validity = _judge_all(chosen, gated, refused, walk, criterion, trivial, seed)
+    return SanityResult(
+        units=tuple(step[-1].name for step in steps) if order != "full" else ("all units",),
+        curves={
+            (name, key): Curve(track.values[key], track.floor[key], track.ceiling[key])
+            for name, track in walk.tracks.items()
+            if track.error is None
+            for key in track.values
+        },
+        verdicts=verdicts,
+        output_change=OutputChange(walk.agreement, walk.correlation, _gradient_ratio(walk, trials), walk.spread_ratio),
+        coverage=coverage,
+        valid=valid,
+        validity=validity,
+        settings={
+            "test": "parameter_randomization",
+            "methods": [name for name in chosen if name in gated],
+            "controls": [name for name in chosen if name not in gated],
+            "similarities": [m.name for m in used],
+            "normalizations": {m.name: m.normalization for m in used},
+            "order": order,
+            "granularity": granularity if isinstance(granularity, str) else list(granularity),
+            "max_steps": max_steps,
+            "reinitialize": drawer.name,
+            "norm_stats": norm_stats,
+            "trials": trials,
+            "repeats": repeats,
+            "retarget": retarget,
+            "seed": seed,
+            "samples": batch_size(values),
+            "input_shape": list(first(values).shape),
+            "model": type(model).__name__,
+            "criterion": asdict(criterion),
+        },
+        environment=_environment(device),
+        weights_digest=weights_digest(model),
+        probe_digest=digest(values),
+        seconds=time.perf_counter() - started,
+        pictures=kept_pictures,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- before the walk
+
+
+@contextmanager
+def _quiet_copy(
+    model: nn.Module,
+    inputs: Any,
+    forward: Callable[..., Any] | None,
+    clone_fn: Callable[[nn.Module], nn.Module] | None,
+    seed: int,
+) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Graph]]:
+    """A proven clone, its explained face, laundered inputs and the recorded pass, where nothing disturbs the caller."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    batch_size(inputs)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad():
+        values = launder(inputs, device)
+        copied = clone(model, clone_fn)
+        graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward))
+        plain = forward is None and isinstance(graph.outputs, Tensor)
+        graph = replace(graph, outputs=logits(graph.outputs).detach())
+        with torch.no_grad(), evaluating(model):
+            check_fidelity(logits(_call(model, values, forward)), graph.outputs)
+        check_liveness(copied, graph.outputs, lambda: logits(_call(copied, values, forward)))
+        explained = copied if plain else Adapted(copied, forward).eval()
+        yield copied, explained, values, device, graph
+
+
+def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
+    arguments = _as_tuple(values)
+    try:
+        return forward(model, *arguments) if forward is not None else model(*arguments)
+    except Exception as error:
+        hint = (
+            "its forward needs a Trainer, which a clone does not have"
+            if "not attached to a `Trainer`" in str(error)
+            else "calling it on the probe failed"
+        )
+        raise ValueError(
+            f"{type(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
+            "Pass forward=, a function (model, *inputs) -> scores (N, classes)."
+        ) from error
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _check_numbers(*, trials: int, repeats: int, max_steps: int | None) -> None:
+    for name, value, least in (("trials", trials, 1), ("repeats", repeats, 1), ("max_steps", max_steps, 1)):
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+
+def _measures(similarities: Sequence[str | Similarity]) -> tuple[Similarity, ...]:
+    """The verdict's measures and the user's, each once."""
+    given = [similarities] if isinstance(similarities, (str, Similarity)) else list(similarities)
+    resolved = [similarity_module.resolve(name) for name in (*MEASURES, *given)]
+    return tuple({measure.name: measure for measure in resolved}.values())
+
+
+def _fits(measure: Similarity, value: Tensor, support: Tensor | None) -> bool:
+    """Whether a measure means something on this input: a background to leave out, two spatial dimensions."""
+    if measure.on_support:
+        return support is not None
+    return "ssim" not in measure.name or (value.ndim == 4 and min(value.shape[-2:]) >= 7)
+
+
+def _support(values: Any) -> Tensor | None:
+    """Pixels that are not background ``(N, H, W)``, or None where most samples have no constant background."""
+    value = first(values)
+    if value.ndim != 4 or not value.is_floating_point():
+        return None
+    support, has_background = similarity_module.support_of(value)
+    if not bool(has_background.float().mean() >= 0.5):
+        return None
+    return support & has_background[:, None, None]
+
+
+def _target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple[Tensor | None, str | None]:
+    """The explained class of every sample, and why no verdict can be had, if so.
+
+    Raises:
+        ValueError: If outputs or targets have no meaning.
+    """
+    if outputs.ndim == 0 or len(outputs) != samples or outputs.ndim > 2:
+        raise ValueError(
+            f"the model returned shape {tuple(outputs.shape)} for {samples} samples; one score or one row of class "
+            "scores per sample is needed: pass forward="
+        )
+    problem = None
+    if not bool(outputs.isfinite().all()):
+        problem = (
+            f"the trained model's output holds NaN or infinity for {int((~outputs.isfinite()).any(-1).sum())} samples"
+        )
+    classes = outputs.shape[1] if outputs.ndim == 2 else 1
+    if classes == 1 and target is None:
+        return (None if outputs.ndim == 1 else outputs.new_zeros(samples, dtype=torch.long)), problem
+    if target is None:
+        target = outputs.argmax(1)
+        if problem is None and samples > 1 and bool((target == target[0]).all()):
+            problem = (
+                f"the model predicts class {int(target[0])} for all {samples} samples: unrelated samples are needed to "
+                "tell similar from unrelated maps; use a probe with several classes, or pass target="
+            )
+    chosen = torch.as_tensor(target, device=outputs.device)
+    if chosen.ndim == 0:
+        chosen = chosen.expand(samples)
+    if chosen.shape != (samples,) or chosen.is_floating_point():
+        raise ValueError(
+            f"target must be a class index per sample ({samples},) or one integer, not {tuple(chosen.shape)}"
+        )
+    chosen = chosen.long().clone()
+    if bool(((chosen < 0) | (chosen >= classes)).any()):
+        wrong = int(chosen[(chosen < 0) | (chosen >= classes)][0])
+        raise ValueError(f"target {wrong} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+    return chosen, problem
+
+
+def _prepare(
+    chosen: Mapping[str, Method], what: Explanation
+) -> tuple[dict[str, str], dict[str, tuple[Method, AttributionFn]]]:
+    """Methods that mean nothing on this model, with the reason, and the others, prepared."""
+    refused: dict[str, str] = {}
+    prepared: dict[str, tuple[Method, AttributionFn]] = {}
+    for name, method in chosen.items():
+        reason = method.refuses(what.model, what.inputs, what.target) if method.refuses is not None else None
+        if reason is not None:
+            refused[name] = f"not applicable: {reason}"
+        else:
+            function = method.prepare(what.model, what.inputs) if method.prepare is not None else method.attribute
+            prepared[name] = method, function
+    return refused, prepared
+
+
+def _picture_depths(depths: int) -> tuple[int, ...]:
+    wanted = min(depths, _PICTURE_DEPTHS)
+    return tuple(sorted({round(k * (depths - 1) / max(wanted - 1, 1)) for k in range(wanted)} | {depths - 1}))
+
+
+@contextmanager
+def _bar(progress: Progress | bool | None, total: int) -> Iterator[Progress | None]:
+    """The caller's own callback, or a bar on a terminal."""
+    if callable(progress):
+        yield progress
+    elif progress is False or (progress is None and not sys.stderr.isatty()):
+        yield None
+    else:
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc="randomization test", leave=False) as bar:
+
+            def tick(done: int, total: int, label: str) -> None:
+                bar.set_postfix_str(label, refresh=False)
+                bar.update(done - bar.n)
+
+            yield tick
+
+
+# ----------------------------------------------------------------------------------------------------- after the walk
+
+
+def _coverage(planned: Plan, drawer: Reinitializer, walk: Walk, model: nn.Module, order: str, graph: Graph) -> Coverage:
+    entries = []
+    changed = total = 0
+    for unit in planned.units:
+        relative = {
+            name: float(torch.stack([change.relative for change in walk.changes[name]]).min())
+            for name in unit.parameters
+        }
+        kept = tuple(name for name, value in relative.items() if not value > 0)
+        sizes = {name: model.get_parameter(name).numel() for name in unit.parameters}
+        total += sum(sizes.values())
+        changed += sum(size for name, size in sizes.items() if name not in kept)
+        entries.append(
+            UnitCoverage(
+                unit.name,
+                unit.parameters,
+                sum(sizes.values()),
+                tuple(walk.changes[name][0].strategy for name in unit.parameters),
+                tuple(relative.values()),
+                kept,
+            )
+        )
+    statistics = {name for unit in planned.units for name in unit.statistics}
+    parameters = dict(model.named_parameters())
+    buffers = [
+        name
+        for name in graph.uses
+        if name not in parameters
+        and name not in statistics
+        and "parametrizations." not in name
+        and model.get_buffer(name).is_floating_point()
+    ]
+    notes = drawer.notes + planned.notes
+    if buffers:
+        notes += (f"buffers that the forward pass reads and that were kept: {', '.join(buffers)}",)
+    return Coverage(changed / total, tuple(entries), planned.unused, notes)
+
+
+def _nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
+    """Why nothing can be concluded from this walk, whatever the maps say."""
+    if coverage.kept:
+        return f"these parameters kept their trained values: {', '.join(coverage.kept[:5])}"
+    if not walk.finite:
+        return "the trained model's output holds NaN or infinity"
+    last = walk.correlation[:, -1]
+    if order != "independent" and bool((last > 0.999).any()):
+        return "the model's output did not change although its parameters did: they do not determine the prediction"
+    return None
+
+
+def _gradient_ratio(walk: Walk, trials: int) -> Tensor:
+    """Norm of the plain gradient at full randomization over the trained model's."""
+    track = walk.tracks.get("gradient")
+    if track is None or track.norm is None:
+        return torch.full((trials,), torch.nan)
+    return track.norm[1:] / track.norm[0]
+
+
+def _evidence(track: Track, problem: str | None) -> Evidence:
+    measures = [m for m in MEASURES if m in track.values and not (m == SIGNED and track.unsigned)]
+    return Evidence(
+        {m: track.values[m] for m in measures},
+        {m: track.floor[m] for m in measures},
+        {m: track.ceiling[m] for m in measures},
+        track.noise,
+        track.cross,
+        track.dead,
+        problem or track.error,
+    )
+
+
+def _judge_all(
+    chosen: Mapping[str, Method],
+    gated: set[str],
+    refused: Mapping[str, str],
+    walk: Walk,
+    criterion: Criterion,
+    problem: str | None,
+    seed: int,
+) -> tuple[dict[str, Verdict], bool, str]:
+    """A verdict per method; when a control comes out wrong, no verdict stands."""
+    verdicts = {}
+    for name in chosen:
+        if name in refused:
+            verdicts[name] = Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
+        else:
+            verdicts[name] = judge(_evidence(walk.tracks[name], problem), criterion, gated=name in gated, seed=seed)
+    if problem is not None:
+        return verdicts, False, problem
+    wrong = _wrong_control(verdicts)
+    if wrong is None:
+        seen = [name for name in CONTROLS if name in verdicts]
+        return (
+            verdicts,
+            True,
+            f"every control came out as it must ({', '.join(seen)})" if seen else "no control was run",
+        )
+    void = {
+        name: replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=f"the run is invalid: {wrong}")
+        if verdict.gated
+        else verdict
+        for name, verdict in verdicts.items()
+    }
+    return void, False, wrong
+
+
+def _wrong_control(verdicts: Mapping[str, Verdict]) -> str | None:
+    for name in ("edge_detector", "input_copy", "input_plus_gradient", "constant"):
+        if name in verdicts and verdicts[name].outcome is Outcome.PASS:
+            return f"the control '{name}' passed, which hardly looks at the model"
+    if "random" in verdicts and verdicts["random"].outcome is not Outcome.INCONCLUSIVE:
+        return f"the control 'random', which is noise, came out {verdicts['random'].outcome.value}"
+    if "gradient" in verdicts and verdicts["gradient"].outcome is Outcome.FAIL:
+        return (
+            "the plain gradient failed, which changes with the weights of any trained network: is the model trained, "
+            "and is its re-initialisation random?"
+        )
+    return None
+
+
+def _pictures(values: Any, settings: Settings, walk: Walk) -> Pictures | None:
+    value = first(values)
+    if value.ndim != 4 or value.shape[1] not in (1, 3):
+        return None
+    images = small(value[list(settings.picture_samples)].detach().float()).cpu()
+    flat = images.reshape(len(images), -1)
+    low, high = flat.amin(1).reshape(-1, 1, 1, 1), flat.amax(1).reshape(-1, 1, 1, 1)
+    rgb = (255 * (images - low) / (high - low).clamp_min(1e-12)).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    maps = {name: _quantised(track.pictures) for name, track in walk.tracks.items() if track.pictures is not None}
+    return Pictures(rgb.permute(0, 2, 3, 1).contiguous(), tuple(depth + 1 for depth in settings.picture_depths), maps)
+
+
+def _quantised(maps: Tensor) -> Tensor:
+    """int8, each map scaled by its own largest magnitude; a map without finite values is blank."""
+    maps = maps.nan_to_num(0.0, 0.0, 0.0)
+    largest = maps.abs().amax((2, 3), keepdim=True)
+    return (127 * maps / largest.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    names = ("lightning-sanity", "torch", "lightning", "captum", "scikit-image")
+    found = {"python": platform.python_version(), "platform": platform.system(), "device": str(device)}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

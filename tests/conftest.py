@@ -1,0 +1,28 @@
+"""Shared material: a network trained on real digits, and torch on a fixed number of threads."""
+
+import pytest
+import torch
+
+from lightning_sanity import demo
+
+
+@pytest.fixture(scope="session")
+def digits_network():
+    """A trained CNN in eval mode, 397 validation images (N, 1, 16, 16) and their labels."""
+    training, validation = demo.digits()
+    model, _ = demo.train(
+        training,
+        validation,
+        epochs=6,
+        seed=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+    )
+    return model.eval(), *validation.tensors
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
