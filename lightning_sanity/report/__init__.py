@@ -1,0 +1,1 @@
+"""Figures, the HTML report and what goes to the user's loggers."""

@@ -1,0 +1,314 @@
+"""Figures: they say what the result says, survive what is undefined, and stay inside their paper."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib import pyplot, rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+
+from lightning_sanity.report import figures
+from lightning_sanity.result import (
+    Coverage,
+    Curve,
+    Outcome,
+    OutputChange,
+    Pictures,
+    SanityResult,
+    UnitCoverage,
+    Verdict,
+)
+
+UNITS = ("fc2", "fc1", "features.6", "features.3", "features.0")
+NAN = math.nan
+
+
+def make_result(*, methods=None, units=UNITS, trials=4, samples=6, similarities=("ssim", "spearman"), **changes):
+    """Gradient passes, Guided Backprop fails, noise is a control; curves decay as their PSI says."""
+    draw = torch.Generator().manual_seed(0)
+    verdicts = methods or {
+        "gradient": Verdict(Outcome.PASS, "it changes", 0.93, 0.88, 0.97, "spearman"),
+        "guided_backprop": Verdict(Outcome.FAIL, "it stays", 0.31, 0.25, 0.38, "ssim"),
+        "random": Verdict(Outcome.INCONCLUSIVE, "no signal", measure="ssim", gated=False),
+    }
+    depths = len(units)
+
+    def curve(verdict):
+        keep = 0.0 if math.isnan(verdict.psi) else 1 - verdict.psi
+        steps = torch.linspace(1, 2 * keep, depths).clamp(0, 1) if keep else torch.zeros(depths)
+        noise = torch.randn(2, trials, depths, samples, generator=draw) / 50
+        return Curve(steps[:, None] + noise[0], noise[1], torch.full((3, samples), 1.0 if keep else 0.0))
+
+    maps = torch.randint(-127, 128, (2, 4, 8, 8), generator=draw, dtype=torch.int8)
+    kept = (1, (depths + 1) // 2, depths)
+    falling = torch.linspace(0.9, 0.1, depths).expand(trials, -1)
+    result = SanityResult(
+        units=tuple(units),
+        curves={(name, key): curve(verdict) for name, verdict in verdicts.items() for key in similarities},
+        verdicts=verdicts,
+        output_change=OutputChange(falling, falling**2, torch.ones(trials), torch.ones(trials)),
+        coverage=Coverage(1.0, tuple(UnitCoverage(unit, (unit,), 9, ("normal",), (1.4,)) for unit in units)),
+        valid=True,
+        validity="every control came out as it must (random)",
+        settings={"similarities": list(similarities), "order": "cascading", "criterion": {"min_psi": 0.65}},
+        environment={"torch": torch.__version__},
+        weights_digest="ab",
+        probe_digest="cd",
+        step=400,
+        pictures=Pictures(
+            torch.randint(0, 256, (2, 8, 8, 3), generator=draw, dtype=torch.uint8), kept, dict.fromkeys(verdicts, maps)
+        ),
+    )
+    return replace(result, **changes)
+
+
+def crowd(count):
+    """As many gated methods with long names."""
+    outcomes = list(Outcome)
+    return {
+        f"method_with_quite_a_long_name_{k}": Verdict(outcomes[k % 3], "because", 0.5, 0.4, 0.6, "spearman_support")
+        for k in range(count)
+    }
+
+
+def invalid():
+    return make_result(valid=False, validity="the control 'random', which is noise, came out PASS " + "and so on " * 15)
+
+
+def nothing_defined():
+    """A result in which every number is NaN."""
+    base = make_result()
+    curves = {key: Curve(c.values * NAN, c.floor * NAN, c.ceiling * NAN) for key, c in base.curves.items()}
+    verdicts = {name: Verdict(Outcome.INCONCLUSIVE, "no map") for name in base.verdicts}
+    change = OutputChange(*(getattr(base.output_change, name) * NAN for name in vars(base.output_change)))
+    blank = Pictures(base.pictures.inputs, base.pictures.depths, {n: m * 0 for n, m in base.pictures.maps.items()})
+    return replace(base, curves=curves, verdicts=verdicts, output_change=change, pictures=blank)
+
+
+def words(figure):
+    """Every non-empty visible text of a figure."""
+    figure.canvas.draw()
+    return [t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text")) if t.get_visible() and t.get_text()]
+
+
+def drawn(axes):
+    """The curves of a panel, floors left out."""
+    return [line for line in axes.lines if line.get_xdata()[0] == 0]
+
+
+DRAW = [figures.curves, figures.maps, figures.verdicts, figures.output_change]
+RESULTS = {
+    "typical": make_result,
+    "one unit, one trial, one method": lambda: make_result(
+        methods={"gradient": Verdict(Outcome.PASS, "", 0.9, 0.8, 1.0, "ssim")},
+        units=("all units",),
+        trials=1,
+        similarities=("ssim",),
+    ),
+    "60 units, 12 methods, 4 similarities": lambda: make_result(
+        methods=crowd(12),
+        units=[f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(60)],
+        similarities=("ssim", "spearman", "spearman_support", "spearman_signed"),
+    ),
+    "invalid": invalid,
+    "nothing defined": nothing_defined,
+}
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
+def test_every_text_stays_on_the_paper(draw, result):
+    figure = draw(result())
+    figure.canvas.draw()
+    paper = figure.bbox.padded(1)
+    for text in figure.findobj(lambda artist: hasattr(artist, "get_text")):
+        if text.get_text() and text.get_visible():
+            box = text.get_window_extent()
+            inside = paper.x0 <= box.x0 and box.x1 <= paper.x1 and paper.y0 <= box.y0 and box.y1 <= paper.y1
+            assert inside or text.get_window_extent().width == 0, f"'{text.get_text()}' is cut off"
+
+
+@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
+def test_figures_draw_themselves_with_agg(draw):
+    assert isinstance(draw(make_result()).canvas, FigureCanvasAgg)
+
+
+@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
+def test_figures_leave_global_settings_alone(draw):
+    before = dict(rcParams)
+    draw(make_result()).canvas.draw()
+    assert dict(rcParams) == before
+
+
+@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
+def test_figures_are_unknown_to_pyplot(draw):
+    draw(make_result())
+    assert not pyplot.get_fignums()
+
+
+@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
+def test_dark_figures_have_dark_paper(draw):
+    assert sum(draw(make_result(), dark=True).get_facecolor()[:3]) < 0.5
+
+
+def test_curves_start_at_the_ceiling():
+    line = drawn(figures.curves(make_result()).axes[0])[0]
+    assert line.get_ydata()[0] == 1
+
+
+def test_curves_show_the_mean_at_every_depth():
+    result = make_result()
+    line = drawn(figures.curves(result).axes[0])[0]
+    torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), result.curves["gradient", "ssim"].mean.double())
+
+
+def test_curves_have_one_panel_per_similarity_asked_for():
+    axes = figures.curves(make_result(), ["spearman"]).axes
+    assert [a.get_title(loc="left") for a in axes] == ["spearman"]
+
+
+def test_curves_of_an_unknown_similarity_name_the_choices():
+    with pytest.raises(ValueError, match=r"'simm' .* choose from: ssim, spearman"):
+        figures.curves(make_result(), ["simm"])
+
+
+def test_curves_say_the_verdict_in_the_legend():
+    assert "\N{CHECK MARK} gradient - PASS" in words(figures.curves(make_result()))
+
+
+def test_curves_draw_controls_grey_and_dashed():
+    control = drawn(figures.curves(make_result()).axes[0])[-1]
+    red, green, blue = (int(to_hex(control.get_color())[k : k + 2], 16) for k in (1, 3, 5))
+    assert control.is_dashed()
+    assert max(red, green, blue) - min(red, green, blue) < 25
+
+
+def test_curves_of_twelve_methods_look_different():
+    lines = drawn(figures.curves(make_result(methods=crowd(12))).axes[0])
+    assert len({(to_hex(line.get_color()), line.get_linestyle(), line.get_marker()) for line in lines}) == 12
+
+
+def test_curves_leave_a_gap_where_a_value_is_undefined():
+    result = make_result()
+    curve = result.curves["gradient", "ssim"]
+    curve.values[:, 2] = NAN
+    gap = [math.isnan(y) for y in drawn(figures.curves(result).axes[0])[0].get_ydata()]
+    assert gap == [False, False, False, True, False, False]
+
+
+def test_curves_name_methods_without_any_value():
+    assert any("undefined: gradient, guided_backprop" in text for text in words(figures.curves(nothing_defined())))
+
+
+def test_curves_list_methods_that_could_not_run():
+    result = make_result()
+    left = {key: curve for key, curve in result.curves.items() if key[0] != "guided_backprop"}
+    assert "\N{BALLOT X} guided_backprop - FAIL" in words(figures.curves(replace(result, curves=left)))
+
+
+def test_curves_of_no_method_say_so():
+    assert "no curves" in words(figures.curves(make_result(curves={})))
+
+
+def test_many_units_keep_the_first_and_the_last_name():
+    axes = figures.curves(make_result(units=[f"layer{k}" for k in range(60)])).axes[0]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert (labels[0], labels[-1]) == ("trained", "layer59")
+    assert len(labels) < 16
+
+
+def test_a_dollar_in_a_name_starts_no_formula():
+    methods = {"a$_b$": Verdict(Outcome.PASS, "", 0.9, 0.8, 1.0, "ssim")}
+    figures.maps(make_result(methods=methods)).canvas.draw()
+    legend = figures.curves(make_result(methods=methods)).legends[0].get_texts()[0]
+    assert legend.get_text() == "\N{CHECK MARK} a\\$_b\\$ - PASS"
+
+
+def test_maps_show_one_row_per_method_and_the_input():
+    assert len(figures.maps(make_result()).axes[0].images) == 3 * (1 + 4)
+
+
+def test_maps_name_the_units_reached():
+    assert "down to\nfeatures.6" in words(figures.maps(make_result()))
+
+
+def test_signed_maps_are_centred_on_zero():
+    image = figures.maps(make_result()).axes[0].images[1]
+    assert image.get_clim() == (-127, 127)
+
+
+def test_maps_without_negative_values_start_at_zero():
+    result = make_result()
+    positive = {name: maps.abs().clamp(0, 127) for name, maps in result.pictures.maps.items()}
+    unsigned = replace(result, pictures=replace(result.pictures, maps=positive))
+    assert figures.maps(unsigned).axes[0].images[1].get_clim() == (0, 127)
+
+
+def test_blank_maps_are_marked():
+    assert words(figures.maps(nothing_defined())).count("blank") == 3 * 4
+
+
+def test_maps_without_pictures_say_why():
+    with pytest.raises(ValueError, match="kept no pictures"):
+        figures.maps(make_result(pictures=None))
+
+
+def test_maps_of_a_sample_not_kept_name_the_range():
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        figures.maps(make_result(), 2)
+
+
+def test_verdicts_can_be_read_without_colour():
+    found = words(figures.verdicts(make_result()))
+    assert {"\N{CHECK MARK} PASS", "\N{BALLOT X} FAIL", "? INCONCLUSIVE"} <= set(found)
+
+
+def test_verdicts_put_controls_last():
+    names = list(make_result().verdicts)
+    shuffled = {name: make_result().verdicts[name] for name in reversed(names)}
+    labels = [label.get_text() for label in figures.verdicts(make_result(verdicts=shuffled)).axes[0].get_yticklabels()]
+    assert labels == ["guided_backprop", "gradient", "random  (control)"]
+
+
+def test_verdicts_mark_the_threshold():
+    axes = figures.verdicts(make_result(settings={"criterion": {"min_psi": 0.8}})).axes[0]
+    assert any(set(line.get_xdata()) == {0.8} for line in axes.lines)
+
+
+def test_verdicts_without_a_criterion_have_no_threshold():
+    assert not any("passes from" in text for text in words(figures.verdicts(make_result(settings={}))))
+
+
+def test_verdicts_call_an_undefined_index_undefined():
+    assert "undefined" in words(figures.verdicts(make_result()))
+
+
+def test_verdicts_name_the_deciding_measure():
+    assert "by spearman" in words(figures.verdicts(make_result()))
+
+
+@pytest.mark.parametrize("draw", [figures.curves, figures.maps, figures.verdicts], ids=lambda draw: draw.__name__)
+def test_an_invalid_run_carries_a_banner(draw):
+    assert "NOT VALID" in draw(invalid()).get_suptitle()
+
+
+@pytest.mark.parametrize(
+    ("keep", "answer"),
+    [
+        (("gradient",), "PASS: maps of gradient change with the weights"),
+        (("gradient", "guided_backprop"), "FAIL: maps of guided_backprop change too little"),
+        (("random",), "Only controls were tested"),
+    ],
+)
+def test_headline_gives_the_answer(keep, answer):
+    result = make_result()
+    kept = {name: result.verdicts[name] for name in keep}
+    assert answer in figures.verdicts(replace(result, verdicts=kept)).get_suptitle()
+
+
+def test_output_change_of_a_single_output_calls_agreement_undefined():
+    change = make_result().output_change
+    one = replace(change, agreement=change.agreement * NAN)
+    assert "same predicted class (undefined)" in words(figures.output_change(make_result(output_change=one)))
