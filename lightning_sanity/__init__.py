@@ -1,0 +1,19 @@
+"""Sanity checks for saliency maps inside a Lightning Trainer."""
+
+from lightning_sanity.callback import SaliencySanityCallback
+from lightning_sanity.randomization import RandomizationError
+from lightning_sanity.randomization_tests import parameter_randomization_test
+from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
+from lightning_sanity.verdict import Criterion
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Criterion",
+    "Outcome",
+    "RandomizationError",
+    "SaliencySanityCallback",
+    "SanityCheckFailed",
+    "SanityResult",
+    "parameter_randomization_test",
+]

@@ -1,0 +1,270 @@
+import json
+import warnings
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult, demo
+
+METHODS = ("gradient", "guided_backprop")
+
+
+@pytest.fixture(scope="module")
+def loaders():
+    training, validation = demo.digits()
+    small = TensorDataset(*(tensor[:256] for tensor in training.tensors))
+    return DataLoader(small, 64, shuffle=True), DataLoader(validation, 256)
+
+
+def callback(methods=METHODS, **changes):
+    given = {"probe": 8, "trials": 2, "repeats": 1, "max_steps": 2, "log_images": False, "report": False}
+    return SaliencySanityCallback(methods, **{**given, **changes})
+
+
+def trainer(tmp_path, *callbacks, **changes):
+    given = {
+        "max_epochs": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "accelerator": "cpu",
+    }
+    return pl.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **{**given, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "saliency maps failed the randomization test")  # guided backprop should
+        warnings.filterwarnings("ignore", ".*number of training batches.*")
+        yield
+
+
+def test_fit_logs_every_key_of_the_contract(tmp_path, loaders):
+    run = trainer(tmp_path, callback())
+    run.fit(demo.DigitsClassifier(), *loaders)
+    expected = {"passed", "age", "seconds"} | {
+        f"{method}/{key}"
+        for method in METHODS
+        for key in ("passed", "psi", "psi_low", "ssim", "ssim_auc", "spearman", "spearman_auc")
+    }
+    logged = {key for key in run.callback_metrics if key.startswith("sanity/")}
+    assert logged == {f"sanity/{key}" for key in expected}
+
+
+def test_checkpoint_and_early_stopping_see_the_score_of_the_same_validation(tmp_path, loaders):
+    checkpoint = ModelCheckpoint(tmp_path, monitor="sanity/gradient/psi", mode="max", save_top_k=-1)
+    stopping = EarlyStopping("sanity/gradient/psi", mode="max", stopping_threshold=-1.0)
+    run = trainer(tmp_path, checkpoint, stopping, callback(), max_epochs=3)
+    run.fit(demo.DigitsClassifier(), *loaders)
+    assert run.current_epoch == 1  # the threshold was reached at the first validation
+    assert len(checkpoint.best_k_models) == 1
+
+
+def test_standalone_validate_in_inference_mode_gives_the_verdicts_of_fit(tmp_path, loaders):
+    model, measured = demo.DigitsClassifier(), callback()
+    run = trainer(tmp_path, measured)
+    run.fit(model, *loaders)
+    in_fit = measured.result
+    run.validate(model, loaders[1], verbose=False)
+    assert measured.result is not in_fit
+    assert measured.result.weights_digest == in_fit.weights_digest
+    assert measured.result.verdicts == in_fit.verdicts
+
+
+def test_the_probe_is_the_same_at_every_validation(tmp_path, loaders):
+    seen = []
+
+    class Watching(SaliencySanityCallback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            super().on_validation_epoch_end(trainer, pl_module)
+            seen.append(self.result.probe_digest if self.result else None)
+
+    watching = Watching(METHODS, probe=8, trials=1, repeats=1, max_steps=1, log_images=False, report=False)
+    trainer(tmp_path, watching, max_epochs=2).fit(demo.DigitsClassifier(), *loaders)
+    assert seen[0] is None  # Lightning's dry validation run is skipped
+    assert seen[1] == seen[2] is not None
+
+
+def test_tensorboard_gets_figures_and_the_folder_gets_the_result(tmp_path, loaders):
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    run = trainer(tmp_path, callback(log_images=True, report=True), logger=logger)
+    run.fit(demo.DigitsClassifier(), *loaders)
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0})
+    events.Reload()
+    assert any("curves" in tag for tag in events.Tags()["images"])
+    assert any("maps" in tag for tag in events.Tags()["images"])
+    assert "sanity/gradient/psi" in events.Tags()["scalars"]
+    written = tmp_path / "run" / "sanity" / f"step={run.global_step}.json"
+    assert SanityResult.from_json(written).step == run.global_step
+    assert json.loads((tmp_path / "run" / "sanity" / "latest.json").read_text())["step"] == run.global_step
+
+
+def test_on_fail_stop_ends_training(tmp_path, loaders):
+    run = trainer(tmp_path, callback(on_fail="stop", criterion=None), max_epochs=3)
+    run.fit(demo.DigitsClassifier(), *loaders)
+    assert run.current_epoch == 1
+
+
+def test_on_fail_raise_raises_after_the_last_checkpoint(tmp_path, loaders):
+    checkpoint = ModelCheckpoint(tmp_path, filename="last")
+    run = trainer(tmp_path, checkpoint, callback(on_fail="raise"))
+    with pytest.raises(SanityCheckFailed, match="guided_backprop is FAIL"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+    assert (tmp_path / "last.ckpt").exists()
+
+
+def test_on_fail_raise_counts_a_test_that_never_ran_as_failed(tmp_path, loaders):
+    run = trainer(tmp_path, callback(on_fail="raise"), limit_val_batches=0)
+    with pytest.raises(SanityCheckFailed, match="never gave a result"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+
+
+def test_every_n_validations_logs_the_last_value_with_its_age(tmp_path, loaders):
+    ages = []
+
+    class Watch(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                ages.append(float(trainer.callback_metrics["sanity/age"]))
+
+    run = trainer(tmp_path, callback(every_n_validations=2), Watch(), max_epochs=3)
+    run.fit(demo.DigitsClassifier(), *loaders)
+    assert ages == [0, 4, 0]  # four batches an epoch
+
+
+def test_every_n_validations_refuses_a_monitor_on_its_stale_values(tmp_path, loaders):
+    checkpoint = ModelCheckpoint(tmp_path, monitor="sanity/gradient/psi")
+    run = trainer(tmp_path, callback(every_n_validations=2), checkpoint)
+    with pytest.raises(MisconfigurationException, match="measured only at every 2-th validation"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+
+
+def test_two_callbacks_of_one_name_are_refused(tmp_path):
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `SaliencySanityCallback`"):
+        trainer(tmp_path, callback(name="other"), callback(seed=1, name="other"))
+
+
+def test_two_named_callbacks_log_side_by_side(tmp_path, loaders):
+    run = trainer(tmp_path, callback("gradient"), callback("gradient", name="strict", trials=1))
+    run.fit(demo.DigitsClassifier(), *loaders)
+    assert {"sanity/gradient/psi", "sanity/strict/gradient/psi"} <= set(run.callback_metrics)
+
+
+def test_weight_averaging_before_the_callback_is_refused(tmp_path, loaders):
+    run = trainer(tmp_path, WeightAveraging(), callback())
+    with pytest.raises(MisconfigurationException, match="list SaliencySanityCallback first"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+
+
+def test_users_checkpoint_loads_with_weights_only(tmp_path, loaders):
+    checkpoint = ModelCheckpoint(tmp_path, filename="with_state")
+    trainer(tmp_path, checkpoint, callback()).fit(demo.DigitsClassifier(), *loaders)
+    loaded = torch.load(tmp_path / "with_state.ckpt", weights_only=True)
+    state = next(v for k, v in loaded["callbacks"].items() if k.startswith("SaliencySanityCallback"))
+    assert state["outcomes"]["guided_backprop"] in {"FAIL", "INCONCLUSIVE"}
+
+
+class NeedsTrainer(demo.DigitsClassifier):
+    def forward(self, images):
+        return super().forward(images) * (1 + 0 * self.trainer.global_step)
+
+
+class NotANumber(demo.DigitsClassifier):
+    def forward(self, images):
+        return super().forward(images) * torch.nan
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(super().forward(batch[0]), batch[1])
+
+
+def test_a_model_that_needs_its_trainer_is_reported_and_training_goes_on(tmp_path, loaders):
+    run = trainer(tmp_path, callback(), max_epochs=2)
+    with pytest.warns(UserWarning, match="its forward needs a Trainer, which a clone does not have"):
+        run.fit(NeedsTrainer(), *loaders)
+    assert run.current_epoch == 2
+    assert run.callback_metrics["sanity/passed"] == 0
+
+
+def test_a_model_that_needs_its_trainer_works_with_forward(tmp_path, loaders):
+    measured = callback(forward=lambda model, images: demo.DigitsClassifier.forward(model, images))
+    trainer(tmp_path, measured).fit(NeedsTrainer(), *loaders)
+    assert measured.result.verdicts["gradient"].psi > 0.5
+
+
+def test_on_error_raise_raises(tmp_path, loaders):
+    run = trainer(tmp_path, callback(on_error="raise"))
+    with pytest.raises(ValueError, match="its forward needs a Trainer"):
+        run.fit(NeedsTrainer(), *loaders)
+
+
+def test_nan_outputs_are_inconclusive_and_no_scalar_is_nan(tmp_path, loaders):
+    measured = callback()
+    run = trainer(tmp_path, measured)
+    run.fit(NotANumber(), *loaders)
+    assert measured.result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+    assert "NaN or infinity" in measured.result.verdicts["gradient"].reason
+    assert all(value.isfinite() for key, value in run.callback_metrics.items() if key.startswith("sanity/"))
+
+
+def test_a_probe_larger_than_the_data_is_reported_and_training_goes_on(tmp_path, loaders):
+    run = trainer(tmp_path, callback(probe=1000), max_epochs=1)
+    with pytest.warns(UserWarning, match="probe=1000 samples were asked for, but the data set has only 397"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+    assert run.current_epoch == 1
+
+
+def test_the_users_transfer_hooks_reach_the_probe(tmp_path, loaders):
+    class Normalising(demo.DigitsClassifier):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch[0] * 2 - 1, batch[1]
+
+    plain, normalised = callback(), callback()
+    trainer(tmp_path, plain).fit(demo.DigitsClassifier(), *loaders)
+    trainer(tmp_path, normalised).fit(Normalising(), *loaders)
+    assert plain.result.probe_ids == normalised.result.probe_ids
+    assert plain.result.probe_digest != normalised.result.probe_digest
+
+
+def test_fast_dev_run_measures_a_minimum(tmp_path, loaders):
+    measured = callback(trials=5)
+    trainer(tmp_path, measured, fast_dev_run=True).fit(demo.DigitsClassifier(), *loaders)
+    assert measured.result.settings["trials"] == 1
+
+
+def test_a_twin_from_saved_hyperparameters_is_used(tmp_path, loaders):
+    class Saving(demo.DigitsClassifier):
+        def __init__(self, learning_rate=1e-3, width=64):
+            super().__init__(learning_rate)
+            self.save_hyperparameters()
+            self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(512, width), nn.ReLU(), nn.Linear(width, 10))
+
+    measured = callback()
+    trainer(tmp_path, measured).fit(Saving(width=48), *loaders)
+    assert measured.result.settings["reinitialize"] == "twin"
+    assert measured.result.coverage.share == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": "salency"}, "unknown attribution method 'salency'; choose from: gradient"),
+        ({"similarities": ("sim",)}, "unknown similarity 'sim'; choose from"),
+        ({"order": "sideways"}, "`order` must be one of 'cascading'"),
+        ({"on_fail": "ignore"}, "`on_fail` must be one of 'warn', 'stop', 'raise', not 'ignore'"),
+        ({"probe": 1}, "`probe` must be an integer of at least 2, not 1"),
+        ({"trials": 0}, "`trials` must be an integer of at least 1, not 0"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(arguments, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        SaliencySanityCallback(**arguments)
