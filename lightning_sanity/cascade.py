@@ -5,6 +5,7 @@ Everything stays on the model's device; what a step needs of the reference maps 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ NOISE = 0.02
 signal at all; it is never the ceiling, because a deep network's gradient may move more under noise than under new
 weights."""
 
+POSITIVE_CONTROL = "gradient"
 _CROSS_PAIRS = 9
 _PICTURE_SIDE = 112
 
@@ -74,9 +76,10 @@ class Explanation:
         value = first(self.inputs)
 
         def listen(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not heard and arguments and isinstance(output, Tensor) and isinstance(arguments[0], Tensor):
-                if arguments[0].shape == value.shape and torch.equal(arguments[0], value):
-                    heard.append(output.detach())
+            seen = arguments[0] if arguments and not heard else None
+            same = isinstance(seen, Tensor) and seen.shape == value.shape and torch.equal(seen, value)
+            if same and isinstance(output, Tensor):
+                heard.append(output.detach())
 
         handle = self.model.register_forward_hook(listen)
         try:
@@ -184,13 +187,18 @@ class Track:
 
 @dataclass(frozen=True)
 class Walk:
-    """What a cascade measured: a track per method, the outputs' change, and the parameters' changes per trial."""
+    """What a cascade measured: a track per method, the outputs' change, and the parameters' changes per trial.
+
+    ``twin_agreement`` is the mean Spearman correlation between the plain gradients of consecutive twins, same sample:
+    near the floor for random twins, near 1 for twins that differ in name only; NaN where it was not measured.
+    """
 
     tracks: dict[str, Track]
     agreement: Tensor
     correlation: Tensor
     spread_ratio: Tensor
     finite: bool
+    twin_agreement: float
     changes: dict[str, list[Change]]
 
 
@@ -247,6 +255,8 @@ class Cascade:
         """Walk all trials and depths; the clone carries its trained weights again afterwards."""
         self.tracks: dict[str, Track] = {name: Track() for name in self.methods}
         self.references: dict[str, Reference] = {}
+        self._twins: list[Tensor] = []
+        self._previous_twin: Reference | None = None
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self._reference)
@@ -269,6 +279,7 @@ class Cascade:
             correlation=_correlation(trained_outputs, stacked).cpu(),
             spread_ratio=(_spread(stacked[:, -1]) / _spread(trained_outputs[None])).float().cpu(),
             finite=bool(trained_outputs.isfinite().all()),
+            twin_agreement=float(torch.cat(self._twins).nanmean()) if self._twins else math.nan,
             changes=changes,
         )
 
@@ -374,8 +385,17 @@ class Cascade:
             track.floor[key][trial, depth] = other
         if depth == len(self.steps) - 1:
             track.norm[1 + trial] = torch.linalg.vector_norm(maps.magnitude)  # type: ignore[index]
+            if name == POSITIVE_CONTROL:
+                self._compare_twins(maps)
         if trial == 0 and depth in self.settings.picture_depths and track.pictures is not None:
             track.pictures[:, 1 + self.settings.picture_depths.index(depth)] = self._picture(maps)
+
+    def _compare_twins(self, maps: Maps) -> None:
+        """Twins must not resemble one another: then their weights, not their architecture, draw the map."""
+        spearman = [similarity for similarity in self.similarities if similarity.name == "spearman"]
+        if self._previous_twin is not None:
+            self._twins.append(self._previous_twin.against(maps, 0)["spearman"][0])
+        self._previous_twin = Reference(maps, spearman, None)
 
     def _picture(self, maps: Maps) -> Tensor:
         chosen = maps.signed[list(self.settings.picture_samples)].float()

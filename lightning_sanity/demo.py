@@ -160,14 +160,14 @@ def _surprises(result: SanityResult) -> list[str]:
 def _table(result: SanityResult) -> Any:
     from rich.table import Table
 
-    table = Table(title=f"Do the maps depend on the model? {result.validity}", title_justify="left")
-    for heading in ("method", "verdict", "PSI [95 %]", "why"):
-        table.add_column(heading, overflow="fold")
+    table = Table(title="Do the maps depend on the model?", caption=result.validity, title_justify="left")
+    for heading in ("method", "verdict", "PSI [95 %]", "by"):
+        table.add_column(heading, no_wrap=True)
     colours = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.INCONCLUSIVE: "yellow"}
     for name, verdict in result.verdicts.items():
-        psi = (
-            f"{verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}]" if verdict.psi == verdict.psi else "-"
-        )
+        defined = verdict.psi == verdict.psi
+        psi = f"{verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}]" if defined else "undefined"
         shown = name if verdict.gated else f"[dim]{name} (control)[/dim]"
-        table.add_row(shown, f"[{colours[verdict.outcome]}]{verdict.outcome.value}[/]", psi, verdict.reason)
+        decided = verdict.measure if defined and verdict.measure else "-"
+        table.add_row(shown, f"[{colours[verdict.outcome]}]{verdict.outcome.value}[/]", psi, decided)
     return table

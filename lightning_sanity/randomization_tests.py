@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.cascade import Cascade, Explanation, Progress, Settings, Track, Walk, small
+from lightning_sanity.cascade import POSITIVE_CONTROL, Cascade, Explanation, Progress, Settings, Track, Walk, small
 from lightning_sanity.graph import Graph, trace
 from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.randomization import Reinitialize
@@ -47,9 +48,11 @@ from lightning_sanity.twins import Reinitializer, reinitializer
 from lightning_sanity.units import ORDERS, Granularity, Plan, plan, subsets
 from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, judge
 
-CONTROLS = ("gradient", "edge_detector", "input_copy", "random")
+CONTROLS = (POSITIVE_CONTROL, "edge_detector", "input_copy", "random")
 """Run beside the user's methods: the plain gradient must not fail on a trained network, the others must not pass."""
 
+_DEGENERATE = 0.5  # agreement of twins; random ones stay near the floor of unrelated maps, degenerate ones reach .99
+_SIGNAL = 1e4  # factor by which a twin's signal may differ from the trained model's before the result says so
 _PICTURE_SAMPLES = 3
 _PICTURE_DEPTHS = 5
 
@@ -141,6 +144,7 @@ def parameter_randomization_test(
     with _quiet_copy(model, inputs, forward, clone_fn, seed) as (copied, explained, values, device, graph):
         target_, problem = _target(target, graph.outputs, batch_size(values))
         planned = plan(copied, graph, granularity, max_steps)
+        notes = _other_paths(copied, explained, values, graph)
         drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
         what = Explanation(explained, values, target_)
         refused, prepared = _prepare(chosen, what)
@@ -159,7 +163,8 @@ def parameter_randomization_test(
         with _bar(progress, trials * len(steps) * len(prepared)) as tick:
             walk = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick).run()
         kept_pictures = _pictures(values, settings, walk) if pictures else None
-    coverage = _coverage(planned, drawer, walk, copied, order, graph)
+    gradient_ratio = _gradient_ratio(walk, trials)
+    coverage = _coverage(planned, drawer, walk, copied, graph, notes + _signal_notes(walk, gradient_ratio))
     trivial = problem or _nothing_changed(walk, coverage, order)
     verdicts, valid, validity = _judge_all(chosen, gated, refused, walk, criterion, trivial, seed)
     return SanityResult(
@@ -171,7 +176,7 @@ def parameter_randomization_test(
             for key in track.values
         },
         verdicts=verdicts,
-        output_change=OutputChange(walk.agreement, walk.correlation, _gradient_ratio(walk, trials), walk.spread_ratio),
+        output_change=OutputChange(walk.agreement, walk.correlation, gradient_ratio, walk.spread_ratio),
         coverage=coverage,
         valid=valid,
         validity=validity,
@@ -246,6 +251,24 @@ def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> 
             f"{type(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
             "Pass forward=, a function (model, *inputs) -> scores (N, classes)."
         ) from error
+
+
+def _other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> tuple[str, ...]:
+    """Whether control flow depends on the data: a note if half of the probe reads other parameters than all of it."""
+    samples = batch_size(values)
+    half = tree_map(lambda t: t[: (samples + 1) // 2] if isinstance(t, Tensor) else t, values)
+    with torch.no_grad():
+        try:
+            other = trace(copied, _as_tuple(half), lambda *arguments: explained(*arguments))
+        except Exception:  # a model for one batch size only has one path
+            return ()
+    differing = sorted(set(graph.uses) ^ set(other.uses))
+    if not differing:
+        return ()
+    return (
+        f"the forward pass depends on the data: part of the probe reads other parameters ({', '.join(differing[:5])}); "
+        "units are those of the whole probe",
+    )
 
 
 def _as_tuple(values: Any) -> tuple[Any, ...]:
@@ -366,7 +389,9 @@ def _bar(progress: Progress | bool | None, total: int) -> Iterator[Progress | No
 # ----------------------------------------------------------------------------------------------------- after the walk
 
 
-def _coverage(planned: Plan, drawer: Reinitializer, walk: Walk, model: nn.Module, order: str, graph: Graph) -> Coverage:
+def _coverage(
+    planned: Plan, drawer: Reinitializer, walk: Walk, model: nn.Module, graph: Graph, notes: tuple[str, ...]
+) -> Coverage:
     entries = []
     changed = total = 0
     for unit in planned.units:
@@ -398,7 +423,7 @@ def _coverage(planned: Plan, drawer: Reinitializer, walk: Walk, model: nn.Module
         and "parametrizations." not in name
         and model.get_buffer(name).is_floating_point()
     ]
-    notes = drawer.notes + planned.notes
+    notes = drawer.notes + planned.notes + notes
     if buffers:
         notes += (f"buffers that the forward pass reads and that were kept: {', '.join(buffers)}",)
     return Coverage(changed / total, tuple(entries), planned.unused, notes)
@@ -455,7 +480,7 @@ def _judge_all(
             verdicts[name] = judge(_evidence(walk.tracks[name], problem), criterion, gated=name in gated, seed=seed)
     if problem is not None:
         return verdicts, False, problem
-    wrong = _wrong_control(verdicts)
+    wrong = _degenerate(walk) or _wrong_control(verdicts)
     if wrong is None:
         seen = [name for name in CONTROLS if name in verdicts]
         return (
@@ -470,6 +495,32 @@ def _judge_all(
         for name, verdict in verdicts.items()
     }
     return void, False, wrong
+
+
+def _degenerate(walk: Walk) -> str | None:
+    """Whether the twins agree with one another: then nothing was randomised that matters."""
+    if not walk.twin_agreement > _DEGENERATE:
+        return None
+    return (
+        f"degenerate re-initialisation: the plain gradients of independent twins agree with one another (Spearman "
+        f"{walk.twin_agreement:.2f}), as they do when all new weights are positive; use reinitialize='normal'"
+    )
+
+
+def _signal_notes(walk: Walk, gradient_ratio: Tensor) -> tuple[str, ...]:
+    """A collapsed or exploding signal at full randomization, and what would avoid it."""
+    notes = []
+    for what, ratios in (("input gradients", gradient_ratio), ("the spread of the outputs", walk.spread_ratio)):
+        known = ratios[~ratios.isnan()]
+        ratio = float(known.median()) if known.numel() else 1.0
+        if not 1 / _SIGNAL <= ratio <= _SIGNAL:
+            state = "collapsed" if ratio < 1 else "exploded"
+            notes.append(
+                f"signal {state}: {what} at full randomization are {ratio:.1e} of the trained model's, which low "
+                "precision would turn into zero or infinity; reinitialize='normal' with norm_stats='keep', or a twin "
+                "factory, keeps the scale"
+            )
+    return tuple(notes)
 
 
 def _wrong_control(verdicts: Mapping[str, Verdict]) -> str | None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_sanity import Outcome, demo, parameter_randomization_test
 from lightning_sanity.randomization_tests import CONTROLS
+from lightning_sanity.units import units
 
 
 def quick(model, images, methods="gradient", **changes):
@@ -233,3 +234,94 @@ def test_progress_counts_to_the_end(few):
     ticks = []
     quick(*few, progress=lambda done, total, label: ticks.append((done, total)))
     assert ticks[-1][0] == ticks[-1][1] == len(ticks)
+
+
+@pytest.mark.parametrize("how", ["shuffle", "xavier", "normal"])
+def test_psi_hardly_depends_on_the_strategy(digits_network, how):
+    model, images, _ = digits_network
+    given = {"methods": ("gradient", "guided_backprop"), "trials": 5, "repeats": 1}
+    default = parameter_randomization_test(model, images[:24], **given).verdicts
+    other = parameter_randomization_test(model, images[:24], reinitialize=how, **given).verdicts
+    for name in given["methods"]:
+        assert other[name].psi == pytest.approx(default[name].psi, abs=0.1)
+
+
+def test_psi_of_a_fresh_twin_agrees_with_redrawn_tensors(digits_network):
+    model, images, _ = digits_network
+    given = {"methods": ("gradient", "guided_backprop"), "trials": 5, "repeats": 1}
+    default = parameter_randomization_test(model, images[:24], **given)
+    twin = parameter_randomization_test(model, images[:24], reinitialize=demo.DigitsClassifier, **given)
+    assert twin.settings["reinitialize"] == "twin"
+    assert twin.coverage.share == 1.0
+    for name in given["methods"]:
+        assert twin.verdicts[name].psi == pytest.approx(default.verdicts[name].psi, abs=0.1)
+
+
+def test_twins_with_positive_weights_only_make_the_run_invalid(few):
+    def positive(module):
+        for parameter in module.parameters(recurse=False):
+            nn.init.uniform_(parameter)
+
+    result = quick(*few, reinitialize=positive)
+    assert not result.valid
+    assert "gradients of independent twins agree with one another" in result.validity
+    assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+    assert "degenerate re-initialisation" in result.verdicts["gradient"].reason
+
+
+def test_a_collapsed_signal_is_named_with_its_remedy(few):
+    def tiny(module):
+        for parameter in module.parameters(recurse=False):
+            nn.init.normal_(parameter, std=1e-3)
+
+    notes = " ".join(quick(*few, reinitialize=tiny).coverage.notes)
+    assert "signal collapsed: input gradients" in notes
+    assert "norm_stats='keep'" in notes
+
+
+@pytest.mark.parametrize("policy", ["keep", "reset", "recalibrate"])
+def test_running_statistics_follow_the_policy(digits_network, policy):
+    model, images, _ = digits_network
+    seen = []
+
+    def spy(model, inputs, target):
+        seen.append(model.get_buffer("features.1.running_mean").clone())
+        return inputs.clone()
+
+    quick(model, images[:8], spy, norm_stats=policy, controls=False)
+    trained, last = seen[0], seen[-1]
+    if policy == "keep":
+        assert torch.equal(trained, last)
+    elif policy == "reset":
+        assert last.abs().max() == 0
+    else:
+        assert not torch.equal(trained, last)
+        assert last.abs().max() > 0
+
+
+def test_recalibration_sets_the_statistics_of_the_probe():
+    from lightning_sanity.twins import recalibrate_
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    inputs = torch.randn(64, 4)
+    recalibrate_(model, units(model, inputs), lambda: model(inputs))
+    assert torch.allclose(model[1].running_mean, model[0](inputs).mean(0), atol=1e-5)
+    assert model[1].momentum == 0.1
+    assert not model[1].training
+
+
+def test_control_flow_that_depends_on_the_data_is_noted():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.low, self.high = nn.Linear(64, 3), nn.Linear(64, 3)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.high(x) if x.mean() > 0 else self.low(x)
+
+    images = torch.randn(6, 1, 8, 8)
+    images[:3] -= 2
+    images[3:] += 5
+    notes = quick(Branching(), images, target=torch.arange(6) % 3).coverage.notes
+    assert any("part of the probe reads other parameters" in note for note in notes)
