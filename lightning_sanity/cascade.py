@@ -156,6 +156,16 @@ class Reference:
         return found
 
 
+    def to_one_another(self, shifts: Sequence[int]) -> dict[str, Tensor]:
+        """``similarity -> (shifts, N)`` of each sample's map to the map of the sample ``shift`` places before it."""
+        found = {}
+        for similarity in self.similarities:
+            mine = self._prepared[similarity.name]
+            rows = [similarity.compare(mine, tree_map(lambda t: t.roll(shift, 0), mine)) for shift in shifts]  # noqa: B023
+            found[similarity.name] = torch.stack(rows) if rows else torch.empty(0)
+        return found
+
+
 @dataclass
 class Track:
     """What was measured of one method; tensors on the CPU once the walk has ended.
@@ -354,27 +364,21 @@ class Cascade:
     def _guard(self, name: str, maps: Maps) -> None:
         """Do the maps carry signal: like themselves under a little noise, unlike the maps of other samples?"""
         track = self.tracks[name]
-        spearman = next(s for s in self.similarities if s.name == "spearman")
-        reference = Reference(maps, [spearman], None)
-        rows = [
-            reference.against(
-                self._explain(
-                    name, self.what.with_noise(stream_seed(self.settings.seed, "guard", repeat)), "noise", repeat
-                ),
-                0,
-            )["spearman"][0]
-            for repeat in range(max(self.settings.repeats, 1))
-        ]
-        shifts = range(1, min(self.samples - 1, _CROSS_PAIRS) + 1)
+        spearman = [similarity for similarity in self.similarities if similarity.name == "spearman"]
+        reference = Reference(maps, spearman, None)
+        rows = []
+        for repeat in range(max(self.settings.repeats, 1)):
+            noisy = self.what.with_noise(stream_seed(self.settings.seed, "guard", repeat))
+            rows.append(reference.against(self._explain(name, noisy, "noise", repeat), 0)["spearman"][0])
         track.noise = torch.stack(rows).float()
-        pairs = [reference.against(maps, shift)["spearman"][1] for shift in shifts]
-        track.cross = torch.stack(pairs).float() if pairs else track.noise.new_full((1, self.samples), torch.nan)
+        pairs = reference.to_one_another(range(1, min(self.samples - 1, _CROSS_PAIRS) + 1))["spearman"]
+        track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
 
     def _step(self, name: str, now: Explanation, trial: int, depth: int) -> None:
         method, track = self.methods[name][0], self.tracks[name]
-        if method.passes == 0 and not method.fresh and (trial, depth) != (0, 0):
-            for table in (*track.values.values(), *track.floor.values()):  # never looks at the model: once is enough
-                table[trial, depth] = table[0, 0]
+        if method.passes == 0 and depth > 0:  # never looks at the model, so one map per trial says all
+            for table in (*track.values.values(), *track.floor.values()):
+                table[trial, depth] = table[trial, 0]
             track.norm[1 + trial] = track.norm[0]  # type: ignore[index]
             return
         maps = self._explain(name, now, trial, depth)

@@ -1,0 +1,66 @@
+"""Controls: methods whose verdict is known beforehand. They show that the test itself works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_sanity.attribution.method import Method, first, output_gradient
+
+
+def edge_detector() -> Method:
+    """Sobel gradient magnitude of the input: ignores the model altogether, so it must not pass."""
+
+    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        image = first(inputs).detach()
+        if image.ndim != 4:
+            difference = torch.zeros_like(image)
+            difference[..., 1:] = (image[..., 1:] - image[..., :-1]).abs()
+            return difference
+        sobel = image.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+        kernels = torch.stack([sobel, sobel.T])[:, None]  # (2, 1, 3, 3)
+        channels = image.flatten(0, 1)[:, None]  # (N * C, 1, H, W)
+        edges = F.conv2d(F.pad(channels, (1, 1, 1, 1), mode="replicate"), kernels).norm(dim=1)
+        return edges.reshape(image.shape)
+
+    return Method("edge_detector", attribute, control=True, signed=False, passes=0.0)
+
+
+def input_copy() -> Method:
+    """The input itself: ignores the model altogether, so it must not pass."""
+    return Method("input_copy", lambda model, inputs, target: first(inputs).detach().clone(), control=True, passes=0.0)
+
+
+def input_plus_gradient(weight: float = 0.1) -> Method:
+    """The input plus a little gradient, each scaled to unit maximum: depends on the model, yet must not pass."""
+
+    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        image, gradient = first(inputs).detach(), output_gradient(model, inputs, target)
+        return _unit(image) + weight * _unit(gradient)
+
+    return Method("input_plus_gradient", attribute, control=True)
+
+
+def random() -> Method:
+    """Noise: resembles nothing, so a similarity alone would wave it through; must be inconclusive."""
+
+    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        image = first(inputs).detach()
+        return torch.randn(image.shape).to(image.device, image.dtype)
+
+    return Method("random", attribute, stochastic=True, fresh=True, control=True, passes=0.0)
+
+
+def constant() -> Method:
+    """All ones: has no ranking and no contrast; must be inconclusive."""
+    return Method(
+        "constant", lambda model, inputs, target: torch.ones_like(first(inputs)), control=True, signed=False, passes=0.0
+    )
+
+
+def _unit(value: Tensor) -> Tensor:
+    largest = value.reshape(len(value), -1).abs().amax(1).clamp_min(torch.finfo(value.dtype).tiny)
+    return value / largest.reshape(-1, *[1] * (value.ndim - 1))

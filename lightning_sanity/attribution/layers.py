@@ -1,0 +1,238 @@
+"""Feature maps inside a network: which module makes them, how they lie on the image, their values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_sanity.attribution.method import first, leaf, outputs_of, replaced, select
+from lightning_sanity.graph import first_tensor
+
+_CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
+_SIMILAR = 0.1
+"""Distortion with which a grid still has the image's shape."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a module's output lies on the image.
+
+    Attributes:
+        kind: "channels first" ``(N, C, h, w)``, "channels last" ``(N, h, w, C)``, or "tokens"
+            ``(N, prefix + h * w, C)``.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        prefix: Tokens before the grid: the class token.
+    """
+
+    kind: str
+    height: int
+    width: int
+    prefix: int = 0
+
+    def grid(self, value: Tensor) -> Tensor:
+        """The value as ``(N, C, h, w)``."""
+        if self.kind == "channels first":
+            return value
+        if self.kind == "channels last":
+            return value.movedim(-1, 1)
+        return value[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module, the layout of its output and the number of its channels."""
+
+    name: str
+    layout: Layout
+    channels: int
+
+
+def layout_of(shape: tuple[int, ...], image: tuple[int, int], module: nn.Module | None = None) -> Layout | None:
+    """The layout of an output of this shape over an image of this height and width, or None if it is no map of it.
+
+    >>> layout_of((2, 17, 64), (32, 32))
+    Layout(kind='tokens', height=4, width=4, prefix=1)
+    """
+    if len(shape) == 4:
+        across, along = _distortion(shape[2], shape[3], image), _distortion(shape[1], shape[2], image)
+        if along < _SIMILAR and (along < across or (along == across and isinstance(module, _CHANNELS_LAST))):
+            return Layout("channels last", shape[1], shape[2])
+        return Layout("channels first", shape[2], shape[3]) if across < float("inf") else None
+    if len(shape) == 3:
+        for prefix in (1, 0):
+            grid = token_grid(shape[1] - prefix, image)
+            if grid is not None:
+                return Layout("tokens", *grid, prefix)
+    return None
+
+
+def token_grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width of a grid of so many patches that has the image's shape, or None."""
+    if tokens < 2:
+        return None
+    height = round((tokens * image[0] / image[1]) ** 0.5)
+    if height < 1 or tokens % height:
+        return None
+    width = tokens // height
+    return (height, width) if _distortion(height, width, image) < _SIMILAR else None
+
+
+def _distortion(height: int, width: int, image: tuple[int, int]) -> float:
+    """By how much a grid's shape differs from the image's; infinite for what is no grid of it."""
+    if height * width < 2 or height > image[0] or width > image[1]:
+        return float("inf")
+    return float(abs(height * image[1] - width * image[0]) / (height * image[1] + width * image[0]))
+
+
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """The module of that name, also where the model has been wrapped meanwhile.
+
+    Raises:
+        ValueError: If there is none; names similar ones.
+    """
+    modules = dict(model.named_modules())
+    if name in modules:
+        return modules[name]
+    inner = [module for full, module in modules.items() if full.endswith(f".{name}")]
+    if name and len(inner) == 1:
+        return inner[0]
+    names = [full for full in modules if full]
+    close = ", ".join(full for full in names if full.split(".")[-1] == name.split(".")[-1])
+    raise ValueError(f"layer '{name}' is not a module of the model; did you mean {close or names[-5:]}?")
+
+
+@contextmanager
+def _watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
+    """Show every module's output; the model goes on with a copy, so that in-place operations leave it alone."""
+
+    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            tensor = first_tensor(output)
+            if tensor is None or not tensor.is_floating_point():
+                return None
+            see(name, module, tensor)
+            return output.clone() if isinstance(output, Tensor) else None
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in model.named_modules() if name]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
+    """Modules whose output is a map of the image that the model's output depends on, in order of completion.
+
+    Channel maps before, token maps only where there is no other: a vision transformer's patch embedding is a
+    convolution, but its tokens are the features. The last tokens that only the class token's output follows from have
+    no gradient, and do not count.
+    """
+    value = first(inputs)
+    image = (int(value.shape[-2]), int(value.shape[-1]))
+    seen: list[tuple[Layer, Tensor]] = []
+
+    def see(name: str, module: nn.Module, tensor: Tensor) -> None:
+        layout = layout_of(tuple(tensor.shape), image, module)
+        if layout is not None and len(tensor) == len(value) and tensor.requires_grad:
+            seen.append((Layer(name, layout, layout.grid(tensor).shape[1]), tensor))
+
+    with torch.enable_grad(), _watching(model, see):
+        outputs = outputs_of(model, replaced(inputs, leaf(value)))
+        # Every class weighs differently: the plain sum of probabilities would not depend on anything.
+        weights = torch.linspace(1, 2, outputs[0].numel(), device=outputs.device, dtype=outputs.dtype)
+        if not seen or not outputs.requires_grad:
+            return []
+        slopes = torch.autograd.grad(
+            (outputs.flatten(1) * weights).sum(), [tensor for _, tensor in seen], allow_unused=True
+        )
+    found = [
+        layer
+        for (layer, _), slope in zip(seen, slopes, strict=True)
+        if slope is not None and bool((layer.layout.grid(slope) != 0).any())
+    ]
+    once = [layer for layer in found if [other.name for other in found].count(layer.name) == 1]
+    tokens = [layer for layer in once if layer.layout.kind == "tokens"]
+    maps = [layer for layer in once if layer.layout.kind != "tokens"]
+    # A patch embedding alone is no feature map.
+    return tokens if len(tokens) > len(maps) else maps
+
+
+def last_map(model: nn.Module, inputs: Any) -> Layer | None:
+    """The module with the last feature map that the output depends on, or None if there is none."""
+    found = maps_of(model, inputs)
+    return found[-1] if found else None
+
+
+def layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
+    """The module of that name with the layout of its output.
+
+    Raises:
+        ValueError: If there is no such module or its output is no map of the image.
+    """
+    module, value = submodule(model, name), first(inputs)
+    outputs: list[Tensor | None] = []
+    handle = module.register_forward_hook(lambda _, args, output: outputs.append(first_tensor(output)))
+    try:
+        with torch.no_grad():
+            outputs_of(model, inputs)
+    finally:
+        handle.remove()
+    if len(outputs) != 1:
+        raise ValueError(f"layer '{name}' ran {len(outputs)} times in one forward pass, it must run once")
+    output = outputs[0]
+    shape = tuple(output.shape) if output is not None else ()
+    layout = layout_of(shape, (int(value.shape[-2]), int(value.shape[-1])), module)
+    if layout is None or output is None:
+        raise ValueError(f"the output of layer '{name}' has shape {shape}, which is no feature map of the input")
+    return Layer(name, layout, layout.grid(output).shape[1])
+
+
+def activation_and_gradient(
+    model: nn.Module, inputs: Any, target: Tensor | None, layer: Layer, *, gradient: bool = True
+) -> tuple[Tensor, Tensor]:
+    """A layer's output and the explained output's gradient there, both ``(N, C, h, w)``.
+
+    The pass back stops at the layer. Without ``gradient``, zeros take its place.
+    """
+    kept: list[Tensor] = []
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        tensor = first_tensor(output)
+        if tensor is None:
+            raise ValueError(f"layer '{layer.name}' returns no tensor")
+        cut = leaf(tensor) if gradient else tensor.detach().clone()
+        kept.append(cut)
+        if not gradient:
+            return None
+        passed = cut.clone()  # what follows may work in place
+        return passed if isinstance(output, Tensor) else (passed, *output[1:])
+
+    handle = submodule(model, layer.name).register_forward_hook(hook)
+    try:
+        with torch.set_grad_enabled(gradient):
+            outputs = outputs_of(model, inputs)
+    finally:
+        handle.remove()
+    if len(kept) != 1:
+        raise ValueError(f"layer '{layer.name}' ran {len(kept)} times in one forward pass, it must run once")
+    if not gradient:
+        return layer.layout.grid(kept[0]), torch.zeros_like(layer.layout.grid(kept[0]))
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(select(outputs, target).sum(), kept[0])
+    return layer.layout.grid(kept[0].detach()), layer.layout.grid(slope)
+
+
+def resized(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps ``(N, 1, h, w)`` at the input's size, bilinear."""
+    maps = maps.detach().to(like.dtype)
+    return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,122 @@
+"""What an attribution method is here: a function of (model, inputs, target), and what the test must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# One Tensor, or a tuple where the model takes several; the attribution is shaped like the first.
+AttributionFn = Callable[[nn.Module, Any, Tensor | None], Tensor]
+# Why a method means nothing on this model and these inputs, or None if it does.
+Refusal = Callable[[nn.Module, Any, Tensor | None], str | None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attribution method.
+
+    Attributes:
+        name: As it appears in results and logs.
+        attribute: ``(model, inputs, target) -> attribution`` shaped like the input, or with one channel; inputs
+            ``(N, ...)``, target ``(N,)`` class indices or None for a single output. Draws only from the global random
+            streams, which the test seeds before every call.
+        stochastic: Whether two runs with other seeds differ; then the ceiling is measured instead of being 1.
+        fresh: Whether it is seeded anew for every model instead of once for all; only noise itself wants that.
+        control: Whether the verdict is known beforehand; controls are judged but never gate.
+        signed: Whether the sign of an attribution means for or against; False for magnitudes.
+        needs: Name of the optional package (the extra ``lightning-sanity[needs]``) that must be installed, if any.
+        passes: Cost, in forward-plus-backward passes of one batch; 0 = never looks at the model. A rough figure where
+            the cost depends on the model (its classes, its channels).
+        refuses: ``(model, inputs, target) -> reason`` why the method means nothing on this model, or None if it does.
+        prepare: ``(model, inputs) -> attribute`` for methods that look at the model once, for a layer for example;
+            used instead of ``attribute`` during a test, where the structure stays the same.
+        completeness: ``(model, inputs, target) -> gap (N,)``: by how much the attributions of a sample miss the
+            difference of outputs they claim to explain, as a share of it; None for methods that claim no such thing.
+    """
+
+    name: str
+    attribute: AttributionFn
+    stochastic: bool = False
+    fresh: bool = False
+    control: bool = False
+    signed: bool = True
+    needs: str | None = None
+    passes: float = 1.0
+    refuses: Refusal | None = None
+    prepare: Callable[[nn.Module, Any], AttributionFn] | None = None
+    completeness: AttributionFn | None = None
+
+    def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None = None) -> Tensor:
+        """The attribution of ``inputs``."""
+        function = self.prepare(model, inputs) if self.prepare is not None else self.attribute
+        return function(model, inputs, target)
+
+
+def first(inputs: Any) -> Tensor:
+    """The input that is explained: the tensor itself, or the first of a tuple."""
+    return inputs[0] if isinstance(inputs, tuple) else inputs
+
+
+def replaced(inputs: Any, value: Tensor) -> Any:
+    """``inputs`` with ``value`` in the place of the explained one."""
+    return (value, *inputs[1:]) if isinstance(inputs, tuple) else value
+
+
+def rest(inputs: Any) -> tuple[Any, ...] | None:
+    """The inputs that are passed through unexplained, as captum wants them."""
+    return tuple(inputs[1:]) if isinstance(inputs, tuple) and len(inputs) > 1 else None
+
+
+def leaf(value: Tensor) -> Tensor:
+    """A copy that records gradients, so that captum need not alter (and warn about) the caller's tensor."""
+    return value.detach().clone().requires_grad_()
+
+
+def select(outputs: Tensor, target: Tensor | None) -> Tensor:
+    """The explained output of each sample; ``(N,)``."""
+    if target is None:
+        return outputs.reshape(len(outputs), -1).sum(1)
+    return outputs.gather(1, target.reshape(-1, 1)).squeeze(1)
+
+
+def output_gradient(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+    """Gradient of each sample's explained output with respect to its explained input; shaped like it."""
+    explained = leaf(first(inputs))
+    value = replaced(inputs, explained)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(select(outputs_of(model, value), target).sum(), explained)
+    return gradient
+
+
+def outputs_of(model: nn.Module, inputs: Any) -> Tensor:
+    """What the model returns for these inputs."""
+    outputs: Tensor = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    return outputs
+
+
+def not_differentiable(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
+    """Why no gradient can be had with respect to the explained input, or None."""
+    value = first(inputs)
+    if value.is_floating_point():
+        return None
+    return f"the explained input is {value.dtype} (token ids?), which has no gradient: explain the embeddings instead"
+
+
+def any_of(*refusals: Refusal) -> Refusal:
+    """The first reason that one of them finds."""
+
+    def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
+        return next((found for refusal in refusals if (found := refusal(model, inputs, target)) is not None), None)
+
+    return reason
+
+
+def at_least(least: float, name: str, **numbers: float) -> None:
+    """Raise a ValueError that names the method and the parameter if one of them is too small."""
+    for parameter, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+            raise ValueError(f"{name}: {parameter} must be at least {least}, not {value!r}")

@@ -1,0 +1,216 @@
+"""Gradients along the path from a baseline: integrated gradients, their smoothed and their expected form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
+from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
+from lightning_sanity.attribution.completeness import TOLERANCE, incomplete, relative_gap
+from lightning_sanity.attribution.gradient import over_noise
+from lightning_sanity.attribution.method import (
+    AttributionFn,
+    Method,
+    Refusal,
+    any_of,
+    at_least,
+    first,
+    not_differentiable,
+    output_gradient,
+)
+
+
+def integrated_gradients(
+    n_steps: int = 32,
+    baseline: Baseline = 0.0,
+    multiply_by_inputs: bool = True,
+    tolerance: float = TOLERANCE,
+    max_batch: int = ROWS,
+) -> Method:
+    """Integrated gradients along the straight path from ``baseline``; Sundararajan et al. 2017 (arXiv:1703.01365).
+
+    Args:
+        n_steps: Gauss-Legendre points of the path.
+        baseline: Start of the path: a number in the units of the input, a tensor, or "blur", "min", "max", "mean".
+        multiply_by_inputs: True for the global attribution, ``(x - baseline)`` times the mean gradient; False for the
+            local one, the mean gradient alone (Kokhlikyan et al. 2021, arXiv:2106.07475).
+        tolerance: Largest completeness gap of the median sample, as a share of the outputs' difference, with which
+            these attributions are still integrated gradients.
+        max_batch: Most rows per pass through the model.
+    """
+    name = "integrated_gradients" if multiply_by_inputs else "integrated_gradients_local"
+    mean = _mean_on_path(name, n_steps, baseline, max_batch)
+
+    def whole(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        value = first(inputs).detach()
+        return (value - baseline_for(baseline, value)) * mean(model, inputs, target)
+
+    gap = _gap(whole, baseline)
+    return Method(
+        name,
+        whole if multiply_by_inputs else mean,
+        passes=n_steps,
+        refuses=any_of(not_differentiable, incomplete(gap, f"raise n_steps, which is {n_steps}", tolerance)),
+        completeness=gap,
+    )
+
+
+def integrated_gradients_local(
+    n_steps: int = 32, baseline: Baseline = 0.0, tolerance: float = TOLERANCE, max_batch: int = ROWS
+) -> Method:
+    """``integrated_gradients`` without the multiplication by the input; Kokhlikyan et al. 2021 (arXiv:2106.07475)."""
+    return integrated_gradients(n_steps, baseline, False, tolerance, max_batch)
+
+
+def smooth_integrated_gradients(
+    n_steps: int = 32,
+    n_samples: int = 8,
+    noise: float = 0.15,
+    baseline: Baseline = 0.0,
+    tolerance: float = TOLERANCE,
+    max_batch: int = ROWS,
+) -> Method:
+    """Mean of the integrated gradients of noisy copies; Smilkov et al. 2017 (arXiv:1706.03825).
+
+    Arguments: see ``integrated_gradients`` and ``smoothgrad``. A baseline by name is made from each noisy copy; a
+    tensor holds one sample for all.
+    """
+    name = "smooth_integrated_gradients"
+    at_least(1, name, n_samples=n_samples)
+    at_least(0, name, noise=noise)
+    single = integrated_gradients(n_steps, baseline, True, tolerance, max_batch)
+    over = over_noise(single.attribute, name, n_samples, noise, max_batch)
+    return Method(
+        name,
+        lambda model, inputs, target: over(model, inputs, target)[0],
+        stochastic=True,
+        passes=n_steps * n_samples,
+        refuses=single.refuses,
+        completeness=single.completeness,
+    )
+
+
+def _mean_on_path(name: str, n_steps: int, baseline: Baseline, max_batch: int) -> AttributionFn:
+    """The mean gradient between baseline and input."""
+    at_least(1, name, n_steps=n_steps)
+    check_baseline(baseline, name)
+    rows = Rows(max_batch, name)
+    points, weights = gauss_legendre(n_steps)
+
+    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        value = first(inputs).detach()
+        start = baseline_for(baseline, value)
+
+        def run(samples: slice, copies: range) -> Tensor:
+            here, there = value[samples], start[samples]
+            between = torch.cat([there + points[k] * (here - there) for k in copies])
+            found = output_gradient(
+                model, rows_of(inputs, samples, len(copies), between), target_of(target, samples, len(copies))
+            )
+            weight = found.new_tensor([weights[k] for k in copies])
+            return torch.tensordot(weight, found.reshape(len(copies), *here.shape), 1)
+
+        total = torch.zeros_like(value)
+        for samples, _, found in rows.chunks(len(value), n_steps, run):
+            total[samples] += found
+        return total
+
+    return attribute
+
+
+def gauss_legendre(n_steps: int) -> tuple[list[float], list[float]]:
+    """Points and weights of the integral from 0 to 1."""
+    points, weights = np.polynomial.legendre.leggauss(n_steps)
+    return (0.5 * (points + 1)).tolist(), (0.5 * weights).tolist()
+
+
+def _gap(whole: AttributionFn, baseline: Baseline) -> AttributionFn:
+    def gap(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        start = baseline_for(baseline, first(inputs))
+        return relative_gap(whole(model, inputs, target), model, inputs, target, start)
+
+    return gap
+
+
+def expected_gradients(
+    n_samples: int = 50, baselines: Tensor | None = None, multiply_by_inputs: bool = True, max_batch: int = ROWS
+) -> Method:
+    """Expected gradients (Gradient SHAP): paths from a set of baselines; Erion et al. 2021 (arXiv:1906.10670).
+
+    Every draw is a baseline and a point between it and the input; baselines take turns and the points are spread
+    evenly, which leaves the expectation and lowers the variance. All samples share the draws.
+
+    Args:
+        n_samples: Draws.
+        baselines: The set ``(K, ...)``; the probe itself if None.
+        multiply_by_inputs: False for the mean gradient alone.
+        max_batch: Most rows per pass through the model.
+    """
+    name = "expected_gradients"
+    at_least(1, name, n_samples=n_samples)
+    rows = Rows(max_batch, name)
+
+    def against(background: Tensor) -> AttributionFn:
+        def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+            value = first(inputs).detach()
+            among = background.to(value)
+            turns = -(-n_samples // len(among))
+            chosen = torch.cat([torch.randperm(len(among)) for _ in range(turns)])[:n_samples].tolist()
+            points = ((torch.randperm(n_samples) + torch.rand(n_samples)) / n_samples).tolist()
+
+            def run(samples: slice, copies: range) -> Tensor:
+                here = value[samples]
+                between = torch.cat([among[chosen[k]] + points[k] * (here - among[chosen[k]]) for k in copies])
+                found = output_gradient(
+                    model, rows_of(inputs, samples, len(copies), between), target_of(target, samples, len(copies))
+                ).reshape(len(copies), *here.shape)
+                if multiply_by_inputs:
+                    found = found * (here - among[[chosen[k] for k in copies]][:, None])
+                return found.sum(0)
+
+            total = torch.zeros_like(value)
+            for samples, _, found in rows.chunks(len(value), n_samples, run):
+                total[samples] += found
+            return total / n_samples
+
+        return attribute
+
+    attribute, prepare = with_background(baselines, against, name)
+    return Method(
+        name,
+        attribute,
+        stochastic=True,
+        passes=n_samples,
+        refuses=any_of(not_differentiable, no_background(baselines)),
+        prepare=prepare,
+    )
+
+
+def with_background(baselines: Tensor | None, against: Any, name: str) -> tuple[AttributionFn, Any]:
+    """``attribute`` and ``prepare`` of a method over a set of baselines, which is the probe where none is given."""
+    if baselines is not None:
+        if not isinstance(baselines, Tensor) or baselines.ndim < 2 or len(baselines) == 0:
+            raise ValueError(f"{name}: baselines must be a tensor (K, ...) with a row per baseline, or None")
+        fixed = against(baselines)
+        return fixed, None
+
+    def prepare(model: nn.Module, inputs: Any) -> AttributionFn:
+        prepared: AttributionFn = against(first(inputs).detach().clone())
+        return prepared
+
+    return lambda model, inputs, target: prepare(model, inputs)(model, inputs, target), prepare
+
+
+def no_background(baselines: Tensor | None) -> Refusal:
+    """Refuses a single sample as its own set of baselines."""
+
+    def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
+        if baselines is None and len(first(inputs)) < 2:
+            return "the probe is a single sample, which would be its own baseline: pass baselines="
+        return None
+
+    return reason
