@@ -42,7 +42,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--equality-only", action="store_true", help="assert that every parameter changes, time nothing")
+    parser.add_argument(
+        "--equality-only", action="store_true", help="assert that every parameter changes, time nothing"
+    )
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)

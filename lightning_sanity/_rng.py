@@ -29,11 +29,14 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(stream_seed(*key))
 
 
-def reseed(seed: int) -> None:
+def reseed(seed: int, device: torch.device | None = None) -> None:
     """Start the global streams anew; only inside ``isolated_rng``, which gives the caller's back."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    # Not torch.manual_seed: without an accelerator it queues a call with a whole stack trace, every time.
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type not in ("cpu", "meta"):
+        torch.get_device_module(device).manual_seed(seed)
 
 
 @contextmanager
@@ -50,7 +53,7 @@ def isolated_rng(seed: int, device: torch.device | None = None) -> Iterator[None
         devices=[d.index if d.index is not None else 0 for d in devices],
         device_type=devices[0].type if devices else "cuda",
     ):
-        reseed(seed)
+        reseed(seed, device)
         try:
             yield
         finally:

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from lightning_sanity._rng import generator, reseed, stream_seed
-from lightning_sanity.attribution.method import AttributionFn, Method, first, replaced
+from lightning_sanity.attribution.batching import ROWS, rows_of, target_of
+from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.randomization import Change
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.twins import Reinitializer, recalibrate_
@@ -44,6 +45,10 @@ class Maps:
     signed: Tensor
     magnitude: Tensor
 
+    def split(self, samples: int) -> list[Maps]:
+        """Maps of stacked copies of a batch, one per copy."""
+        return [Maps(*pair) for pair in zip(self.signed.split(samples), self.magnitude.split(samples), strict=True)]
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -53,15 +58,17 @@ class Explanation:
     inputs: Any
     target: Tensor | None
 
-    def with_noise(self, key: int) -> Explanation:
-        """The same with a little input noise, one pattern scaled by each sample's range."""
-        value = first(self.inputs)
-        if not value.is_floating_point():
-            return self
-        pattern = torch.randn(value.shape[1:], generator=generator(key, "noise")).to(value.device, value.dtype)
-        flat = value.reshape(len(value), -1)
-        spread = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (value.ndim - 1))
-        return Explanation(self.model, replaced(self.inputs, value + NOISE * spread * pattern), self.target)
+    def with_noise(self, keys: Sequence[int]) -> Explanation:
+        """As many noisy copies of the batch as keys, stacked: one pattern each, scaled by each sample's range."""
+        value, everyone = first(self.inputs), slice(None)
+        noisy = torch.cat([value] * len(keys))
+        if value.is_floating_point():
+            flat = value.reshape(len(value), -1)
+            spread = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (value.ndim - 1))
+            patterns = [torch.randn(value.shape[1:], generator=generator(key, "noise")) for key in keys]
+            noisy = noisy + torch.cat([NOISE * spread * p.to(value.device, value.dtype) for p in patterns])
+        stacked = rows_of(self.inputs, everyone, len(keys), noisy)
+        return Explanation(self.model, stacked, target_of(self.target, everyone, len(keys)))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
@@ -98,7 +105,7 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
     """
     value = first(what.inputs)
     try:
-        reseed(seed)
+        reseed(seed, value.device)
         with torch.enable_grad():
             attribution = function(what.model, what.inputs, what.target)
     except Exception as error:
@@ -154,7 +161,6 @@ class Reference:
                 other = similarity.compare(reference, tree_map(lambda t: t.roll(shift, 0), prepared))
             found[similarity.name] = (same, other)
         return found
-
 
     def to_one_another(self, shifts: Sequence[int]) -> dict[str, Tensor]:
         """``similarity -> (shifts, N)`` of each sample's map to the map of the sample ``shift`` places before it."""
@@ -277,7 +283,8 @@ class Cascade:
         try:
             for trial in range(self.settings.trials):
                 outputs.append(self._walk_trial(trial, saved, changes))
-                _restore(self.model, saved)
+                if trial + 1 < self.settings.trials:
+                    _restore(self.model, saved)
         finally:
             _restore(self.model, saved)
         stacked = torch.stack([torch.stack(rows) for rows in outputs])  # (trials, depths, N, ...)
@@ -366,10 +373,14 @@ class Cascade:
         track = self.tracks[name]
         spearman = [similarity for similarity in self.similarities if similarity.name == "spearman"]
         reference = Reference(maps, spearman, None)
+        method = self.methods[name][0]
+        keys = [stream_seed(self.settings.seed, "guard", repeat) for repeat in range(self.settings.repeats)]
+        # One pass for all repeats where that changes nothing: no draw, and nothing kept per probe.
+        together = not method.stochastic and method.prepare is None and len(keys) * self.samples <= ROWS
         rows = []
-        for repeat in range(max(self.settings.repeats, 1)):
-            noisy = self.what.with_noise(stream_seed(self.settings.seed, "guard", repeat))
-            rows.append(reference.against(self._explain(name, noisy, "noise", repeat), 0)["spearman"][0])
+        for number, group in enumerate([keys] if together else [[key] for key in keys]):
+            maps = self._explain(name, self.what.with_noise(group), "noise", number)
+            rows += [reference.against(one, 0)["spearman"][0] for one in maps.split(self.samples)]
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self.samples - 1, _CROSS_PAIRS) + 1))["spearman"]
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)

@@ -108,7 +108,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        read = _tensors((*args, *kwargs.values()))
         touches_data = any(tensor in self._data for tensor in read)
         sources: dict[str, None] = {}  # a set that keeps its order: nothing may depend on string hashing
         for tensor in read:
@@ -117,7 +117,7 @@ class _Recorder(TorchDispatchMode):
                 sources[name] = None
             sources.update(self._made_of.get(tensor, {}))
         result = func(*args, **kwargs)
-        written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        written = _tensors((result,))
         if touches_data:
             for name in sources:
                 self.uses[name].append(self.index)
@@ -132,6 +132,17 @@ class _Recorder(TorchDispatchMode):
                 if id(tensor) not in self.names:
                     self._made_of[tensor] = sources
         return result
+
+
+def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
+    """Tensors among an operation's arguments or results: bare, or in one list."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [item for item in value if isinstance(item, Tensor)]
+    return found
 
 
 def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_sanity._rng import generator, isolated_rng
-from lightning_sanity.shadow import tensor_bytes
+from lightning_sanity.shadow import update_digest
 
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 _INPUT_KEYS = ("image", "images", "input", "inputs", "pixel_values", "x")
@@ -49,7 +49,10 @@ def digest(inputs: Any) -> str:
     """SHA-256 over types, shapes and contents of every tensor in ``inputs``."""
     sha = hashlib.sha256()
     for leaf in tree_leaves(inputs):
-        sha.update(tensor_bytes(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
+        if isinstance(leaf, Tensor):
+            update_digest(sha, leaf)
+        else:
+            sha.update(repr(leaf).encode())
     return sha.hexdigest()
 
 

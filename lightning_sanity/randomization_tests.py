@@ -132,11 +132,7 @@ def parameter_randomization_test(
     if isinstance(inputs, tuple) and len(inputs) == 1:
         inputs = inputs[0]
     criterion = criterion or Criterion()
-    chosen = resolve_all(methods, layer)
-    gated = {name for name, method in chosen.items() if not method.control}
-    if controls:
-        for name in CONTROLS:
-            chosen.setdefault(name, replace(resolve(name), control=True))
+    gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
     measures = _measures(similarities)
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
     if order not in ORDERS:
@@ -147,6 +143,10 @@ def parameter_randomization_test(
         notes = _other_paths(copied, explained, values, graph)
         drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
         what = Explanation(explained, values, target_)
+        # Adapted hides the model's own modules one level down.
+        chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
+        if controls:
+            chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
         refused, prepared = _prepare(chosen, what)
         steps = subsets(planned.units, order)
         support = _support(values)
@@ -231,10 +231,25 @@ def _quiet_copy(
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
         with torch.no_grad(), evaluating(model):
-            check_fidelity(logits(_call(model, values, forward)), graph.outputs)
-        check_liveness(copied, graph.outputs, lambda: logits(_call(copied, values, forward)))
+            some, theirs = _few(values, lambda few: logits(_call(model, few, forward)))
+            ours = logits(_call(copied, some, forward))
+        check_fidelity(theirs, ours)
+        check_liveness(copied, ours, lambda: logits(_call(copied, some, forward)))
         explained = copied if plain else Adapted(copied, forward).eval()
         yield copied, explained, values, device, graph
+
+
+def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
+    """Two samples and what ``run`` makes of them; all samples for a model that takes no other batch size."""
+    samples = batch_size(values)
+    few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
+    try:
+        outputs = run(few)
+        if len(outputs) == min(2, samples):
+            return few, outputs
+    except ValueError:
+        pass
+    return values, run(values)
 
 
 def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
@@ -254,12 +269,11 @@ def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> 
 
 
 def _other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> tuple[str, ...]:
-    """Whether control flow depends on the data: a note if half of the probe reads other parameters than all of it."""
-    samples = batch_size(values)
-    half = tree_map(lambda t: t[: (samples + 1) // 2] if isinstance(t, Tensor) else t, values)
+    """Whether control flow depends on the data: a note if two samples read other parameters than the whole probe."""
+    few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
     with torch.no_grad():
         try:
-            other = trace(copied, _as_tuple(half), lambda *arguments: explained(*arguments))
+            other = trace(copied, _as_tuple(few), lambda *arguments: explained(*arguments))
         except Exception:  # a model for one batch size only has one path
             return ()
     differing = sorted(set(graph.uses) ^ set(other.uses))

@@ -100,7 +100,7 @@ def _outlines(pixels: Any) -> list[Any]:
         labels = felzenszwalb(scaled, scale=scale, sigma=0.8, min_size=150)
         labels = scale_to(labels, pixels.shape[:2], order=0, preserve_range=True, anti_aliasing=False).astype(int)
         found += [labels == label for label in range(labels.min(), labels.max() + 1)]
-    footprint = disk(5)  # type: ignore[no-untyped-call]
+    footprint = disk(5)
     return [dilation(mask, footprint=footprint) for mask in found]
 
 
