@@ -1,6 +1,6 @@
 """Every attribution method on one small CNN trained on real digits: a table of verdicts, as text and as a picture.
 
-    python examples/every_method.py --out every_method [--trials 5] [--samples 16] [--methods gradient gradcam ...]
+python examples/every_method.py --out every_method [--trials 5] [--samples 16] [--methods gradient gradcam ...]
 """
 
 import argparse

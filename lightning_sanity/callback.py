@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from lightning_sanity import probe as probes
 from lightning_sanity import similarity as similarity_module
-from lightning_sanity.attribution import resolve_all
+from lightning_sanity.attribution import Method, resolve_all
 from lightning_sanity.cascade import Progress
 from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
@@ -81,7 +81,11 @@ class SaliencySanityCallback(pl.Callback):
 
     def __init__(
         self,
-        methods: str | Sequence[Any] | Mapping[str, Any] = ("gradient", "gradcam", "guided_backprop"),
+        methods: str | Sequence[Method | Callable[..., Any] | str] | Mapping[str, Method | Callable[..., Any] | str] = (
+            "gradient",
+            "gradcam",
+            "guided_backprop",
+        ),
         probe: Any = 16,
         *,
         every_n_validations: int = 1,

@@ -81,6 +81,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _methods(arguments: argparse.Namespace) -> int:
     from lightning_sanity import attribution
 
-    for name in attribution.available():
-        print(name)
+    print(f"{'name':32s}{'signed':8s}{'random':8s}{'passes':8s}{'needs':8s}what it is")
+    for row in attribution.table():
+        kind = "control: " if row["control"] else ""
+        signed, random = ("yes" if row[key] else "no" for key in ("signed", "stochastic"))
+        needs = row["needs"] or "-"
+        print(f"{row['name']:32s}{signed:8s}{random:8s}{row['passes']:<8g}{needs:8s}{kind}{row['summary']}")
     return PASS

@@ -158,9 +158,10 @@ def _surprises(result: SanityResult) -> list[str]:
 
 
 def _table(result: SanityResult) -> Any:
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table(title="Do the maps depend on the model?", caption=result.validity, title_justify="left")
+    table = Table(title="Do the maps depend on the model?", caption=result.validity, box=SIMPLE, pad_edge=False)
     for heading in ("method", "verdict", "PSI [95 %]", "by"):
         table.add_column(heading, no_wrap=True)
     colours = {Outcome.PASS: "green", Outcome.FAIL: "red", Outcome.INCONCLUSIVE: "yellow"}

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_sanity import attribution
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -19,3 +21,16 @@ def test_quickstart_prints_verdicts(tmp_path, capsys):
     result = load("quickstart").main(tmp_path, epochs=2)
     assert result.verdicts["gradient"].passed
     assert "guided_backprop" in capsys.readouterr().out
+
+
+def test_every_method_writes_its_table_and_picture(tmp_path, capsys):
+    names = ["gradient", "guided_backprop", "cam"]
+    load("every_method").main(tmp_path, methods=names, trials=2, samples=8, epochs=2)
+    table = (tmp_path / "every_method.md").read_text()
+    assert all(f"| {name} |" in table for name in names)
+    assert (tmp_path / "every_method.png").stat().st_size > 10_000
+
+
+def test_the_page_of_every_method_lists_every_method():
+    page = (EXAMPLES / "every_method.md").read_text()
+    assert [name for name in attribution.available() if f"| {name} " not in page] == []

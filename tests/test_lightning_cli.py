@@ -1,0 +1,71 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningCLI
+from torch.utils.data import DataLoader
+
+from lightning_sanity import SaliencySanityCallback, demo
+
+pytestmark = [
+    # Lightning 2.6 calls jsonargparse in a way that newer ones deprecate.
+    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:saliency maps failed"),
+    pytest.mark.filterwarnings("ignore:.*number of training batches"),
+]
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "lightning_cli.yaml"
+
+
+class Digits(LightningDataModule):
+    def setup(self, stage):
+        self.training, self.validation = demo.digits()
+
+    def train_dataloader(self):
+        return DataLoader(self.training, 256)
+
+    def val_dataloader(self):
+        return DataLoader(self.validation, 256)
+
+
+def inverted(model, inputs, target) -> torch.Tensor:
+    return -inputs
+
+
+@pytest.fixture(autouse=True)
+def _no_arguments_of_pytest(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program"])
+
+
+def run(tmp_path, *arguments):
+    quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
+    cli = LightningCLI(
+        demo.DigitsClassifier,
+        Digits,
+        args=[
+            "fit",
+            f"--config={EXAMPLE}",
+            "--trainer.max_epochs=1",
+            f"--trainer.default_root_dir={tmp_path}",
+            *quiet,
+            *arguments,
+        ],
+        save_config_callback=None,
+        seed_everything_default=0,
+    )
+    return next(callback for callback in cli.trainer.callbacks if isinstance(callback, SaliencySanityCallback)).result
+
+
+def test_the_example_configures_methods_with_parameters(tmp_path):
+    result = run(tmp_path)
+    assert result.settings["methods"] == ["gradient", "ig"]
+    assert result.settings["granularity"] == "block"
+    assert result.verdicts["ig"].psi > 0.65
+
+
+def test_a_function_is_named_by_its_import_path(tmp_path):
+    path = f"{__name__}.inverted"
+    result = run(tmp_path, "--trainer.callbacks.methods={own: " + path + "}")
+    assert result.verdicts["own"].psi == pytest.approx(0, abs=1e-6)
