@@ -136,9 +136,7 @@ def main():
     if given.json:
         print(json.dumps(report))
         return
-    print(
-        f"ResNet-18, 8 x 3 x {given.size} x {given.size}, gradient, every unit, one trial; {given.repeats} repeats in turn"
-    )
+    print(f"ResNet-18, 8 x 3 x {given.size} x {given.size}, gradient, every unit, one trial; {given.repeats} repeats")
     print(f"bare captum loop  {report['bare_seconds']:6.2f} s   peak {report['bare_peak_mb']:5.0f} MB above the model")
     print(
         f"whole test        {report['whole_seconds']:6.2f} s   peak {report['whole_peak_mb']:5.0f} MB above the model"
