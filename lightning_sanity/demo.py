@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def run(out: Path, epochs: int, trials: int, samples: int, seed: int) -> int:
             trials=trials,
             seed=seed,
             progress=lambda done, total, label: bar.update(task, completed=done, total=total),
-        ).with_provenance(step=trainer.global_step)
+        )
+    result = replace(result, step=trainer.global_step)
     result.to_json(out / "result.json")
     log_result([logger], result, prefix="release", step=trainer.global_step)
     logger.finalize("success")

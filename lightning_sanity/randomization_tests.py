@@ -15,23 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lightning_sanity import pictures as pictures_module
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.cascade import POSITIVE_CONTROL, Cascade, Explanation, Progress, Settings, Track, Walk, small
+from lightning_sanity.cascade import Cascade, Progress, Settings
+from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes
+from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
 from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.result import (
-    Coverage,
     Curve,
-    Outcome,
     OutputChange,
-    Pictures,
     SanityResult,
-    UnitCoverage,
-    Verdict,
 )
 from lightning_sanity.shadow import (
     Adapted,
@@ -44,17 +42,10 @@ from lightning_sanity.shadow import (
     weights_digest,
 )
 from lightning_sanity.similarity import Similarity
-from lightning_sanity.twins import Reinitializer, reinitializer
-from lightning_sanity.units import ORDERS, Granularity, Plan, plan, subsets
-from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, judge
-
-CONTROLS = (POSITIVE_CONTROL, "edge_detector", "input_copy", "random")
-"""Run beside the user's methods: the plain gradient must not fail on a trained network, the others must not pass."""
-
-_DEGENERATE = 0.5  # agreement of twins; random ones stay near the floor of unrelated maps, degenerate ones reach .99
-_SIGNAL = 1e4  # factor by which a twin's signal may differ from the trained model's before the result says so
-_PICTURE_SAMPLES = 3
-_PICTURE_DEPTHS = 5
+from lightning_sanity.twins import reinitializer
+from lightning_sanity.units import ORDERS, Granularity, plan, subsets
+from lightning_sanity.validity import CONTROLS, judge_all, nothing_changed
+from lightning_sanity.verdict import MEASURES, Criterion
 
 
 def parameter_randomization_test(
@@ -156,17 +147,22 @@ def parameter_randomization_test(
             seed=seed,
             retarget=retarget,
             norm_stats=norm_stats,
-            picture_samples=tuple(range(min(_PICTURE_SAMPLES, batch_size(values)))) if pictures else (),
-            picture_depths=_picture_depths(len(steps)) if pictures else (),
+            picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
+            picture_depths=pictures_module.depths(len(steps)) if pictures else (),
         )
         used = tuple(m for m in measures if _fits(m, first(values), support))
         with _bar(progress, trials * len(steps) * len(prepared)) as tick:
             walk = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick).run()
-        kept_pictures = _pictures(values, settings, walk) if pictures else None
-    gradient_ratio = _gradient_ratio(walk, trials)
-    coverage = _coverage(planned, drawer, walk, copied, graph, notes + _signal_notes(walk, gradient_ratio))
-    trivial = problem or _nothing_changed(walk, coverage, order)
-    verdicts, valid, validity = _judge_all(chosen, gated, refused, walk, criterion, trivial, seed)
+        kept_pictures = None
+        if pictures:
+            drawn = {name: track.pictures for name, track in walk.tracks.items() if track.pictures is not None}
+            kept_pictures = pictures_module.keep(
+                first(values), settings.picture_samples, settings.picture_depths, drawn
+            )
+    gradient_ratio = gradient_ratio_of(walk, trials)
+    coverage = coverage_of(planned, drawer, walk, copied, graph, notes + signal_notes(walk, gradient_ratio))
+    trivial = problem or nothing_changed(walk, coverage, order)
+    verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial, seed)
     return SanityResult(
         units=tuple(step[-1].name for step in steps) if order != "full" else ("all units",),
         curves={
@@ -376,11 +372,6 @@ def _prepare(
     return refused, prepared
 
 
-def _picture_depths(depths: int) -> tuple[int, ...]:
-    wanted = min(depths, _PICTURE_DEPTHS)
-    return tuple(sorted({round(k * (depths - 1) / max(wanted - 1, 1)) for k in range(wanted)} | {depths - 1}))
-
-
 @contextmanager
 def _bar(progress: Progress | bool | None, total: int) -> Iterator[Progress | None]:
     """The caller's own callback, or a bar on a terminal."""
@@ -401,173 +392,6 @@ def _bar(progress: Progress | bool | None, total: int) -> Iterator[Progress | No
 
 
 # ----------------------------------------------------------------------------------------------------- after the walk
-
-
-def _coverage(
-    planned: Plan, drawer: Reinitializer, walk: Walk, model: nn.Module, graph: Graph, notes: tuple[str, ...]
-) -> Coverage:
-    entries = []
-    changed = total = 0
-    for unit in planned.units:
-        relative = {
-            name: float(torch.stack([change.relative for change in walk.changes[name]]).min())
-            for name in unit.parameters
-        }
-        kept = tuple(name for name, value in relative.items() if not value > 0)
-        sizes = {name: model.get_parameter(name).numel() for name in unit.parameters}
-        total += sum(sizes.values())
-        changed += sum(size for name, size in sizes.items() if name not in kept)
-        entries.append(
-            UnitCoverage(
-                unit.name,
-                unit.parameters,
-                sum(sizes.values()),
-                tuple(walk.changes[name][0].strategy for name in unit.parameters),
-                tuple(relative.values()),
-                kept,
-            )
-        )
-    statistics = {name for unit in planned.units for name in unit.statistics}
-    parameters = dict(model.named_parameters())
-    buffers = [
-        name
-        for name in graph.uses
-        if name not in parameters
-        and name not in statistics
-        and "parametrizations." not in name
-        and model.get_buffer(name).is_floating_point()
-    ]
-    notes = drawer.notes + planned.notes + notes
-    if buffers:
-        notes += (f"buffers that the forward pass reads and that were kept: {', '.join(buffers)}",)
-    return Coverage(changed / total, tuple(entries), planned.unused, notes)
-
-
-def _nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
-    """Why nothing can be concluded from this walk, whatever the maps say."""
-    if coverage.kept:
-        return f"these parameters kept their trained values: {', '.join(coverage.kept[:5])}"
-    if not walk.finite:
-        return "the trained model's output holds NaN or infinity"
-    last = walk.correlation[:, -1]
-    if order != "independent" and bool((last > 0.999).any()):
-        return "the model's output did not change although its parameters did: they do not determine the prediction"
-    return None
-
-
-def _gradient_ratio(walk: Walk, trials: int) -> Tensor:
-    """Norm of the plain gradient at full randomization over the trained model's."""
-    track = walk.tracks.get("gradient")
-    if track is None or track.norm is None:
-        return torch.full((trials,), torch.nan)
-    return track.norm[1:] / track.norm[0]
-
-
-def _evidence(track: Track, problem: str | None) -> Evidence:
-    measures = [m for m in MEASURES if m in track.values and not (m == SIGNED and track.unsigned)]
-    return Evidence(
-        {m: track.values[m] for m in measures},
-        {m: track.floor[m] for m in measures},
-        {m: track.ceiling[m] for m in measures},
-        track.noise,
-        track.cross,
-        track.dead,
-        problem or track.error,
-    )
-
-
-def _judge_all(
-    chosen: Mapping[str, Method],
-    gated: set[str],
-    refused: Mapping[str, str],
-    walk: Walk,
-    criterion: Criterion,
-    problem: str | None,
-    seed: int,
-) -> tuple[dict[str, Verdict], bool, str]:
-    """A verdict per method; when a control comes out wrong, no verdict stands."""
-    verdicts = {}
-    for name in chosen:
-        if name in refused:
-            verdicts[name] = Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
-        else:
-            verdicts[name] = judge(_evidence(walk.tracks[name], problem), criterion, gated=name in gated, seed=seed)
-    if problem is not None:
-        return verdicts, False, problem
-    wrong = _degenerate(walk) or _wrong_control(verdicts)
-    if wrong is None:
-        seen = [name for name in CONTROLS if name in verdicts]
-        return (
-            verdicts,
-            True,
-            f"every control came out as it must ({', '.join(seen)})" if seen else "no control was run",
-        )
-    void = {
-        name: replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=f"the run is invalid: {wrong}")
-        if verdict.gated
-        else verdict
-        for name, verdict in verdicts.items()
-    }
-    return void, False, wrong
-
-
-def _degenerate(walk: Walk) -> str | None:
-    """Whether the twins agree with one another: then nothing was randomised that matters."""
-    if not walk.twin_agreement > _DEGENERATE:
-        return None
-    return (
-        f"degenerate re-initialisation: the plain gradients of independent twins agree with one another (Spearman "
-        f"{walk.twin_agreement:.2f}), as they do when all new weights are positive; use reinitialize='normal'"
-    )
-
-
-def _signal_notes(walk: Walk, gradient_ratio: Tensor) -> tuple[str, ...]:
-    """A collapsed or exploding signal at full randomization, and what would avoid it."""
-    notes = []
-    for what, ratios in (("input gradients", gradient_ratio), ("the spread of the outputs", walk.spread_ratio)):
-        known = ratios[~ratios.isnan()]
-        ratio = float(known.median()) if known.numel() else 1.0
-        if not 1 / _SIGNAL <= ratio <= _SIGNAL:
-            state = "collapsed" if ratio < 1 else "exploded"
-            notes.append(
-                f"signal {state}: {what} at full randomization are {ratio:.1e} of the trained model's, which low "
-                "precision would turn into zero or infinity; reinitialize='normal' with norm_stats='keep', or a twin "
-                "factory, keeps the scale"
-            )
-    return tuple(notes)
-
-
-def _wrong_control(verdicts: Mapping[str, Verdict]) -> str | None:
-    for name in ("edge_detector", "input_copy", "input_plus_gradient", "constant"):
-        if name in verdicts and verdicts[name].outcome is Outcome.PASS:
-            return f"the control '{name}' passed, which hardly looks at the model"
-    if "random" in verdicts and verdicts["random"].outcome is not Outcome.INCONCLUSIVE:
-        return f"the control 'random', which is noise, came out {verdicts['random'].outcome.value}"
-    if "gradient" in verdicts and verdicts["gradient"].outcome is Outcome.FAIL:
-        return (
-            "the plain gradient failed, which changes with the weights of any trained network: is the model trained, "
-            "and is its re-initialisation random?"
-        )
-    return None
-
-
-def _pictures(values: Any, settings: Settings, walk: Walk) -> Pictures | None:
-    value = first(values)
-    if value.ndim != 4 or value.shape[1] not in (1, 3):
-        return None
-    images = small(value[list(settings.picture_samples)].detach().float()).cpu()
-    flat = images.reshape(len(images), -1)
-    low, high = flat.amin(1).reshape(-1, 1, 1, 1), flat.amax(1).reshape(-1, 1, 1, 1)
-    rgb = (255 * (images - low) / (high - low).clamp_min(1e-12)).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    maps = {name: _quantised(track.pictures) for name, track in walk.tracks.items() if track.pictures is not None}
-    return Pictures(rgb.permute(0, 2, 3, 1).contiguous(), tuple(depth + 1 for depth in settings.picture_depths), maps)
-
-
-def _quantised(maps: Tensor) -> Tensor:
-    """int8, each map scaled by its own largest magnitude; a map without finite values is blank."""
-    maps = maps.nan_to_num(0.0, 0.0, 0.0)
-    largest = maps.abs().amax((2, 3), keepdim=True)
-    return (127 * maps / largest.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
 
 
 def _environment(device: torch.device) -> dict[str, str]:

@@ -8,7 +8,7 @@ import math
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -219,10 +219,6 @@ class SanityResult:
         """True only if there is a gated method and every gated method passed."""
         gated = [verdict for verdict in self.verdicts.values() if verdict.gated]
         return bool(gated) and all(verdict.passed for verdict in gated)
-
-    def with_provenance(self, **changes: Any) -> SanityResult:
-        """A copy with, for example, ``step`` or ``probe_ids`` filled in."""
-        return replace(self, **changes)
 
     def to_records(self) -> list[dict[str, Any]]:
         """One flat dictionary per (method, similarity, depth), ready for a data frame or a logger's table."""

@@ -4,7 +4,7 @@ import warnings
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -109,6 +109,19 @@ def test_tensorboard_gets_figures_and_the_folder_gets_the_result(tmp_path, loade
     assert json.loads((tmp_path / "run" / "sanity" / "latest.json").read_text())["step"] == run.global_step
 
 
+def test_on_fail_warn_names_the_method_and_the_reason(tmp_path, loaders):
+    run = trainer(tmp_path, callback())
+    with pytest.warns(UserWarning, match="guided_backprop: the map keeps too much of itself"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+
+
+def test_long_tests_show_progress_as_lines(tmp_path, loaders, monkeypatch, caplog):
+    monkeypatch.setattr("lightning_sanity.callback._PROGRESS_EVERY", 0.0)
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, callback()).fit(demo.DigitsClassifier(), *loaders)
+    assert any("randomization test: " in message and "trial 2" in message for message in caplog.messages)
+
+
 def test_on_fail_stop_ends_training(tmp_path, loaders):
     run = trainer(tmp_path, callback(on_fail="stop", criterion=None), max_epochs=3)
     run.fit(demo.DigitsClassifier(), *loaders)
@@ -161,7 +174,8 @@ def test_two_named_callbacks_log_side_by_side(tmp_path, loaders):
 
 
 def test_weight_averaging_before_the_callback_is_refused(tmp_path, loaders):
-    run = trainer(tmp_path, WeightAveraging(), callback())
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging", reason="came with Lightning 2.6")
+    run = trainer(tmp_path, averaging.WeightAveraging(), callback())
     with pytest.raises(MisconfigurationException, match="list SaliencySanityCallback first"):
         run.fit(demo.DigitsClassifier(), *loaders)
 

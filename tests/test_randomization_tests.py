@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from lightning_sanity import Outcome, demo, parameter_randomization_test
-from lightning_sanity.randomization_tests import CONTROLS
 from lightning_sanity.units import units
+from lightning_sanity.validity import CONTROLS
 
 
 def quick(model, images, methods="gradient", **changes):
@@ -325,3 +325,10 @@ def test_control_flow_that_depends_on_the_data_is_noted():
     images[3:] += 5
     notes = quick(Branching(), images, target=torch.arange(6) % 3).coverage.notes
     assert any("part of the probe reads other parameters" in note for note in notes)
+
+
+def test_pictures_show_new_noise_at_every_depth_and_the_same_edges(few):
+    maps = quick(*few).pictures.maps
+    assert not torch.equal(maps["random"][:, 1], maps["random"][:, 2])
+    assert torch.equal(maps["edge_detector"][:, 0], maps["edge_detector"][:, -1])
+    assert not torch.equal(maps["gradient"][:, 0], maps["gradient"][:, -1])

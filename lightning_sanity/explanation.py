@@ -1,0 +1,160 @@
+"""What is explained, and the saliency maps of it: made, reduced over channels, compared with the trained model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_sanity._rng import generator, reseed
+from lightning_sanity.attribution.batching import rows_of, target_of
+from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.similarity import Similarity
+
+NOISE = 0.02
+"""Input noise of the guard: standard deviation as a share of each sample's range. It asks only whether the maps carry
+signal at all; it is never the ceiling, because a deep network's gradient may move more under noise than under new
+weights."""
+
+
+class AttributionFailed(RuntimeError):
+    """A method raised, or returned something that is no attribution."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A batch of saliency maps: the attribution reduced over channels, ``(N, H, W)`` each."""
+
+    signed: Tensor
+    magnitude: Tensor
+
+    def split(self, samples: int) -> list[Maps]:
+        """Maps of stacked copies of a batch, one per copy."""
+        return [Maps(*pair) for pair in zip(self.signed.split(samples), self.magnitude.split(samples), strict=True)]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is explained: a model whose call returns ``(N, classes)``, a fixed batch and the explained class of each."""
+
+    model: nn.Module
+    inputs: Any
+    target: Tensor | None
+
+    def with_noise(self, keys: Sequence[int]) -> Explanation:
+        """As many noisy copies of the batch as keys, stacked: one pattern each, scaled by each sample's range."""
+        value, everyone = first(self.inputs), slice(None)
+        noisy = torch.cat([value] * len(keys))
+        if value.is_floating_point():
+            flat = value.reshape(len(value), -1)
+            spread = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (value.ndim - 1))
+            patterns = [torch.randn(value.shape[1:], generator=generator(key, "noise")) for key in keys]
+            noisy = noisy + torch.cat([NOISE * spread * p.to(value.device, value.dtype) for p in patterns])
+        stacked = rows_of(self.inputs, everyone, len(keys), noisy)
+        return Explanation(self.model, stacked, target_of(self.target, everyone, len(keys)))
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """The model's outputs on the batch."""
+        found: Tensor = self.model(*self.inputs) if isinstance(self.inputs, tuple) else self.model(self.inputs)
+        return found.detach()
+
+    @contextmanager
+    def overheard(self) -> Iterator[list[Tensor]]:
+        """Outputs on this very batch that come by while methods run inside the block: passes that need no repeating."""
+        heard: list[Tensor] = []
+        value = first(self.inputs)
+
+        def listen(module: nn.Module, arguments: Any, output: Any) -> None:
+            seen = arguments[0] if arguments and not heard else None
+            same = isinstance(seen, Tensor) and seen.shape == value.shape and torch.equal(seen, value)
+            if same and isinstance(output, Tensor):
+                heard.append(output.detach())
+
+        handle = self.model.register_forward_hook(listen)
+        try:
+            yield heard
+        finally:
+            handle.remove()
+
+
+def explain(function: AttributionFn, name: str, what: Explanation, seed: int) -> Maps:
+    """Run a method on random streams started from ``seed`` and reduce its attribution over channels.
+
+    Call it inside ``isolated_rng``.
+
+    Raises:
+        AttributionFailed: If it raises or returns another shape than the input's; names the method.
+    """
+    value = first(what.inputs)
+    try:
+        reseed(seed, value.device)
+        with torch.enable_grad():
+            attribution = function(what.model, what.inputs, what.target)
+    except Exception as error:
+        raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}") from error
+    if isinstance(attribution, tuple) and len(attribution) == 1:
+        attribution = attribution[0]
+    if not isinstance(attribution, Tensor):
+        raise AttributionFailed(f"method '{name}' returned {type(attribution).__name__} instead of a tensor")
+    return _reduced(attribution.detach(), value, name)
+
+
+def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
+    wanted, got = tuple(value.shape), tuple(attribution.shape)
+    spatial = wanted[2:] if len(wanted) > 2 else wanted[1:]
+    allowed = {wanted, (wanted[0], 1, *spatial), (wanted[0], *spatial)}
+    if got not in allowed:
+        raise AttributionFailed(f"method '{name}' returned shape {got} for an input of shape {wanted}")
+    attribution = attribution.float() if attribution.dtype in (torch.float16, torch.bfloat16) else attribution
+    if len(got) == len(wanted) and len(wanted) > 2:
+        signed, magnitude = attribution.sum(1), attribution.abs().sum(1)
+    else:
+        signed, magnitude = attribution, attribution.abs()
+    shape = (wanted[0], -1, spatial[-1]) if len(spatial) != 1 else (wanted[0], 1, spatial[0])
+    return Maps(signed.reshape(shape), magnitude.reshape(shape))
+
+
+class Reference:
+    """The trained model's maps of one method, prepared for every similarity."""
+
+    def __init__(self, maps: Maps, similarities: Sequence[Similarity], support: Tensor | None) -> None:
+        self.maps = maps
+        self._support = support
+        self._prepared = {similarity.name: self._prepare(similarity, maps) for similarity in similarities}
+        self.similarities = similarities
+
+    def _prepare(self, similarity: Similarity, maps: Maps, shift: int = 0) -> Any:
+        chosen = maps.signed if similarity.maps == "signed" else maps.magnitude
+        chosen = chosen.roll(shift, 0) if shift else chosen
+        return similarity.prepare(chosen, self._support) if similarity.on_support else similarity.prepare(chosen)
+
+    def against(self, maps: Maps, shift: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """``similarity -> (same sample, sample rolled by shift)``, each ``(N,)``; NaN where ``shift`` is 0."""
+        found = {}
+        for similarity in self.similarities:
+            reference = self._prepared[similarity.name]
+            prepared = self._prepare(similarity, maps)
+            same = similarity.compare(reference, prepared)
+            if shift == 0:
+                other = torch.full_like(same, torch.nan)
+            elif similarity.on_support:  # the support belongs to the reference's sample: roll before, not after
+                other = similarity.compare(reference, self._prepare(similarity, maps, shift))
+            else:
+                other = similarity.compare(reference, tree_map(lambda t: t.roll(shift, 0), prepared))
+            found[similarity.name] = (same, other)
+        return found
+
+    def to_one_another(self, shifts: Sequence[int]) -> dict[str, Tensor]:
+        """``similarity -> (shifts, N)`` of each sample's map to the map of the sample ``shift`` places before it."""
+        found = {}
+        for similarity in self.similarities:
+            mine = self._prepared[similarity.name]
+            rows = [similarity.compare(mine, tree_map(lambda t: t.roll(shift, 0), mine)) for shift in shifts]  # noqa: B023
+            found[similarity.name] = torch.stack(rows) if rows else torch.empty(0)
+        return found

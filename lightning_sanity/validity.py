@@ -1,0 +1,100 @@
+"""Whether a run can be trusted at all, and then the verdict on every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lightning_sanity.attribution.method import Method
+from lightning_sanity.cascade import POSITIVE_CONTROL, Track, Walk
+from lightning_sanity.result import Coverage, Outcome, Verdict
+from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, judge
+
+CONTROLS = (POSITIVE_CONTROL, "edge_detector", "input_copy", "random")
+"""Run beside the user's methods: the plain gradient must not fail on a trained network, the others must not pass."""
+
+_DEGENERATE = 0.5  # agreement of twins; random ones stay near the floor of unrelated maps, degenerate ones reach .99
+
+
+def judge_all(
+    chosen: Mapping[str, Method],
+    gated: set[str],
+    refused: Mapping[str, str],
+    walk: Walk,
+    criterion: Criterion,
+    problem: str | None,
+    seed: int,
+) -> tuple[dict[str, Verdict], bool, str]:
+    """A verdict per method; when a control comes out wrong, no verdict stands."""
+    verdicts = {}
+    for name in chosen:
+        if name in refused:
+            verdicts[name] = Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
+        else:
+            verdicts[name] = judge(_evidence(walk.tracks[name], problem), criterion, gated=name in gated, seed=seed)
+    if problem is not None:
+        return verdicts, False, problem
+    wrong = _degenerate(walk) or _wrong_control(verdicts)
+    if wrong is None:
+        seen = [name for name in CONTROLS if name in verdicts]
+        return (
+            verdicts,
+            True,
+            f"every control came out as it must ({', '.join(seen)})" if seen else "no control was run",
+        )
+    void = {
+        name: replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=f"the run is invalid: {wrong}")
+        if verdict.gated
+        else verdict
+        for name, verdict in verdicts.items()
+    }
+    return void, False, wrong
+
+
+def nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
+    """Why nothing can be concluded from this walk, whatever the maps say."""
+    if coverage.kept:
+        return f"these parameters kept their trained values: {', '.join(coverage.kept[:5])}"
+    if not walk.finite:
+        return "the trained model's output holds NaN or infinity"
+    last = walk.correlation[:, -1]
+    if order != "independent" and bool((last > 0.999).any()):
+        return "the model's output did not change although its parameters did: they do not determine the prediction"
+    return None
+
+
+def _evidence(track: Track, problem: str | None) -> Evidence:
+    measures = [m for m in MEASURES if m in track.values and not (m == SIGNED and track.unsigned)]
+    return Evidence(
+        {m: track.values[m] for m in measures},
+        {m: track.floor[m] for m in measures},
+        {m: track.ceiling[m] for m in measures},
+        track.noise,
+        track.cross,
+        track.dead,
+        problem or track.error,
+    )
+
+
+def _degenerate(walk: Walk) -> str | None:
+    """Whether the twins agree with one another: then nothing was randomised that matters."""
+    if not walk.twin_agreement > _DEGENERATE:
+        return None
+    return (
+        f"degenerate re-initialisation: the plain gradients of independent twins agree with one another (Spearman "
+        f"{walk.twin_agreement:.2f}), as they do when all new weights are positive; use reinitialize='normal'"
+    )
+
+
+def _wrong_control(verdicts: Mapping[str, Verdict]) -> str | None:
+    for name in ("edge_detector", "input_copy", "input_plus_gradient", "constant"):
+        if name in verdicts and verdicts[name].outcome is Outcome.PASS:
+            return f"the control '{name}' passed, which hardly looks at the model"
+    if "random" in verdicts and verdicts["random"].outcome is not Outcome.INCONCLUSIVE:
+        return f"the control 'random', which is noise, came out {verdicts['random'].outcome.value}"
+    if "gradient" in verdicts and verdicts["gradient"].outcome is Outcome.FAIL:
+        return (
+            "the plain gradient failed, which changes with the weights of any trained network: is the model trained, "
+            "and is its re-initialisation random?"
+        )
+    return None
