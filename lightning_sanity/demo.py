@@ -105,7 +105,7 @@ def run(out: Path, epochs: int, trials: int, samples: int, seed: int) -> int:
         raise ModuleNotFoundError(f'{error}; the demo needs: pip install "lightning-sanity[demo]"') from error
     console = Console()
     training, validation = digits()
-    console.print(f"Training a small CNN on {len(training)} real digits; saliency maps are tested after every epoch.")
+    console.print(f"Training a small CNN on {len(training)} real digits; saliency maps are tested as it trains.")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     callback = SaliencySanityCallback(WATCHED, probe=16, trials=3, on_error="raise")
     with warnings.catch_warnings():
