@@ -63,6 +63,8 @@ class Evidence:
     trivial: str | None = None
 
 
+_MENTIONED = 0.1  # share of undefined pairs from which a reason says so
+
 SIGNED = "spearman_signed"
 MEASURES = ("spearman", "spearman_support", SIGNED, "ssim")
 """What a verdict rests on: failures show in different ones. Rank correlation of magnitudes sees an input factor, its
@@ -107,6 +109,9 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, seed:
         return replace(verdict, reason=no_signal, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
     trials, _, samples = next(iter(evidence.values.values())).shape
     outcome, reason = _decide(found, criterion, trials, samples)
+    undefined = float(evidence.values[worst].isnan().double().mean())
+    if undefined > _MENTIONED:
+        reason += f" ({undefined:.0%} of the pairs are left out: the re-initialised model's map was constant)"
     return replace(verdict, outcome=outcome, reason=reason)
 
 

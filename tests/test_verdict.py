@@ -42,6 +42,14 @@ def test_judge_says_what_would_settle_an_open_verdict():
     assert "would settle it" in verdict.reason
 
 
+def test_judge_says_how_many_pairs_were_undefined():
+    values = evidence(0.1).values["spearman"].clone()
+    values[:, :, ::2] = torch.nan
+    verdict = judge(evidence(0.1, values={"spearman": values}), Criterion())
+    assert verdict.outcome is Outcome.PASS
+    assert "50% of the pairs are left out" in verdict.reason
+
+
 def test_judge_never_passes_a_single_trial():
     verdict = judge(evidence(0.1, trials=1), Criterion())
     assert verdict.outcome is Outcome.INCONCLUSIVE
