@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_sanity.result import Outcome, SanityResult
-
-PASS, FAIL, USAGE, INCONCLUSIVE = 0, 1, 2, 3
+PASS, USAGE = 0, 2
 
 
 def entry_point() -> None:
@@ -37,14 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lightning-sanity: {error}", file=sys.stderr)
         return USAGE
     return code
-
-
-def exit_code(result: SanityResult) -> int:
-    """The exit code that stands for a result: inconclusive only if no gated method failed."""
-    if result.passed:
-        return PASS
-    outcomes = [verdict.outcome for verdict in result.verdicts.values() if verdict.gated]
-    return FAIL if Outcome.FAIL in outcomes or not outcomes else INCONCLUSIVE
 
 
 def _parser() -> argparse.ArgumentParser:
