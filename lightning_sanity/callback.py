@@ -20,6 +20,7 @@ from lightning_sanity import probe as probes
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
 from lightning_sanity.cascade import Progress
+from lightning_sanity.diagnostics import check_names
 from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.randomization_tests import parameter_randomization_test
@@ -51,6 +52,7 @@ class SaliencySanityCallback(pl.Callback):
         norm_stats: See there.
         trials: See there. Few are enough to watch a training run; a release wants 20.
         repeats: See there.
+        diagnostics: See there.
         criterion: See there.
         on_fail: ``"warn"``; ``"stop"`` ends training when a gated method FAILs; ``"raise"`` raises
             ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
@@ -95,8 +97,9 @@ class SaliencySanityCallback(pl.Callback):
         similarities: Sequence[str] = ("ssim", "spearman"),
         reinitialize: Reinitialize = "default",
         norm_stats: str = "auto",
-        trials: int = 3,
+        trials: int | Literal["auto"] = 3,
         repeats: int = 3,
+        diagnostics: Sequence[str] = ("cross_image",),
         criterion: Criterion | None = None,
         on_fail: Literal["warn", "stop", "raise"] = "warn",
         on_error: Literal["warn", "raise"] = "warn",
@@ -113,12 +116,14 @@ class SaliencySanityCallback(pl.Callback):
         _check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
         _check_choice("on_error", on_error, ("warn", "raise"))
         _check_at_least("every_n_validations", every_n_validations, 1)
-        _check_at_least("trials", trials, 1)
+        if trials != "auto":
+            _check_at_least("trials", trials, 1)
         if isinstance(probe, int):
             _check_at_least("probe", probe, 2)
         try:
             self._gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
             self._similarities = [similarity_module.resolve(key).name for key in similarities]
+            check_names(diagnostics)
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
         self.probe, self.every_n_validations = probe, every_n_validations
@@ -135,6 +140,7 @@ class SaliencySanityCallback(pl.Callback):
             "norm_stats": norm_stats,
             "trials": trials,
             "repeats": repeats,
+            "diagnostics": tuple(diagnostics),
             "criterion": criterion,
             "seed": seed,
             "forward": forward,

@@ -6,8 +6,9 @@ Everything stays on the model's device; what a step needs of the reference maps 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.complexity import efficient_mprt
+from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, explain
 from lightning_sanity.pictures import small
 from lightning_sanity.randomization import Change
@@ -36,6 +39,10 @@ class Track:
         ceiling: Per similarity ``(repeats, N)``; ones for a deterministic method.
         noise: Spearman of magnitude under input noise ``(repeats, N)``.
         cross: Spearman of magnitude between trained maps of different samples ``(pairs, N)``.
+        dependence: Spearman of magnitude between the trained map and full randomization's on noisy inputs
+            ``(trials, N)``, where asked for.
+        other_class: See ``diagnostics.other_classes``, where asked for.
+        entropy_rise: See ``complexity.efficient_mprt``; ``(trials, N)``, where asked for.
         dead: Share of the trained model's maps that are constant or not finite.
         unsigned: Whether the trained model's maps have no negative value.
         norm: Norm of the maps, trained first, then fully randomised per trial; ``(1 + trials,)``.
@@ -48,6 +55,9 @@ class Track:
     ceiling: dict[str, Tensor] = field(default_factory=dict)
     noise: Tensor | None = None
     cross: Tensor | None = None
+    dependence: Tensor | None = None
+    other_class: dict[str, Tensor] = field(default_factory=dict)
+    entropy_rise: Tensor | None = None
     dead: float = 0.0
     unsigned: bool = False
     norm: Tensor | None = None
@@ -76,11 +86,11 @@ class Walk:
 class Settings:
     """How to walk; see ``parameter_randomization_test`` for the meanings."""
 
-    trials: int
     repeats: int
     seed: int
     retarget: bool
     norm_stats: str
+    diagnostics: tuple[str, ...]
     picture_samples: tuple[int, ...]
     picture_depths: tuple[int, ...]
 
@@ -89,7 +99,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class Cascade:
-    """One walk; see ``run``.
+    """One walk: ``start``, then ``extend`` by trials as often as needed; ``walk`` says what was measured so far.
 
     Args:
         model: The live clone whose weights are replaced; restored at the end of every trial.
@@ -118,43 +128,60 @@ class Cascade:
         self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
         self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
         self.samples = len(first(what.inputs))
-        self._progress = progress or (lambda done, total, label: None)
-        self._done, self._total = 0, settings.trials * len(steps) * len(methods)
-
-    def run(self) -> Walk:
-        """Walk all trials and depths; the clone carries its trained weights again afterwards."""
-        self.tracks: dict[str, Track] = {name: Track() for name in self.methods}
+        self.trials = 0
+        self.tracks: dict[str, Track] = {name: Track() for name in methods}
         self.references: dict[str, Reference] = {}
+        self._progress = progress or (lambda done, total, label: None)
+        self._done = self._total = 0
+        self._outputs: list[Tensor] = []
+        self._changes: dict[str, list[Change]] = {}
         self._twins: list[Tensor] = []
         self._previous_twin: Reference | None = None
+
+    def start(self) -> None:
+        """Explain the trained model: reference maps, their ceiling and the noise guard."""
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self._reference)
-        trained_outputs = heard[0] if heard else self.what.outputs()
-        outputs: list[list[Tensor]] = []
-        changes: dict[str, list[Change]] = {}
+        self._trained_outputs = heard[0] if heard else self.what.outputs()
+        if "random_logit" in self.settings.diagnostics:
+            others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
+            for name in self.methods:
+                self._guarded(name, lambda key: self._other_classes(key, others))
+
+    def extend(self, trials: int, methods: Iterable[str] | None = None) -> None:
+        """Walk that many more trials with ``methods``, all by default; the clone is trained again afterwards.
+
+        A trial's draws depend on its number alone: five trials and five more are ten trials.
+        """
+        following = list(self.methods if methods is None else methods)
+        for name in following:
+            self._grow(self.tracks[name], trials)
+        self._total = self._done + trials * len(self.steps) * len(following)
         saved = _snapshot(self.model)
         try:
-            for trial in range(self.settings.trials):
-                outputs.append(self._walk_trial(trial, saved, changes))
-                if trial + 1 < self.settings.trials:
-                    _restore(self.model, saved)
+            for trial in range(self.trials, self.trials + trials):
+                self._outputs.append(self._walk_trial(trial, following, saved))
+                _restore(self.model, saved)
         finally:
             _restore(self.model, saved)
-        stacked = torch.stack([torch.stack(rows) for rows in outputs])  # (trials, depths, N, ...)
-        for track in self.tracks.values():
-            _to_cpu(track)
+        self.trials += trials
+
+    def walk(self) -> Walk:
+        """What was measured so far, on the CPU."""
+        trained, outputs = self._trained_outputs, torch.stack(self._outputs)  # (N, ...), (trials, depths, N, ...)
         return Walk(
-            tracks=self.tracks,
-            agreement=_agreement(trained_outputs, stacked).cpu(),
-            correlation=_correlation(trained_outputs, stacked).cpu(),
-            spread_ratio=(_spread(stacked[:, -1]) / _spread(trained_outputs[None])).float().cpu(),
-            finite=bool(trained_outputs.isfinite().all()),
+            tracks={name: _on_cpu(track) for name, track in self.tracks.items()},
+            agreement=_agreement(trained, outputs).cpu(),
+            correlation=_correlation(trained, outputs).cpu(),
+            spread_ratio=(_spread(outputs[:, -1]) / _spread(trained[None])).float().cpu(),
+            finite=bool(trained.isfinite().all()),
             twin_agreement=float(torch.cat(self._twins).nanmean()) if self._twins else math.nan,
-            changes=changes,
+            changes=self._changes,
         )
 
-    def _walk_trial(self, trial: int, saved: dict[str, Tensor], changes: dict[str, list[Change]]) -> list[Tensor]:
+    def _walk_trial(self, trial: int, methods: Sequence[str], saved: dict[str, Tensor]) -> Tensor:
+        """One trial; the model's outputs at every depth ``(depths, N, ...)``."""
         redraw = self.reinitializer.start_trial(trial)
         random: list[Unit] = []
         outputs = []
@@ -164,18 +191,21 @@ class Cascade:
                 random = []
             for unit in (unit for unit in step if unit not in random):
                 for change in redraw(self.model, unit):
-                    changes.setdefault(change.parameter, []).append(change)
+                    self._changes.setdefault(change.parameter, []).append(change)
             random = list(step)
             if self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
             now = self._retargeted() if self.settings.retarget else self.what
             with now.overheard() as heard:
-                for name in self.methods:
+                for name in methods:
                     self._guarded(name, lambda key: self._step(key, now, trial, depth))  # noqa: B023
                     self._done += 1
                     self._progress(self._done, self._total, f"trial {trial + 1}, {step[-1].name}, {name}")
             outputs.append(heard[0] if heard else now.outputs())
-        return outputs
+        if "dependence" in self.settings.diagnostics:
+            for name in methods:
+                self._guarded(name, lambda key: self._depend(key, trial))
+        return torch.stack(outputs)
 
     def _retargeted(self) -> Explanation:
         """The same batch with the present model's own predictions."""
@@ -203,15 +233,14 @@ class Cascade:
         method, track = self.methods[name][0], self.tracks[name]
         maps = self._explain(name, self.what, "reference")
         reference = self.references[name] = Reference(maps, self.similarities, self.support)
-        trials, depths, repeats = self.settings.trials, len(self.steps), self.settings.repeats
+        repeats = self.settings.repeats
         flat = maps.magnitude.reshape(self.samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
         track.unsigned = bool((maps.signed >= 0).all())
-        track.norm = flat.new_zeros(1 + trials, dtype=torch.float32)
-        track.norm[0] = torch.linalg.vector_norm(flat)
+        track.norm = torch.linalg.vector_norm(flat).float().reshape(1)
         for similarity in self.similarities:
-            empty = flat.new_full((trials, depths, self.samples), torch.nan, dtype=torch.float32)
+            empty = flat.new_empty((0, len(self.steps), self.samples), dtype=torch.float32)
             track.values[similarity.name], track.floor[similarity.name] = empty, empty.clone()
             track.ceiling[similarity.name] = flat.new_ones((max(repeats, 1), self.samples), dtype=torch.float32)
         if method.stochastic:
@@ -241,12 +270,42 @@ class Cascade:
         pairs = reference.to_one_another(range(1, min(self.samples - 1, _CROSS_PAIRS) + 1))["spearman"]
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
 
+    def _other_classes(self, name: str, others: Mapping[str, Sequence[Tensor]]) -> None:
+        """How alike are the trained model's maps for the explained class and for another one?"""
+        track, reference = self.tracks[name], self.references[name]
+        for kind, targets in others.items():
+            maps = [
+                self._explain(name, replace(self.what, target=target), kind, place)
+                for place, target in enumerate(targets)
+            ]
+            track.other_class |= between_classes(kind, reference.maps, maps)
+
+    def _depend(self, name: str, trial: int) -> None:
+        """Likeness to the trained map, at full randomization and under input noise."""
+        key = stream_seed(self.settings.seed, "dependence", trial)
+        maps = self._explain(name, self.what.with_noise([key]), "dependence", trial)
+        spearman = [similarity for similarity in self.similarities if similarity.name == "spearman"]
+        one = Reference(self.references[name].maps, spearman, None).against(maps, 0)["spearman"][0]
+        self.tracks[name].dependence[trial] = one  # type: ignore[index]
+
+    def _grow(self, track: Track, trials: int) -> None:
+        """Room for that many more trials; undefined until they are walked."""
+        if track.error is not None:
+            return
+        for table in (track.values, track.floor):
+            table.update({key: _with_rows(tensor, trials) for key, tensor in table.items()})
+        track.norm = _with_rows(track.norm, trials)  # type: ignore[arg-type]
+        like = track.noise[:0]  # type: ignore[index]
+        if "dependence" in self.settings.diagnostics:
+            track.dependence = _with_rows(like if track.dependence is None else track.dependence, trials)
+        if "entropy" in self.settings.diagnostics:
+            track.entropy_rise = _with_rows(like if track.entropy_rise is None else track.entropy_rise, trials)
+
     def _step(self, name: str, now: Explanation, trial: int, depth: int) -> None:
         method, track = self.methods[name][0], self.tracks[name]
         if method.passes == 0 and depth > 0:  # never looks at the model, so one map per trial says all
             for table in (*track.values.values(), *track.floor.values()):
                 table[trial, depth] = table[trial, 0]
-            track.norm[1 + trial] = track.norm[0]  # type: ignore[index]
             if method.fresh and self._pictured(trial, depth):
                 self._draw(track, depth, self._explain(name, now, trial, depth))
             return
@@ -256,12 +315,19 @@ class Cascade:
         for key, (same, other) in self.references[name].against(maps, shift).items():
             track.values[key][trial, depth] = same
             track.floor[key][trial, depth] = other
-        if depth == len(self.steps) - 1:
-            track.norm[1 + trial] = torch.linalg.vector_norm(maps.magnitude)  # type: ignore[index]
-            if name == POSITIVE_CONTROL:
-                self._compare_twins(maps)
+        if depth == len(self.steps) - 1 or method.passes == 0:
+            self._end(name, maps, trial)
         if self._pictured(trial, depth):
             self._draw(track, depth, maps)
+
+    def _end(self, name: str, maps: Maps, trial: int) -> None:
+        """What is measured at full randomization only."""
+        track = self.tracks[name]
+        track.norm[1 + trial] = torch.linalg.vector_norm(maps.magnitude)  # type: ignore[index]
+        if track.entropy_rise is not None:
+            track.entropy_rise[trial] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
+        if name == POSITIVE_CONTROL:
+            self._compare_twins(maps)
 
     def _compare_twins(self, maps: Maps) -> None:
         """Twins must not resemble one another: then their weights, not their architecture, draw the map."""
@@ -293,12 +359,18 @@ def _restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
         tensor.copy_(saved[name])
 
 
-def _to_cpu(track: Track) -> None:
-    for table in (track.values, track.floor, track.ceiling):
-        table.update({key: tensor.cpu() for key, tensor in table.items()})
-    for name in ("noise", "cross", "norm", "pictures"):
-        tensor = getattr(track, name)
-        setattr(track, name, tensor.cpu() if tensor is not None else None)
+def _with_rows(table: Tensor, rows: int) -> Tensor:
+    return torch.cat([table, table.new_full((rows, *table.shape[1:]), torch.nan)])
+
+
+def _on_cpu(track: Track) -> Track:
+    moved: dict[str, Any] = {}
+    for name, value in vars(track).items():
+        if isinstance(value, dict):
+            moved[name] = {key: tensor.cpu() for key, tensor in value.items()}
+        elif isinstance(value, Tensor):
+            moved[name] = value.cpu()
+    return replace(track, **moved)
 
 
 def _agreement(trained: Tensor, outputs: Tensor) -> Tensor:

@@ -64,12 +64,13 @@ def coverage_of(
     return Coverage(changed / total, tuple(entries), planned.unused, notes)
 
 
-def gradient_ratio_of(walk: Walk, trials: int) -> Tensor:
-    """Norm of the plain gradient at full randomization over the trained model's."""
+def gradient_ratio_of(walk: Walk) -> Tensor:
+    """Norm of the plain gradient at full randomization over the trained model's; ``(trials,)``."""
+    ratio = torch.full_like(walk.spread_ratio, torch.nan)
     track = walk.tracks.get(POSITIVE_CONTROL)
-    if track is None or track.norm is None:
-        return torch.full((trials,), torch.nan)
-    return track.norm[1:] / track.norm[0]
+    if track is not None and track.norm is not None:
+        ratio[: len(track.norm) - 1] = track.norm[1:] / track.norm[0]
+    return ratio
 
 
 def signal_notes(walk: Walk, gradient_ratio: Tensor) -> tuple[str, ...]:

@@ -47,14 +47,16 @@ class Explanation:
     target: Tensor | None
 
     def with_noise(self, keys: Sequence[int]) -> Explanation:
-        """As many noisy copies of the batch as keys, stacked: one pattern each, scaled by each sample's range."""
+        """As many noisy copies of the batch as keys, stacked; each sample's noise is its own, scaled by its range."""
         value, everyone = first(self.inputs), slice(None)
         noisy = torch.cat([value] * len(keys))
         if value.is_floating_point():
             flat = value.reshape(len(value), -1)
-            spread = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (value.ndim - 1))
-            patterns = [torch.randn(value.shape[1:], generator=generator(key, "noise")) for key in keys]
-            noisy = noisy + torch.cat([NOISE * spread * p.to(value.device, value.dtype) for p in patterns])
+            spread = (flat.amax(1) - flat.amin(1)).repeat(len(keys)).reshape(-1, *[1] * (value.ndim - 1))
+            # A stream per sample: the samples are tested as independent, and none may depend on the batch's size.
+            draws = [generator(key, "noise", sample) for key in keys for sample in range(len(value))]
+            patterns = torch.stack([torch.randn(value.shape[1:], generator=draw) for draw in draws])
+            noisy = noisy + NOISE * spread * patterns.to(value.device, value.dtype)
         stacked = rows_of(self.inputs, everyone, len(keys), noisy)
         return Explanation(self.model, stacked, target_of(self.target, everyone, len(keys)))
 

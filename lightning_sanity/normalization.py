@@ -5,6 +5,8 @@ A map that is constant or not finite becomes NaN throughout, so that NaN flows i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -76,3 +78,15 @@ def _percentile_99(maps: Tensor) -> Tensor:
     top = flat.topk(flat.shape[1] - int(below), dim=1).values
     percentile = top[:, -1] if top.shape[1] == 1 else torch.lerp(top[:, -1], top[:, -2], fraction)
     return percentile[:, None, None]
+
+
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": defined,
+    "abs": lambda maps: defined(defined(maps).abs()),  # a map of one magnitude and two signs becomes constant
+    "min_max": min_max,
+    "diverging": diverging,
+    "percentile_clipped": percentile_clipped,
+    "second_moment": second_moment,
+}
+OF_SIGNED = ("abs", "diverging")
+"""Those that mean something for signed maps only."""

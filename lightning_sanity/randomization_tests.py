@@ -6,21 +6,22 @@ import importlib.metadata
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lightning_sanity import diagnostics as diagnostics_module
 from lightning_sanity import pictures as pictures_module
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.cascade import Cascade, Progress, Settings
+from lightning_sanity.cascade import Cascade, Progress, Settings, Walk
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
@@ -44,7 +45,7 @@ from lightning_sanity.shadow import (
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import ORDERS, Granularity, plan, subsets
-from lightning_sanity.validity import CONTROLS, judge_all, nothing_changed
+from lightning_sanity.validity import CONTROLS, judge_all, nothing_changed, undecided
 from lightning_sanity.verdict import MEASURES, Criterion
 
 
@@ -60,12 +61,13 @@ def parameter_randomization_test(
     max_steps: int | None = None,
     reinitialize: Reinitialize = "default",
     norm_stats: str = "auto",
-    trials: int = 5,
+    trials: int | Literal["auto"] = 5,
     repeats: int = 3,
     retarget: bool = False,
     seed: int = 0,
     criterion: Criterion | None = None,
     controls: bool = True,
+    diagnostics: Sequence[str] = ("cross_image",),
     forward: Callable[..., Any] | None = None,
     layer: str | None = None,
     clone_fn: Callable[[nn.Module], nn.Module] | None = None,
@@ -86,7 +88,8 @@ def parameter_randomization_test(
             fixed through the cascade.
         methods: Names of ``attribution.available()``, functions ``(model, inputs, target) -> attribution``, or a
             dictionary of either.
-        similarities: Names of ``similarity.available()``; added to those that the verdict rests on.
+        similarities: Names of ``similarity.available()``, with another normalisation than their own as in
+            ``"spearman.percentile_clipped"`` (see ``similarity.normalized``); added to those that the verdict rests on.
         order: ``"cascading"`` from the output down, ``"bottom_up"``, ``"independent"`` one unit at a time, or
             ``"full"`` all at once.
         granularity: ``"layer"``, ``"block"``, or a list of module names / regular expressions.
@@ -97,12 +100,16 @@ def parameter_randomization_test(
             (a function without arguments).
         norm_stats: Running statistics of normalisation layers: ``"auto"`` (the twin's own, else kept), ``"keep"``,
             ``"reset"`` or ``"recalibrate"`` on the inputs.
-        trials: Independent re-initialisations; 20 for a release. One trial never passes.
+        trials: Independent re-initialisations; 20 for a release. One trial never passes. ``"auto"`` runs 5, then up to
+            10 and 20 for the gated methods whose interval still straddles the threshold.
         repeats: Re-runs per method, for the ceiling of stochastic methods and for the noise guard.
         retarget: Explain each randomised model's own prediction instead, as the original code did.
         seed: Of every draw; the same seed gives the same result on any device.
         criterion: What a method must show to pass.
         controls: Run the controls as well; without them a result cannot show that the test worked.
+        diagnostics: Second opinions on the same maps, which never gate: ``"cross_image"``, ``"random_logit"`` (four
+            more explanations of the trained model), ``"entropy"``, ``"dependence"`` (one more explanation per trial);
+            see ``diagnostics.diagnose``.
         forward: ``forward(model, *inputs) -> scores`` where calling the model is not enough.
         layer: Module for the class activation maps; the last spatial feature map if None.
         clone_fn: Copies the model where ``copy.deepcopy`` cannot.
@@ -123,6 +130,7 @@ def parameter_randomization_test(
     if isinstance(inputs, tuple) and len(inputs) == 1:
         inputs = inputs[0]
     criterion = criterion or Criterion()
+    further = diagnostics_module.check_names(diagnostics)
     gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
     measures = _measures(similarities)
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
@@ -142,27 +150,31 @@ def parameter_randomization_test(
         steps = subsets(planned.units, order)
         support = _support(values)
         settings = Settings(
-            trials=trials,
             repeats=repeats,
             seed=seed,
             retarget=retarget,
             norm_stats=norm_stats,
+            diagnostics=further,
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
             picture_depths=pictures_module.depths(len(steps)) if pictures else (),
         )
         used = tuple(m for m in measures if _fits(m, first(values), support))
-        with _bar(progress, trials * len(steps) * len(prepared)) as tick:
-            walk = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick).run()
+        with _bar(progress) as tick:
+            cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick)
+            walk = _walk(cascade, trials, gated, criterion, seed)
         kept_pictures = None
         if pictures:
             drawn = {name: track.pictures for name, track in walk.tracks.items() if track.pictures is not None}
             kept_pictures = pictures_module.keep(
                 first(values), settings.picture_samples, settings.picture_depths, drawn
             )
-    gradient_ratio = gradient_ratio_of(walk, trials)
+    gradient_ratio = gradient_ratio_of(walk)
     coverage = coverage_of(planned, drawer, walk, copied, graph, notes + signal_notes(walk, gradient_ratio))
     trivial = problem or nothing_changed(walk, coverage, order)
     verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial, seed)
+    diagnosed = diagnostics_module.diagnose(walk.tracks, gated, further)
+    if "dependence" in further:
+        verdicts |= {name: replace(verdicts[name], p_dependence=row["p_dependence"]) for name, row in diagnosed.items()}
     return SanityResult(
         units=tuple(step[-1].name for step in steps) if order != "full" else ("all units",),
         curves={
@@ -188,6 +200,10 @@ def parameter_randomization_test(
             "reinitialize": drawer.name,
             "norm_stats": norm_stats,
             "trials": trials,
+            "trials_run": {
+                name: len(next(iter(track.values.values()))) for name, track in walk.tracks.items() if track.values
+            },
+            "diagnostics": list(further),
             "repeats": repeats,
             "retarget": retarget,
             "seed": seed,
@@ -201,6 +217,7 @@ def parameter_randomization_test(
         probe_digest=digest(values),
         seconds=time.perf_counter() - started,
         pictures=kept_pictures,
+        diagnostics=diagnosed,
     )
 
 
@@ -285,9 +302,13 @@ def _as_tuple(values: Any) -> tuple[Any, ...]:
     return values if isinstance(values, tuple) else (values,)
 
 
-def _check_numbers(*, trials: int, repeats: int, max_steps: int | None) -> None:
+def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None) -> None:
     for name, value, least in (("trials", trials, 1), ("repeats", repeats, 1), ("max_steps", max_steps, 1)):
-        if value is not None and (not isinstance(value, int) or value < least):
+        if (
+            value is not None
+            and not (name == "trials" and value == "auto")
+            and (not isinstance(value, int) or value < least)
+        ):
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
@@ -302,7 +323,7 @@ def _fits(measure: Similarity, value: Tensor, support: Tensor | None) -> bool:
     """Whether a measure means something on this input: a background to leave out, two spatial dimensions."""
     if measure.on_support:
         return support is not None
-    return "ssim" not in measure.name or (value.ndim == 4 and min(value.shape[-2:]) >= 7)
+    return "ssim" not in measure.name or (value.ndim == 4 and min(value.shape[-2:]) >= similarity_module.LEAST_SIDE)
 
 
 def _support(values: Any) -> Tensor | None:
@@ -372,8 +393,21 @@ def _prepare(
     return refused, prepared
 
 
+_AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still open
+
+
+def _walk(cascade: Cascade, trials: int | str, gated: Set[str], criterion: Criterion, seed: int) -> Walk:
+    """All trials; or, for "auto", as many as the open verdicts need, by a schedule that was fixed beforehand."""
+    cascade.start()
+    for more in (trials,) if isinstance(trials, int) else _AUTO_TRIALS:
+        open_methods = None if cascade.trials == 0 else undecided(cascade.walk(), gated, criterion, seed)
+        if open_methods is None or open_methods:
+            cascade.extend(more, open_methods)
+    return cascade.walk()
+
+
 @contextmanager
-def _bar(progress: Progress | bool | None, total: int) -> Iterator[Progress | None]:
+def _bar(progress: Progress | bool | None) -> Iterator[Progress | None]:
     """The caller's own callback, or a bar on a terminal."""
     if callable(progress):
         yield progress
@@ -382,9 +416,10 @@ def _bar(progress: Progress | bool | None, total: int) -> Iterator[Progress | No
     else:
         from tqdm import tqdm
 
-        with tqdm(total=total, desc="randomization test", leave=False) as bar:
+        with tqdm(desc="randomization test", leave=False) as bar:
 
             def tick(done: int, total: int, label: str) -> None:
+                bar.total = total
                 bar.set_postfix_str(label, refresh=False)
                 bar.update(done - bar.n)
 

@@ -192,6 +192,7 @@ class SanityResult:
         step: The trainer's step when measured, where known.
         seconds: Wall time of the test.
         pictures: Small copies of inputs and maps, or None.
+        diagnostics: Second opinions, ``diagnostics[method][name]``; see ``diagnostics.diagnose``. They never gate.
     """
 
     units: tuple[str, ...]
@@ -209,9 +210,10 @@ class SanityResult:
     step: int | None = None
     seconds: float = math.nan
     pictures: Pictures | None = None
+    diagnostics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("curves", "verdicts", "settings", "environment"):
+        for name in ("curves", "verdicts", "settings", "environment", "diagnostics"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -271,6 +273,10 @@ class SanityResult:
             "step": self.step,
             "seconds": _number(self.seconds),
             "pictures": None if self.pictures is None else _encode_pictures(self.pictures),
+            "diagnostics": {
+                method: {name: _number(value) for name, value in row.items()}
+                for method, row in self.diagnostics.items()
+            },
         }
 
     @classmethod
@@ -306,6 +312,10 @@ class SanityResult:
                 step=data["step"],
                 seconds=_nan(data["seconds"]),
                 pictures=None if data["pictures"] is None else _decode_pictures(data["pictures"]),
+                diagnostics={
+                    method: {name: _nan(value) for name, value in row.items()}
+                    for method, row in data.get("diagnostics", {}).items()
+                },
             )
         except (KeyError, TypeError, AttributeError, ValueError, zlib.error, RuntimeError) as error:
             raise ValueError(f"damaged lightning_sanity result: {type(error).__name__}: {error}") from error

@@ -9,7 +9,7 @@ Values are float64 (float32 on MPS, which has no float64).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from lightning_sanity.hog import hog_descriptor
-from lightning_sanity.normalization import defined, diverging, min_max, percentile_clipped, second_moment, wide
+from lightning_sanity.normalization import (
+    NORMALIZATIONS,
+    OF_SIGNED,
+    defined,
+    diverging,
+    min_max,
+    percentile_clipped,
+    second_moment,
+    wide,
+)
 from lightning_sanity.ranks import average_ranks, inversions, runs, sort_packed, tied_pairs
 from lightning_sanity.structural import mean_ms_ssim, mean_ssim, pyramid, window_moments
 
@@ -35,6 +44,7 @@ __all__ = [
     "min_max",
     "ms_ssim",
     "mse",
+    "normalized",
     "pearson",
     "percentile_clipped",
     "resolve",
@@ -44,6 +54,9 @@ __all__ = [
     "support_of",
     "top_k_overlap",
 ]
+
+LEAST_SIDE = 7
+"""Pixels that a side of a map needs for structural similarity to mean something."""
 
 Prepared = tuple[Tensor, ...]
 """Maps made ready for comparison; samples are on dim 0 of every tensor, so rolling dim 0 pairs them anew."""
@@ -91,17 +104,47 @@ def available() -> tuple[str, ...]:
 def resolve(similarity: str | Similarity) -> Similarity:
     """The similarity of this name; a `Similarity` is returned as it is.
 
+    A name may carry a normalisation, as in "spearman.percentile_clipped": see `normalized`.
+
     Raises:
-        ValueError: If no similarity has this name.
+        ValueError: If no similarity, or no normalisation, has this name.
 
     >>> resolve("spearman").maps
     'magnitude'
+    >>> resolve("spearman.diverging").maps
+    'signed'
     """
     if isinstance(similarity, Similarity):
         return similarity
-    if similarity not in _REGISTERED:
-        raise ValueError(f"unknown similarity '{similarity}'; choose from: {', '.join(_REGISTERED)}")
-    return _REGISTERED[similarity]
+    name, _, normalization = similarity.partition(".")
+    if name not in _REGISTERED:
+        raise ValueError(f"unknown similarity '{name}'; choose from: {', '.join(_REGISTERED)}")
+    return normalized(_REGISTERED[name], normalization) if normalization else _REGISTERED[name]
+
+
+def normalized(similarity: Similarity, normalization: str) -> Similarity:
+    """A similarity that normalises the maps in this way before its own preparation, named "similarity.normalization".
+
+    Args:
+        similarity: The similarity.
+        normalization: "none", "abs" (magnitudes of the summed channels), "min_max", "diverging", "percentile_clipped"
+            or "second_moment"; "abs" and "diverging" look at signed maps, the others at what the similarity looks at.
+
+    Raises:
+        ValueError: If no normalisation has this name.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(
+            f"unknown normalization '{normalization}' of '{similarity.name}'; choose from: {', '.join(NORMALIZATIONS)}"
+        )
+    normalize, prepare = NORMALIZATIONS[normalization], similarity.prepare
+    return replace(
+        similarity,
+        name=f"{similarity.name}.{normalization}",
+        maps="signed" if normalization in OF_SIGNED else similarity.maps,
+        prepare=lambda maps, *support: prepare(normalize(maps), *support),
+        normalization=normalization,
+    )
 
 
 def _require_same_shape(a: Tensor, b: Tensor) -> None:

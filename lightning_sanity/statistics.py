@@ -12,6 +12,7 @@ can look harmless at full depth and yet ignore most of the network.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -130,20 +131,56 @@ class Signal:
 def signal(noise: Tensor, cross: Tensor) -> Signal:
     """The noise guard: per-sample ranks of ``noise`` among ``cross``, combined over samples.
 
-    Under the null each rank is uniform on ``{1/(K+1), ..., 1}`` and the samples are independent, so that their mean is
-    close to normal with known moments.
-
     Args:
         noise: Similarity to the map of the slightly noisy input, ``(repeats, N)``.
         cross: Similarity to the maps of other samples, ``(K, N)``.
     """
     repeated = noise.double().nanmean(0)
     known = repeated.isfinite() & cross.isfinite().all(0)
-    if not bool(known.any()):
-        return Signal(math.nan, math.nan)
-    repeated, cross = repeated[known], cross.double()[:, known]
-    pairs, samples = cross.shape
-    ranks = (1 + (cross >= repeated).sum(0)) / (pairs + 1)
-    mean, variance = (pairs + 2) / (2 * (pairs + 1)), ((pairs + 1) ** 2 - 1) / (12 * (pairs + 1) ** 2 * samples)
+    return Signal(float(repeated[known].mean() - cross.double()[:, known].mean()), rank_p(repeated, cross))
+
+
+def dependence(kept: Tensor, randomised: Tensor) -> float:
+    """Probability of maps this different if the method did not depend on the weights at all.
+
+    Under that null, the similarity of a trained map to the map of the same model on a noisy input, and to the maps
+    of re-initialised models on inputs with noise of their own, are exchangeable for each sample. Dependence is needed,
+    but not enough: a copy of the input to which a little gradient is added depends on the weights as well.
+
+    Args:
+        kept: Similarity of the trained model's maps to its maps under input noise, ``(N,)``.
+        randomised: The same for the re-initialised models, each trial with noise of its own, ``(trials, N)``.
+
+    Besag & Clifford, "Generalized Monte Carlo significance tests", Biometrika 1989, per sample.
+    """
+    return rank_p(kept, randomised)
+
+
+def rank_p(one: Tensor, others: Tensor) -> float:
+    """One-sided probability that ``one`` ``(N,)`` exceeds its exchangeable ``others`` ``(K, N)`` by chance.
+
+    The rank of each sample's value is uniform on ``{1/(K+1), ..., 1}`` and the samples are independent, so that the
+    mean rank is close to normal with known moments. NaN without a single defined sample.
+    """
+    known = one.isfinite() & others.isfinite().all(0)
+    if not bool(known.any()) or len(others) == 0:
+        return math.nan
+    one, others = one.double()[known], others.double()[:, known]
+    count, samples = others.shape
+    ranks = (1 + (others >= one).sum(0)) / (count + 1)
+    mean, variance = (count + 2) / (2 * (count + 1)), ((count + 1) ** 2 - 1) / (12 * (count + 1) ** 2 * samples)
     z = (float(ranks.mean()) - mean) / math.sqrt(variance)
-    return Signal(float(repeated.mean() - cross.mean()), 0.5 * math.erfc(-z / math.sqrt(2)))
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def holm(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """Probabilities adjusted for their number, so that at most ``alpha`` of such families holds a false rejection.
+
+    NaN entries stay NaN and do not count. Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    known = sorted((p, name) for name, p in probabilities.items() if not math.isnan(p))
+    adjusted, largest = dict(probabilities), 0.0
+    for place, (p, name) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - place) * p))
+        adjusted[name] = largest
+    return adjusted

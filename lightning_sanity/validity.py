@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
 from lightning_sanity.attribution.method import Method
 from lightning_sanity.cascade import POSITIVE_CONTROL, Track, Walk
 from lightning_sanity.result import Coverage, Outcome, Verdict
-from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, judge
+from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, is_open, judge
 
 CONTROLS = (POSITIVE_CONTROL, "edge_detector", "input_copy", "random")
 """Run beside the user's methods: the plain gradient must not fail on a trained network, the others must not pass."""
@@ -49,6 +49,14 @@ def judge_all(
         for name, verdict in verdicts.items()
     }
     return void, False, wrong
+
+
+def undecided(walk: Walk, gated: Set[str], criterion: Criterion, seed: int) -> list[str]:
+    """The gated methods whose verdict more trials could decide."""
+    judged = {
+        name: judge(_evidence(walk.tracks[name], None), criterion, seed=seed) for name in gated & walk.tracks.keys()
+    }
+    return [name for name in walk.tracks if name in judged and is_open(judged[name], criterion)]
 
 
 def nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:

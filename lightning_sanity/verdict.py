@@ -115,6 +115,15 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, seed:
     return replace(verdict, outcome=outcome, reason=reason)
 
 
+def is_open(verdict: Verdict, criterion: Criterion) -> bool:
+    """Whether more trials could decide it: an interval straddles the threshold and nothing else speaks against it."""
+    return (
+        verdict.outcome is Outcome.INCONCLUSIVE
+        and math.isfinite(verdict.psi)
+        and any(low < criterion.min_psi <= high for _, low, high in verdict.psi_of.values())
+    )
+
+
 def _without_signal(evidence: Evidence, criterion: Criterion, found: Mapping[str, Sensitivity]) -> str | None:
     if evidence.dead > criterion.max_dead_rate:
         return (

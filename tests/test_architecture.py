@@ -29,6 +29,7 @@ FLOORS = (
         "faithfulness",
         "localization",
         "convergence",
+        "diagnostics",
     ),
     ("cascade",),
     ("coverage", "validity"),
