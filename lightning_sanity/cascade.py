@@ -19,7 +19,7 @@ from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, explain
-from lightning_sanity.pictures import small
+from lightning_sanity.pictures import coarse, small
 from lightning_sanity.randomization import Change
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.twins import Reinitializer, recalibrate_
@@ -47,6 +47,7 @@ class Track:
         unsigned: Whether the trained model's maps have no negative value.
         norm: Norm of the maps, trained first, then fully randomised per trial; ``(1 + trials,)``.
         pictures: Signed maps ``(K, 1 + kept depths, h, w)``.
+        coarse: Small copies of the trained model's maps ``(N, h, w)``, uint8.
         error: Why the method was given up, if it was.
     """
 
@@ -62,6 +63,7 @@ class Track:
     unsigned: bool = False
     norm: Tensor | None = None
     pictures: Tensor | None = None
+    coarse: Tensor | None = None
     error: str | None = None
 
 
@@ -237,6 +239,7 @@ class Cascade:
         flat = maps.magnitude.reshape(self.samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
+        track.coarse = coarse(maps.magnitude)
         track.unsigned = bool((maps.signed >= 0).all())
         track.norm = torch.linalg.vector_norm(flat).float().reshape(1)
         for similarity in self.similarities:

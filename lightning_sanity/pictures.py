@@ -13,6 +13,7 @@ from lightning_sanity.result import Pictures
 _SAMPLES = 3
 _DEPTHS = 5
 _SIDE = 112
+_COARSE = 32
 
 
 def samples(available: int) -> tuple[int, ...]:
@@ -26,13 +27,24 @@ def depths(available: int) -> tuple[int, ...]:
     return tuple(sorted({round(k * (available - 1) / max(wanted - 1, 1)) for k in range(wanted)} | {available - 1}))
 
 
-def small(images: Tensor) -> Tensor:
-    """``(K, C, H, W)`` with no side longer than a picture needs."""
+def small(images: Tensor, side: int = _SIDE) -> Tensor:
+    """``(K, C, H, W)`` with no side longer than ``side``; as much as a picture needs by default."""
     longest = max(images.shape[-2:])
-    if longest <= _SIDE:
+    if longest <= side:
         return images
-    height, width = (max(1, round(side * _SIDE / longest)) for side in images.shape[-2:])
+    height, width = (max(1, round(length * side / longest)) for length in images.shape[-2:])
     return F.adaptive_avg_pool2d(images, (height, width))
+
+
+def coarse(magnitude: Tensor) -> Tensor:
+    """Maps ``(N, H, W)`` as uint8, at most 32 pixels a side, each scaled by its own largest value; blank if undefined.
+
+    Small enough to be kept for every sample, so that a later model's maps can be compared with them.
+    """
+    pooled = small(magnitude.float()[:, None], _COARSE)[:, 0]
+    pooled = pooled.nan_to_num(0.0, 0.0, 0.0)
+    largest = pooled.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return (255 * pooled / largest).round().to(torch.uint8)
 
 
 def keep(value: Tensor, chosen: Sequence[int], at: Sequence[int], maps: Mapping[str, Tensor]) -> Pictures | None:

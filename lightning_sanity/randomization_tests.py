@@ -218,6 +218,7 @@ def parameter_randomization_test(
         seconds=time.perf_counter() - started,
         pictures=kept_pictures,
         diagnostics=diagnosed,
+        trained_maps={name: track.coarse for name, track in walk.tracks.items() if track.coarse is not None},
     )
 
 

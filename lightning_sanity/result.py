@@ -193,6 +193,8 @@ class SanityResult:
         seconds: Wall time of the test.
         pictures: Small copies of inputs and maps, or None.
         diagnostics: Second opinions, ``diagnostics[method][name]``; see ``diagnostics.diagnose``. They never gate.
+        trained_maps: Per method the trained model's maps of the whole probe, uint8 magnitudes ``(N, h, w)`` of at most
+            32 pixels a side, each scaled by its own largest value: what ``drift`` compares.
     """
 
     units: tuple[str, ...]
@@ -211,9 +213,10 @@ class SanityResult:
     seconds: float = math.nan
     pictures: Pictures | None = None
     diagnostics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    trained_maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("curves", "verdicts", "settings", "environment", "diagnostics"):
+        for name in ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -277,6 +280,7 @@ class SanityResult:
                 method: {name: _number(value) for name, value in row.items()}
                 for method, row in self.diagnostics.items()
             },
+            "trained_maps": {method: _encode(maps) for method, maps in self.trained_maps.items()},
         }
 
     @classmethod
@@ -316,6 +320,7 @@ class SanityResult:
                     method: {name: _nan(value) for name, value in row.items()}
                     for method, row in data.get("diagnostics", {}).items()
                 },
+                trained_maps={method: _decode(maps) for method, maps in data.get("trained_maps", {}).items()},
             )
         except (KeyError, TypeError, AttributeError, ValueError, zlib.error, RuntimeError) as error:
             raise ValueError(f"damaged lightning_sanity result: {type(error).__name__}: {error}") from error

@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower floors first; a module may import from its own floor or a lower one, never from a higher one.
 FLOORS = (
-    ("_rng", "ranks", "normalization", "structural", "hog", "similarity", "complexity", "result", "pictures"),
+    ("_rng", "ranks", "normalization", "structural", "hog", "similarity", "complexity", "result", "pictures", "drift"),
     (
         "graph",
         "units",

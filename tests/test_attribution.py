@@ -17,7 +17,7 @@ from lightning_sanity.attribution.attention import captured_attention
 from lightning_sanity.attribution.batching import Rows
 from lightning_sanity.attribution.cam import gradcam, internal_influence, last_spatial_layer, scorecam
 from lightning_sanity.attribution.deeplift import deeplift, deepshap
-from lightning_sanity.attribution.gradient import smoothgrad, smoothgrad_squared, vargrad
+from lightning_sanity.attribution.gradient import smoothed, smoothgrad, smoothgrad_squared, vargrad
 from lightning_sanity.attribution.layers import layout_of
 from lightning_sanity.attribution.path import (
     expected_gradients,
@@ -344,6 +344,21 @@ def test_smoothgrad_family_satisfies_its_moments(batch):
     torch.testing.assert_close(found[2], found[1] - found[0] ** 2, atol=1e-7, rtol=1e-3)
     calm = smooth_integrated_gradients(n_steps=8, n_samples=2, noise=0.0)(model, *batch)
     torch.testing.assert_close(calm, integrated_gradients(n_steps=8)(model, *batch), atol=1e-6, rtol=1e-4)
+
+
+def test_smoothing_the_gradient_is_smoothgrad(batch):
+    found = []
+    for method in (smoothed(resolve("gradient"), 6, 0.15), smoothgrad(6)):
+        torch.manual_seed(1)
+        found.append(method(cnn(), *batch))
+    torch.testing.assert_close(*found)
+
+
+def test_smoothing_without_noise_changes_nothing(batch):
+    method = smoothed(resolve("gradcam"), 3, 0.0)
+    assert (method.name, method.stochastic, method.passes) == ("smoothed_gradcam", True, 3)
+    model = cnn()
+    torch.testing.assert_close(method(model, *batch), resolve("gradcam")(model, *batch))
 
 
 def test_lrp_epsilon_is_input_times_gradient_on_rectifiers(batch):

@@ -13,6 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from lightning_sanity import similarity as sim
+from lightning_sanity.normalization import NORMALIZATIONS
 from lightning_sanity.ranks import inversions
 
 PLAIN = (sim.spearman, sim.pearson, sim.cosine, sim.euclidean, sim.mse, sim.hog, sim.top_k_overlap, sim.kendall)
@@ -514,3 +515,32 @@ def test_support_of_a_sample_ignores_its_neighbours_and_the_sign_of_zero():
 def test_support_of_maps_is_refused():
     with pytest.raises(ValueError, match=r"images \(N, C, H, W\), got \(2, 8, 8\)"):
         sim.support_of(torch.rand(2, 8, 8))
+
+
+@pytest.mark.parametrize("normalization", [n for n in NORMALIZATIONS if n != "abs"])
+@pytest.mark.parametrize("name", ["pearson", "ssim"])
+def test_a_normalisation_chosen_by_name_is_applied_first(name, normalization):
+    a, b = torch.rand(3, 16, 16) - 0.3, torch.rand(3, 16, 16) - 0.3
+    chosen = sim.resolve(f"{name}.{normalization}")
+    plain = sim.resolve(name)
+    assert torch.allclose(chosen(a, b), plain(NORMALIZATIONS[normalization](a), NORMALIZATIONS[normalization](b)))
+    assert (chosen.name, chosen.normalization) == (f"{name}.{normalization}", normalization)
+
+
+def test_clipping_at_a_percentile_changes_what_an_outlier_does():
+    a, b = torch.rand(1, 16, 16), torch.rand(1, 16, 16)
+    a[0, 3, 3] = b[0, 3, 3] = 100.0
+    assert sim.resolve("pearson")(a, b) > 0.9
+    assert sim.resolve("pearson.percentile_clipped")(a, b).abs() < 0.3
+
+
+def test_abs_ignores_the_sign_of_a_signed_map():
+    a = torch.randn(2, 9, 9)
+    found = sim.resolve("spearman_signed.abs")
+    assert found.maps == "signed"
+    assert torch.allclose(found(a, -a), torch.ones(2).double())
+
+
+def test_an_unknown_normalisation_is_named():
+    with pytest.raises(ValueError, match=r"unknown normalization 'z' of 'ssim'; choose from: none, abs"):
+        sim.resolve("ssim.z")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -142,6 +143,36 @@ def _smoothed(
     )
 
 
+def smoothed(method: Method, n_samples: int = 50, noise: float = 0.1, max_batch: int = ROWS) -> Method:
+    """Any method, averaged over noisy copies of the input, as the smooth randomization test (sMPRT) explains.
+
+    Averaging removes the part of a curve's fall that is only the noise of single maps. The original walks bottom-up:
+    ``parameter_randomization_test(..., methods=smoothed(resolve("gradcam")), order="bottom_up")``.
+
+    Args:
+        method: The method to smooth.
+        n_samples: Noisy copies.
+        noise: Standard deviation as a share of the sample's range (maximum - minimum).
+        max_batch: Most rows per pass through the model.
+
+    Hedström et al., "Sanity Checks Revisited: An Exploration to Repair the Model Parameter Randomisation Test", 2023
+    (arXiv:2401.06465).
+    """
+    name = f"smoothed_{method.name}"
+    at_least(1, name, n_samples=n_samples)
+    at_least(0, name, noise=noise)
+    over = over_noise(method, name, n_samples, noise, max_batch)
+    return replace(
+        method,
+        name=name,
+        attribute=lambda model, inputs, target: over(model, inputs, target)[0],
+        stochastic=True,
+        passes=method.passes * n_samples,
+        prepare=None,
+        completeness=None,
+    )
+
+
 def over_noise(
     function: AttributionFn, name: str, n_samples: int, noise: float, max_batch: int
 ) -> Callable[[nn.Module, Any, Tensor | None], tuple[Tensor, Tensor]]:
@@ -158,10 +189,12 @@ def over_noise(
             found = function(
                 model, rows_of(inputs, samples, len(copies), noisy), target_of(target, samples, len(copies))
             )
-            return found.reshape(len(copies), -1, *value.shape[1:])
+            return found.reshape(len(copies), -1, *found.shape[1:])
 
-        total, squares = torch.zeros_like(value), torch.zeros_like(value)
+        total = squares = torch.empty(0)
         for samples, _, found in rows.chunks(len(value), n_samples, run):
+            if not total.numel():  # maps of one channel, say, for an input of three
+                total, squares = (found.new_zeros(len(value), *found.shape[2:]) for _ in range(2))
             total[samples] += found.sum(0)
             squares[samples] += found.square().sum(0)
         return total / n_samples, squares / n_samples
