@@ -161,7 +161,7 @@ def parameter_randomization_test(
         used = tuple(m for m in measures if _fits(m, first(values), support))
         with _bar(progress) as tick:
             cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick)
-            walk = _walk(cascade, trials, gated, criterion, seed)
+            walk = _walk(cascade, trials, gated, criterion)
         kept_pictures = None
         if pictures:
             drawn = {name: track.pictures for name, track in walk.tracks.items() if track.pictures is not None}
@@ -171,7 +171,7 @@ def parameter_randomization_test(
     gradient_ratio = gradient_ratio_of(walk)
     coverage = coverage_of(planned, drawer, walk, copied, graph, notes + signal_notes(walk, gradient_ratio))
     trivial = problem or nothing_changed(walk, coverage, order)
-    verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial, seed)
+    verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial)
     diagnosed = diagnostics_module.diagnose(walk.tracks, gated, further)
     if "dependence" in further:
         verdicts |= {name: replace(verdicts[name], p_dependence=row["p_dependence"]) for name, row in diagnosed.items()}
@@ -397,11 +397,11 @@ def _prepare(
 _AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still open
 
 
-def _walk(cascade: Cascade, trials: int | str, gated: Set[str], criterion: Criterion, seed: int) -> Walk:
+def _walk(cascade: Cascade, trials: int | str, gated: Set[str], criterion: Criterion) -> Walk:
     """All trials; or, for "auto", as many as the open verdicts need, by a schedule that was fixed beforehand."""
     cascade.start()
     for more in (trials,) if isinstance(trials, int) else _AUTO_TRIALS:
-        open_methods = None if cascade.trials == 0 else undecided(cascade.walk(), gated, criterion, seed)
+        open_methods = None if cascade.trials == 0 else undecided(cascade.walk(), gated, criterion)
         if open_methods is None or open_methods:
             cascade.extend(more, open_methods)
     return cascade.walk()

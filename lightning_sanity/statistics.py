@@ -7,6 +7,12 @@ model, unrelated input) and ``C`` the ceiling (the same explanation run again)::
 
 1 = as different as unrelated maps, 0 = the map ignores the model. The mean is over the whole cascade, because a method
 can look harmless at full depth and yet ignore most of the network.
+
+Intervals are for new trials and new samples alike: PSI is linearised in the single similarities, the variances between
+trials and between samples add up, less their interaction, which both contain (Cameron, Gelbach & Miller, "Robust
+Inference With Multiway Clustering", 2011), and few trials cost a wider quantile of Student's t (Satterthwaite 1946).
+Percentiles of a bootstrap over trials and samples would be simpler, but hold a true PSI in only 81 to 87 % of all
+repeats with three to five trials where trials differ, and in all of them where only pairs do.
 """
 
 from __future__ import annotations
@@ -16,11 +22,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 from torch import Tensor
 
-from lightning_sanity._rng import generator
-
-RESAMPLES = 1000
 LEVEL = 0.95
 
 
@@ -44,75 +48,92 @@ class Sensitivity:
     separation: float
 
 
-def sensitivity(
-    values: Tensor, floor: Tensor, ceiling: Tensor, *, absolute: bool = False, seed: int = 0, resamples: int = RESAMPLES
-) -> Sensitivity:
-    """PSI with its interval by a two-way bootstrap that resamples trials and samples together.
+def sensitivity(values: Tensor, floor: Tensor, ceiling: Tensor, *, absolute: bool = False) -> Sensitivity:
+    """PSI over the cascade with its interval.
 
     Args:
         values: Similarity to the map at each depth, ``(trials, depths, N)``; NaN pairs are left out.
         floor: Similarity to unrelated samples' maps, same shape.
         ceiling: Similarity of repeats, ``(repeats, N)``.
         absolute: Use absolute values: for signed measures, where a strongly negative similarity retains information.
-        seed: Of the resampling.
-        resamples: Number of bootstrap resamples.
+    """
+    psi, influence, separation = _linearised(values, floor, ceiling, absolute)
+    whole = two_way_interval(float(psi.nanmean()), influence.nanmean(1))
+    return Sensitivity(whole, float(psi[0]), float(psi[-1]), separation)
+
+
+def sensitivity_curve(values: Tensor, floor: Tensor, ceiling: Tensor, *, absolute: bool = False) -> Tensor:
+    """PSI at every depth with its interval, ``(3, depths)``: value, low, high; NaN where a depth is undefined.
+
+    The mean of the values over depths is the PSI of ``sensitivity``. An interval holds for its own depth, not for the
+    whole curve at once. Arguments as there.
+    """
+    psi, influence, _ = _linearised(values, floor, ceiling, absolute)
+    found = [two_way_interval(float(value), influence[:, depth]) for depth, value in enumerate(psi)]
+    return torch.tensor([[i.value, i.low, i.high] for i in found], dtype=torch.float64).T
+
+
+def sensitivity_of_samples(values: Tensor, floor: Tensor, ceiling: Tensor, *, absolute: bool = False) -> Tensor:
+    """PSI of every sample over the whole cascade, ``(N,)``, against the floor and ceiling of all of them.
+
+    With no undefined pair their mean is the PSI of ``sensitivity``. Arguments as there.
     """
     values, floor, ceiling = (t.double().abs() if absolute else t.double() for t in (values, floor, ceiling))
-    trials, _, samples = values.shape
-    one = values.new_ones(1, trials), values.new_ones(1, samples)
-    point, separation = _psi(values, floor, ceiling, *one)
-    rng = generator(seed, "bootstrap")
-    by_trial, by_sample = _counts(trials, resamples, rng), _counts(samples, resamples, rng)
-    both = _psi(values, floor, ceiling, by_trial, by_sample)[0].mean(1)
-    low, high = _percentiles(both)
-    by_trials = _variance(values.nanmean((1, 2))) / trials
-    by_samples = _variance(values.nanmean((0, 1))) / samples
-    share = by_trials / (by_trials + by_samples) if by_trials + by_samples > 0 else math.nan
-    interval = Interval(float(point.mean()), low, high, share)
-    return Sensitivity(interval, float(point[0, 0]), float(point[0, -1]), float(separation[0]))
+    unrelated, again = floor.nanmean((0, 2)).nanmean(), ceiling.nanmean()
+    return 1 - (values.nanmean(0).nanmean(0) - unrelated) / (again - unrelated)
 
 
-def _psi(values: Tensor, floor: Tensor, ceiling: Tensor, by_trial: Tensor, by_sample: Tensor) -> tuple[Tensor, Tensor]:
-    """``1 - (S(d) - U) / (C - U)`` per resample and depth ``(B, depths)``, and ``C - U`` ``(B,)``."""
-    similarity = _weighted(values, by_trial, by_sample)  # (B, depths)
-    unrelated = _weighted(floor, by_trial, by_sample).nanmean(1)
-    repeats = by_trial.new_ones(len(by_trial), len(ceiling))
-    again = _weighted(ceiling[:, None], repeats, by_sample)[:, 0]
-    separation = again - unrelated
-    return 1 - (similarity - unrelated[:, None]) / separation[:, None], separation
+def two_way_interval(value: float, influence: Tensor) -> Interval:
+    """Interval of an estimate from the influence of every (trial, sample) pair on it, ``(trials, N)``.
+
+    With a single trial it is for new samples and that trial only.
+    """
+    trials, samples = influence.shape
+    by_trial = float(influence.mean(1).var()) / trials if trials > 1 else 0.0
+    by_sample = float(influence.mean(0).var()) / samples if samples > 1 else 0.0
+    both = 0.0
+    if trials > 1 and samples > 1:
+        rest = influence - influence.mean(1, keepdim=True) - influence.mean(0, keepdim=True) + influence.mean()
+        both = float(rest.square().sum()) / ((trials - 1) * (samples - 1)) / (trials * samples)
+    variance = max(by_trial, by_sample, by_trial + by_sample - both)
+    total = by_trial + by_sample
+    share = by_trial / total if total > 0 else math.nan
+    if trials == samples == 1 or not math.isfinite(variance):
+        return Interval(value, math.nan, math.nan, share)
+    if variance == 0:
+        return Interval(value, value, value, share)
+    parts = [(by_trial, trials - 1), (by_sample, samples - 1), (both, (trials - 1) * (samples - 1))]
+    if variance > total - both:  # one of them alone
+        parts = [part for part in parts[:2] if part[0] == variance]
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts if degrees)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    return Interval(value, value - half, value + half, share)
 
 
-def _weighted(table: Tensor, by_row: Tensor, by_sample: Tensor) -> Tensor:
-    """Weighted mean over rows and samples of ``(rows, depths, N)``, NaN left out: ``(B, depths)``."""
+def _linearised(values: Tensor, floor: Tensor, ceiling: Tensor, absolute: bool) -> tuple[Tensor, Tensor, float]:
+    """PSI per depth ``(depths,)``, every pair's influence on it ``(trials, depths, N)``, and ceiling minus floor."""
+    values, floor, ceiling = (t.double().abs() if absolute else t.double() for t in (values, floor, ceiling))
+    similarity, by_similarity = _influence(values)
+    unrelated, by_unrelated = (t.nanmean(axis) for t, axis in zip(_influence(floor), (0, 1), strict=True))
+    again, by_again = _influence(ceiling.nanmean(0)[None, None])
+    separation = again[0] - unrelated
+    retained = (similarity - unrelated) / separation
+    kept = retained[:, None]
+    influence = (kept * by_again + (1 - kept) * by_unrelated[:, None] - by_similarity) / separation
+    return 1 - retained, influence, float(separation)
+
+
+def _influence(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean per depth ``(depths,)`` and each pair's deviation ``(rows, depths, N)``, 0 where undefined.
+
+    Deviations are scaled so that the mean over all pairs is the influence, however many pairs are undefined.
+    """
     known = ~table.isnan()
-    rows, depths, samples = table.shape
-
-    def total(of: Tensor) -> Tensor:
-        per_row = (by_row @ of.reshape(rows, -1)).reshape(-1, depths, samples)
-        return torch.einsum("bdn,bn->bd", per_row, by_sample)
-
-    return total(table.nan_to_num(0.0) * known) / total(known.double())
-
-
-def _counts(size: int, resamples: int, rng: torch.Generator) -> Tensor:
-    """How often each of ``size`` items is drawn, ``(resamples, size)``."""
-    drawn = torch.randint(size, (resamples, size), generator=rng)
-    return torch.zeros(resamples, size, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(resamples, size, dtype=torch.float64)
-    )
-
-
-def _percentiles(values: Tensor) -> tuple[float, float]:
-    known = values[values.isfinite()]
-    if not known.numel():
-        return math.nan, math.nan
-    tail = (1 - LEVEL) / 2
-    return float(known.quantile(tail)), float(known.quantile(1 - tail))
-
-
-def _variance(values: Tensor) -> float:
-    known = values[values.isfinite()]
-    return float(known.var()) if known.numel() > 1 else math.nan
+    count = known.sum((0, 2)).double()
+    mean = table.nan_to_num(0.0).sum((0, 2)) / count
+    pairs = table.shape[0] * table.shape[2]
+    deviation = torch.where(known, table - mean[:, None], 0.0) * (pairs / count)[:, None]
+    return mean, deviation
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ def judge_all(
     walk: Walk,
     criterion: Criterion,
     problem: str | None,
-    seed: int,
 ) -> tuple[dict[str, Verdict], bool, str]:
     """A verdict per method; when a control comes out wrong, no verdict stands."""
     verdicts = {}
@@ -31,7 +30,7 @@ def judge_all(
         if name in refused:
             verdicts[name] = Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
         else:
-            verdicts[name] = judge(_evidence(walk.tracks[name], problem), criterion, gated=name in gated, seed=seed)
+            verdicts[name] = judge(_evidence(walk.tracks[name], problem), criterion, gated=name in gated)
     if problem is not None:
         return verdicts, False, problem
     wrong = _degenerate(walk) or _wrong_control(verdicts)
@@ -51,11 +50,9 @@ def judge_all(
     return void, False, wrong
 
 
-def undecided(walk: Walk, gated: Set[str], criterion: Criterion, seed: int) -> list[str]:
+def undecided(walk: Walk, gated: Set[str], criterion: Criterion) -> list[str]:
     """The gated methods whose verdict more trials could decide."""
-    judged = {
-        name: judge(_evidence(walk.tracks[name], None), criterion, seed=seed) for name in gated & walk.tracks.keys()
-    }
+    judged = {name: judge(_evidence(walk.tracks[name], None), criterion) for name in gated & walk.tracks.keys()}
     return [name for name in walk.tracks if name in judged and is_open(judged[name], criterion)]
 
 

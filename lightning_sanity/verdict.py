@@ -71,7 +71,7 @@ MEASURES = ("spearman", "spearman_support", SIGNED, "ssim")
 sign sees what magnitudes hide, and structural similarity sees shapes."""
 
 
-def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, seed: int = 0) -> Verdict:
+def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Verdict:
     """The verdict on one method.
 
     PASS needs the whole interval of every measure at or above ``min_psi``; FAIL needs one measure's whole interval
@@ -80,9 +80,7 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, seed:
     if evidence.trivial is not None:
         return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
     found = {
-        name: sensitivity(
-            evidence.values[name], evidence.floor[name], evidence.ceiling[name], absolute=name == SIGNED, seed=seed
-        )
+        name: sensitivity(evidence.values[name], evidence.floor[name], evidence.ceiling[name], absolute=name == SIGNED)
         for name in evidence.values
         if not bool(evidence.values[name].isnan().all())
     }

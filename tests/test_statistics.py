@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 
-from lightning_sanity.statistics import sensitivity, signal
+from lightning_sanity.statistics import sensitivity, sensitivity_curve, sensitivity_of_samples, signal
 
 
 def uniform(value, shape):
@@ -39,11 +40,76 @@ def test_absolute_psi_counts_a_flipped_sign_as_retained():
     assert found.psi.value == 0
 
 
-def test_interval_is_the_same_for_the_same_seed_and_holds_the_estimate():
-    values, floor = torch.rand(6, 3, 16), 0.1 * torch.rand(6, 3, 16)
-    one, two = (sensitivity(values, floor, uniform(1, (1, 16)), seed=3) for _ in range(2))
-    assert one == two
-    assert one.psi.low < one.psi.value < one.psi.high
+def simulated(trials, samples, spreads, draw):
+    """Values, floor and ceiling with random trials, samples and pairs around a known PSI."""
+    by_trial, by_sample, by_pair = spreads
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    level = torch.tensor([0.7, 0.5, 0.36, 0.2], dtype=torch.float64)[:, None]  # 1 - (.44 - .2) / (.8 - .2) = .6
+    common = by_trial * normal(trials, 1, 1) + by_sample * normal(1, 1, samples)
+    values = level + common + by_pair * normal(trials, 4, samples)
+    floor = 0.2 + by_sample / 2 * normal(1, 1, samples) + by_pair * normal(trials, 4, samples)
+    ceiling = 0.8 + 0.02 * normal(1, samples)
+    return values, floor, ceiling
+
+
+@pytest.mark.parametrize("trials", [5, 20])
+@pytest.mark.parametrize(
+    "spreads", [(0.08, 0.02, 0.1), (0.02, 0.1, 0.1), (0.05, 0.12, 0.15)], ids=["trials", "samples", "both"]
+)
+def test_interval_holds_a_known_psi_as_often_as_it_says(trials, spreads):
+    draw = torch.Generator().manual_seed(2)
+    found = [sensitivity(*simulated(trials, 32, spreads, draw)).psi for _ in range(400)]
+    held = sum(interval.low <= 0.6 <= interval.high for interval in found) / len(found)
+    assert 0.90 <= held <= 0.98
+
+
+def test_variance_agrees_with_leaving_one_trial_or_sample_out():
+    draw = torch.Generator().manual_seed(0)
+    values, floor, ceiling = simulated(6, 12, (0.05, 0.1, 0.1), draw)
+    ceiling = ceiling * 0 + 0.8
+
+    def psi(v, u):
+        return float((1 - (v.mean((0, 2)) - u.mean()) / (0.8 - u.mean())).mean())
+
+    def without(axis, i):
+        rest = [j for j in range(values.shape[axis]) if j != i]
+        return psi(values.index_select(axis, torch.tensor(rest)), floor.index_select(axis, torch.tensor(rest)))
+
+    left_out = [[without(axis, i) for i in range(values.shape[axis])] for axis in (0, 2)]
+    by_trial, by_sample = (
+        (len(rows) - 1) / len(rows) * sum((x - sum(rows) / len(rows)) ** 2 for x in rows) for rows in left_out
+    )
+    found = sensitivity(values, floor, ceiling).psi
+    assert found.trial_share == pytest.approx(by_trial / (by_trial + by_sample), rel=0.05)
+    half = found.high - found.value
+    widest = stats.t.ppf(0.975, 5) * (by_trial + by_sample) ** 0.5
+    assert stats.norm.ppf(0.975) * max(by_trial, by_sample) ** 0.5 * 0.95 < half < widest * 1.05
+
+
+def test_interval_of_one_trial_is_that_of_a_mean_over_samples():
+    values = torch.rand(1, 1, 10).double()
+    found = sensitivity(values, uniform(0, (1, 1, 10)), uniform(1, (1, 10))).psi
+    expected = stats.t.interval(0.95, 9, 1 - values.mean(), values[0, 0].std() / 10**0.5)
+    assert (found.low, found.high) == pytest.approx(tuple(map(float, expected)))
+
+
+def test_curve_of_psi_has_the_psi_as_its_mean():
+    draw = torch.Generator().manual_seed(3)
+    given = simulated(5, 16, (0.05, 0.1, 0.1), draw)
+    curve, whole = sensitivity_curve(*given), sensitivity(*given)
+    assert float(curve[0].mean()) == pytest.approx(whole.psi.value)
+    assert [float(curve[0, 0]), float(curve[0, -1])] == pytest.approx([whole.first, whole.last])
+    assert bool(((curve[1] < curve[0]) & (curve[0] < curve[2])).all())
+    alone = sensitivity(given[0][:, :1], given[1], given[2]).psi
+    assert [float(x) for x in curve[:, 0]] == pytest.approx([alone.value, alone.low, alone.high])
+
+
+def test_psi_of_samples_has_the_psi_as_its_mean():
+    given = simulated(5, 16, (0.05, 0.1, 0.1), torch.Generator().manual_seed(4))
+    assert float(sensitivity_of_samples(*given).mean()) == pytest.approx(sensitivity(*given).psi.value)
 
 
 def test_interval_grows_with_the_spread_between_trials():
@@ -52,19 +118,6 @@ def test_interval_grows_with_the_spread_between_trials():
     found = sensitivity(by_trial, uniform(0, (6, 3, 16)), uniform(1, (1, 16)))
     assert found.psi.high - found.psi.low > 0.2
     assert found.psi.trial_share > 0.99
-
-
-def test_bootstrap_agrees_with_a_slow_loop():
-    values, floor, ceiling = torch.rand(4, 2, 6).double(), 0.2 * torch.rand(4, 2, 6).double(), torch.ones(1, 6).double()
-    rng = torch.Generator().manual_seed(0)
-    draws = []
-    for _ in range(1500):
-        t, n = torch.randint(4, (4,), generator=rng), torch.randint(6, (6,), generator=rng)
-        v, u = values[t][:, :, n], floor[t][:, :, n].mean()
-        draws.append(float((1 - (v.mean((0, 2)) - u) / (1 - u)).mean()))
-    expected = torch.tensor(draws).quantile(torch.tensor([0.025, 0.975]))
-    found = sensitivity(values, floor, ceiling, resamples=4000)
-    assert [found.psi.low, found.psi.high] == pytest.approx(expected.tolist(), abs=0.03)
 
 
 def test_signal_is_found_where_maps_resemble_their_noisy_repeats():
