@@ -174,9 +174,9 @@ class Cascade:
         trained, outputs = self._trained_outputs, torch.stack(self._outputs)  # (N, ...), (trials, depths, N, ...)
         return Walk(
             tracks={name: _on_cpu(track) for name, track in self.tracks.items()},
-            agreement=_agreement(trained, outputs).cpu(),
-            correlation=_correlation(trained, outputs).cpu(),
-            spread_ratio=(_spread(outputs[:, -1]) / _spread(trained[None])).float().cpu(),
+            agreement=agreement_of(trained, outputs).cpu(),
+            correlation=correlation_of(trained, outputs).cpu(),
+            spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float().cpu(),
             finite=bool(trained.isfinite().all()),
             twin_agreement=float(torch.cat(self._twins).nanmean()) if self._twins else math.nan,
             changes=self._changes,
@@ -376,7 +376,7 @@ def _on_cpu(track: Track) -> Track:
     return replace(track, **moved)
 
 
-def _agreement(trained: Tensor, outputs: Tensor) -> Tensor:
+def agreement_of(trained: Tensor, outputs: Tensor) -> Tensor:
     """Share of equal predictions ``(trials, depths)``; NaN for a single output."""
     if trained.ndim < 2 or trained.shape[1] < 2:
         return outputs.new_full(outputs.shape[:2], torch.nan, dtype=torch.float32)
@@ -384,7 +384,7 @@ def _agreement(trained: Tensor, outputs: Tensor) -> Tensor:
     return same.float().flatten(2).mean(2)
 
 
-def _correlation(trained: Tensor, outputs: Tensor) -> Tensor:
+def correlation_of(trained: Tensor, outputs: Tensor) -> Tensor:
     """Pearson correlation with the trained outputs ``(trials, depths)``."""
     a = trained.reshape(1, 1, -1).double()
     b = outputs.reshape(*outputs.shape[:2], -1).double()
@@ -392,6 +392,6 @@ def _correlation(trained: Tensor, outputs: Tensor) -> Tensor:
     return ((a * b).sum(2) / (a.norm(dim=2) * b.norm(dim=2))).float()
 
 
-def _spread(outputs: Tensor) -> Tensor:
+def spread_of(outputs: Tensor) -> Tensor:
     """Standard deviation over samples, averaged over outputs; ``(trials,)``."""
     return outputs.reshape(*outputs.shape[:2], -1).double().std(1, correction=0).mean(1)

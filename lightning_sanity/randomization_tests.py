@@ -132,12 +132,12 @@ def parameter_randomization_test(
     criterion = criterion or Criterion()
     further = diagnostics_module.check_names(diagnostics)
     gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
-    measures = _measures(similarities)
+    measures = measures_of(similarities)
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
     if order not in ORDERS:
         raise ValueError(f"unknown order '{order}'; choose from: {', '.join(ORDERS)}")
-    with _quiet_copy(model, inputs, forward, clone_fn, seed) as (copied, explained, values, device, graph):
-        target_, problem = _target(target, graph.outputs, batch_size(values))
+    with quiet_copy(model, inputs, forward, clone_fn, seed) as (copied, explained, values, device, graph):
+        target_, problem = explained_target(target, graph.outputs, batch_size(values))
         planned = plan(copied, graph, granularity, max_steps)
         notes = _other_paths(copied, explained, values, graph)
         drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
@@ -146,9 +146,9 @@ def parameter_randomization_test(
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if controls:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
-        refused, prepared = _prepare(chosen, what)
+        refused, prepared = prepared_methods(chosen, what)
         steps = subsets(planned.units, order)
-        support = _support(values)
+        support = support_in(values)
         settings = Settings(
             repeats=repeats,
             seed=seed,
@@ -158,8 +158,8 @@ def parameter_randomization_test(
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
             picture_depths=pictures_module.depths(len(steps)) if pictures else (),
         )
-        used = tuple(m for m in measures if _fits(m, first(values), support))
-        with _bar(progress) as tick:
+        used = tuple(m for m in measures if fits(m, first(values), support))
+        with progress_bar(progress) as tick:
             cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick)
             walk = _walk(cascade, trials, gated, criterion)
         kept_pictures = None
@@ -212,7 +212,7 @@ def parameter_randomization_test(
             "model": type(model).__name__,
             "criterion": asdict(criterion),
         },
-        environment=_environment(device),
+        environment=environment(device),
         weights_digest=weights_digest(model),
         probe_digest=digest(values),
         seconds=time.perf_counter() - started,
@@ -226,7 +226,7 @@ def parameter_randomization_test(
 
 
 @contextmanager
-def _quiet_copy(
+def quiet_copy(
     model: nn.Module,
     inputs: Any,
     forward: Callable[..., Any] | None,
@@ -313,21 +313,21 @@ def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None) ->
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
-def _measures(similarities: Sequence[str | Similarity]) -> tuple[Similarity, ...]:
+def measures_of(similarities: Sequence[str | Similarity]) -> tuple[Similarity, ...]:
     """The verdict's measures and the user's, each once."""
     given = [similarities] if isinstance(similarities, (str, Similarity)) else list(similarities)
     resolved = [similarity_module.resolve(name) for name in (*MEASURES, *given)]
     return tuple({measure.name: measure for measure in resolved}.values())
 
 
-def _fits(measure: Similarity, value: Tensor, support: Tensor | None) -> bool:
+def fits(measure: Similarity, value: Tensor, support: Tensor | None) -> bool:
     """Whether a measure means something on this input: a background to leave out, two spatial dimensions."""
     if measure.on_support:
         return support is not None
     return "ssim" not in measure.name or (value.ndim == 4 and min(value.shape[-2:]) >= similarity_module.LEAST_SIDE)
 
 
-def _support(values: Any) -> Tensor | None:
+def support_in(values: Any) -> Tensor | None:
     """Pixels that are not background ``(N, H, W)``, or None where most samples have no constant background."""
     value = first(values)
     if value.ndim != 4 or not value.is_floating_point():
@@ -338,7 +338,7 @@ def _support(values: Any) -> Tensor | None:
     return support & has_background[:, None, None]
 
 
-def _target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple[Tensor | None, str | None]:
+def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple[Tensor | None, str | None]:
     """The explained class of every sample, and why no verdict can be had, if so.
 
     Raises:
@@ -378,7 +378,7 @@ def _target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple
     return chosen, problem
 
 
-def _prepare(
+def prepared_methods(
     chosen: Mapping[str, Method], what: Explanation
 ) -> tuple[dict[str, str], dict[str, tuple[Method, AttributionFn]]]:
     """Methods that mean nothing on this model, with the reason, and the others, prepared."""
@@ -408,7 +408,7 @@ def _walk(cascade: Cascade, trials: int | str, gated: Set[str], criterion: Crite
 
 
 @contextmanager
-def _bar(progress: Progress | bool | None) -> Iterator[Progress | None]:
+def progress_bar(progress: Progress | bool | None) -> Iterator[Progress | None]:
     """The caller's own callback, or a bar on a terminal."""
     if callable(progress):
         yield progress
@@ -430,7 +430,8 @@ def _bar(progress: Progress | bool | None) -> Iterator[Progress | None]:
 # ----------------------------------------------------------------------------------------------------- after the walk
 
 
-def _environment(device: torch.device) -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions of what a measurement depends on, and the device."""
     names = ("lightning-sanity", "torch", "lightning", "captum", "scikit-image")
     found = {"python": platform.python_version(), "platform": platform.system(), "device": str(device)}
     for name in names:
