@@ -6,8 +6,9 @@ Everything stays on the model's device; what a step needs of the reference maps 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,72 +17,22 @@ from torch import Tensor, nn
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.budget import alarm, thin
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import between_classes, other_classes
+from lightning_sanity.division import Division, Outputs, unite_references
 from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, explain
 from lightning_sanity.pictures import coarse, small
+from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
+from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
+from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
 from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
 
 POSITIVE_CONTROL = "gradient"
 _CROSS_PAIRS = 9
-
-
-@dataclass
-class Track:
-    """What was measured of one method; tensors on the CPU once the walk has ended.
-
-    Attributes:
-        values: Per similarity ``(trials, depths, N)``.
-        floor: The same for unrelated samples.
-        ceiling: Per similarity ``(repeats, N)``; ones for a deterministic method.
-        noise: Spearman of magnitude under input noise ``(repeats, N)``.
-        cross: Spearman of magnitude between trained maps of different samples ``(pairs, N)``.
-        dependence: Spearman of magnitude between the trained map and full randomization's on noisy inputs
-            ``(trials, N)``, where asked for.
-        other_class: See ``diagnostics.other_classes``, where asked for.
-        entropy_rise: See ``complexity.efficient_mprt``; ``(trials, N)``, where asked for.
-        dead: Share of the trained model's maps that are constant or not finite.
-        unsigned: Whether the trained model's maps have no negative value.
-        norm: Norm of the maps, trained first, then fully randomised per trial; ``(1 + trials,)``.
-        pictures: Signed maps ``(K, 1 + kept depths, h, w)``.
-        coarse: Small copies of the trained model's maps ``(N, h, w)``, uint8.
-        error: Why the method was given up, if it was.
-    """
-
-    values: dict[str, Tensor] = field(default_factory=dict)
-    floor: dict[str, Tensor] = field(default_factory=dict)
-    ceiling: dict[str, Tensor] = field(default_factory=dict)
-    noise: Tensor | None = None
-    cross: Tensor | None = None
-    dependence: Tensor | None = None
-    other_class: dict[str, Tensor] = field(default_factory=dict)
-    entropy_rise: Tensor | None = None
-    dead: float = 0.0
-    unsigned: bool = False
-    norm: Tensor | None = None
-    pictures: Tensor | None = None
-    coarse: Tensor | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Walk:
-    """What a cascade measured: a track per method, the outputs' change, and the parameters' changes per trial.
-
-    ``twin_agreement`` is the mean Spearman correlation between the plain gradients of consecutive twins, same sample:
-    near the floor for random twins, near 1 for twins that differ in name only; NaN where it was not measured.
-    """
-
-    tracks: dict[str, Track]
-    agreement: Tensor
-    correlation: Tensor
-    spread_ratio: Tensor
-    finite: bool
-    twin_agreement: float
-    changes: dict[str, list[Change]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +45,6 @@ class Settings:
     norm_stats: str
     diagnostics: tuple[str, ...]
     picture_samples: tuple[int, ...]
-    picture_depths: tuple[int, ...]
 
 
 Progress = Callable[[int, int, str], None]
@@ -112,7 +62,9 @@ class Cascade:
         steps: Which units are random at each depth.
         reinitializer: Draws them.
         settings: How to walk.
-        progress: Called as ``progress(done, total, label)``.
+        progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
+        deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
+        share: This process's part of the work.
     """
 
     def __init__(
@@ -126,6 +78,8 @@ class Cascade:
         reinitializer: Reinitializer,
         settings: Settings,
         progress: Progress | None = None,
+        deadline: float | None = None,
+        share: Share | None = None,
     ) -> None:
         self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
         self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
@@ -135,58 +89,142 @@ class Cascade:
         self.references: dict[str, Reference] = {}
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
+        self._started, self._deadline, self._share = time.perf_counter(), deadline, share or Share()
+        self._at_once: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self._thinned: dict[str, Any] = {}
+        self._limit: float = math.inf
+        self._wanted = 0
         self._outputs: list[Tensor] = []
         self._changes: dict[str, list[Change]] = {}
-        self._twins: list[Tensor] = []
-        self._previous_twin: Reference | None = None
 
-    def start(self) -> None:
-        """Explain the trained model: reference maps, their ceiling and the noise guard."""
+    def start(self, trials: int) -> None:
+        """Explain the trained model: reference maps, their ceiling and the noise guard.
+
+        With a deadline, depths and methods are chosen so that this many trials fit.
+        """
+        self._total = (1 + trials * len(self.steps)) * len(self.methods)
+        self._guards = self._share.owners(self._passes(self.methods))
+        self._voice: str | None = None  # the method during whose explanation the outputs come by
         with self.what.overheard() as heard:
             for name in self.methods:
-                self._guarded(name, self._reference)
+                self._guarded(name, self.tracks[name], (-1, 0), lambda key, table: self._reference(key, table))
+                self._voice = name if heard and self._voice is None else self._voice
+                self._tick(f"trained model, {name}")
         self._trained_outputs = heard[0] if heard else self.what.outputs()
         if "random_logit" in self.settings.diagnostics:
             others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
-            for name in self.methods:
-                self._guarded(name, lambda key: self._other_classes(key, others))
+            for name in (name for name in self.methods if self._guards[name] == self._share.rank):
+                self._guarded(name, self.tracks[name], (-1, 1), lambda key, table: self._other(key, table, others))
+        unite_references(self._share, self.tracks, self._guards)
+        if self._deadline is not None:
+            self._thin(trials)
+        self.picture_depths = picture_depths(len(self.steps)) if self.settings.picture_samples else ()
 
     def extend(self, trials: int, methods: Iterable[str] | None = None) -> None:
         """Walk that many more trials with ``methods``, all by default; the clone is trained again afterwards.
 
         A trial's draws depend on its number alone: five trials and five more are ten trials.
         """
-        following = list(self.methods if methods is None else methods)
-        for name in following:
-            self._grow(self.tracks[name], trials)
+        self._wanted += trials
+        trials = int(min(trials, self._limit - self.trials))
+        following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
         self._total = self._done + trials * len(self.steps) * len(following)
+        depths = len(self.steps)
+        tables = {name: self._tables(name, trials) for name in following}
+        voice = self._voice if self._voice in following else None
+        division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL, voice)
+        outputs: Outputs = {}
         saved = _snapshot(self.model)
+        self._previous_twin: Reference | None = None
+        begun, walked = time.perf_counter(), 0
         try:
-            for trial in range(self.trials, self.trials + trials):
-                self._outputs.append(self._walk_trial(trial, following, saved))
+            while walked < trials and self._in_time(begun, walked):
+                self._walk_trial(walked, tables, division, outputs, saved)
                 _restore(self.model, saved)
+                walked += 1
         finally:
             _restore(self.model, saved)
-        self.trials += trials
+        tables = {name: table.cpu() for name, table in tables.items()}
+        outputs = {key: value.cpu() for key, value in outputs.items()}
+        walked = division.unite(tables, outputs, walked, self.picture_depths)
+        for name, table in tables.items():
+            self.tracks[name].append(table, walked)
+        for trial in range(walked):
+            self._outputs.append(torch.stack([outputs[trial, depth] for depth in range(depths)]))
+        self.trials += walked
+        for name in self._changes:
+            del self._changes[name][self.trials :]
 
     def walk(self) -> Walk:
         """What was measured so far, on the CPU."""
-        trained, outputs = self._trained_outputs, torch.stack(self._outputs)  # (N, ...), (trials, depths, N, ...)
+        trained, outputs = self._trained_outputs.cpu(), torch.stack(self._outputs)  # (N, ...), (trials, depths, N, ...)
+        if self.trials < self._wanted:
+            self._thinned["trials"] = [self.trials, self._wanted]
+        control = self.tracks.get(POSITIVE_CONTROL)
+        twins = control.trials.twins if control is not None and control.trials is not None else []
         return Walk(
-            tracks={name: _on_cpu(track) for name, track in self.tracks.items()},
-            agreement=agreement_of(trained, outputs).cpu(),
-            correlation=correlation_of(trained, outputs).cpu(),
-            spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float().cpu(),
+            tracks={name: track.cpu() for name, track in self.tracks.items()},
+            steps=self.steps,
+            picture_depths=self.picture_depths,
+            thinned=dict(self._thinned),
+            agreement=agreement_of(trained, outputs),
+            correlation=correlation_of(trained, outputs),
+            spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float(),
             finite=bool(trained.isfinite().all()),
-            twin_agreement=float(torch.cat(self._twins).nanmean()) if self._twins else math.nan,
+            twin_agreement=float(torch.cat(twins).nanmean()) if twins else math.nan,
             changes=self._changes,
         )
 
-    def _walk_trial(self, trial: int, methods: Sequence[str], saved: dict[str, Tensor]) -> Tensor:
-        """One trial; the model's outputs at every depth ``(depths, N, ...)``."""
+    def _tables(self, name: str, trials: int) -> Trials:
+        """Room for what so many more trials will measure of a method."""
+        like, picture = self.references[name].maps.magnitude, self.tracks[name].picture
+        tables = Trials.empty(like, self.similarities, trials, len(self.steps), self.settings.diagnostics)
+        if self.trials == 0 and picture is not None:  # until it is drawn, a picture is the trained model's
+            tables.pictures = picture[:, None].repeat(1, len(self.picture_depths), 1, 1)
+        return tables
+
+    def _passes(self, names: Iterable[str]) -> dict[str, float]:
+        return {name: self.methods[name][0].passes for name in names}
+
+    # ------------------------------------------------------------------------------------------------ limited in time
+
+    def _thin(self, trials: int) -> None:
+        """Keep of the walk what fits."""
+        assert self._deadline is not None
+        parts = self._share.exchange((self._seconds, self._deadline - time.perf_counter()))
+        costs = {name: max(part[0][name] for part in parts) for name in self.references}
+        controls = [name for name in costs if self.methods[name][0].control]
+        whole = any(unit not in self.steps[-1] for step in self.steps for unit in step)
+        depths = len(self.steps)
+        plan = thin(costs, trials, depths, min(part[1] for part in parts), controls=controls, whole=whole)
+        for name in plan.dropped:
+            self.tracks[name].error = "left out: max_time is too short for this method"
+        self.steps = [self.steps[depth] for depth in plan.depths]
+        self._limit = plan.trials if plan.trials < trials else math.inf
+        self._thinned = plan.settings(trials, depths)
+
+    def _in_time(self, begun: float, walked: int) -> bool:
+        """Whether another trial fits, going by those that were walked; the first of all always does."""
+        if self._deadline is None or self.trials + walked == 0:
+            return True
+        now = time.perf_counter()
+        return now + (now - begun) / max(walked, 1) <= self._deadline
+
+    # -------------------------------------------------------------------------------------------------------- the walk
+
+    def _walk_trial(
+        self,
+        place: int,
+        tables: Mapping[str, Trials],
+        division: Division,
+        outputs: Outputs,
+        saved: Mapping[str, Tensor],
+    ) -> None:
+        """One trial, which is row ``place`` of the tables."""
+        trial = self.trials + place
         redraw = self.reinitializer.start_trial(trial)
         random: list[Unit] = []
-        outputs = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
                 _restore(self.model, saved)
@@ -199,68 +237,104 @@ class Cascade:
                 recalibrate_(self.model, random, self.what.outputs)
             now = self._retargeted() if self.settings.retarget else self.what
             with now.overheard() as heard:
-                for name in methods:
-                    self._guarded(name, lambda key: self._step(key, now, trial, depth))  # noqa: B023
-                    self._done += 1
-                    self._progress(self._done, self._total, f"trial {trial + 1}, {step[-1].name}, {name}")
-            outputs.append(heard[0] if heard else now.outputs())
+                for name, table in tables.items():
+                    if division.mine(name, place, depth):
+                        at = (trial, depth)
+                        self._guarded(name, table, at, lambda key, rows: self._step(key, rows, now, place, depth))  # noqa: B023
+                    self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
+            if division.tell(place, depth):
+                outputs[place, depth] = heard[0] if heard else now.outputs()
         if "dependence" in self.settings.diagnostics:
-            for name in methods:
-                self._guarded(name, lambda key: self._depend(key, trial))
-        return torch.stack(outputs)
+            for name, table in tables.items():
+                if division.mine(name, place, len(self.steps) - 1):
+                    at = (trial, len(self.steps))
+                    self._guarded(name, table, at, lambda key, rows: self._depend(key, rows, place))
+
+    def _tick(self, label: str) -> None:
+        self._done += 1
+        self._progress(self._done, self._total, label)
 
     def _retargeted(self) -> Explanation:
         """The same batch with the present model's own predictions."""
         if self.what.target is None:
             return self.what
-        return Explanation(self.what.model, self.what.inputs, self.what.outputs().argmax(1))
+        return replace(self.what, target=self.what.outputs().argmax(1))
 
-    def _guarded(self, name: str, act: Callable[[str], None]) -> None:
+    def _guarded(self, name: str, table: Any, at: tuple[int, int], act: Callable[[str, Any], None]) -> None:
         """A method that fails is given up with its reason; the others go on."""
-        if self.tracks[name].error is None:
+        if table.error is None:
             try:
-                act(name)
+                act(name, table)
             except AttributionFailed as error:
-                self.tracks[name].error = str(error)
+                table.error, table.failed_at = str(error), at
 
     def _explain(self, name: str, what: Explanation, *key: object) -> Maps:
         """One seed for all models, so that only the weights differ; other seeds only where ``key`` says so."""
-        method, function = self.methods[name]
+        method = self.methods[name][0]
         seed = stream_seed(
             self.settings.seed, "explainer", *(key if key and (key[0] == "again" or method.fresh) else ())
         )
-        return explain(function, name, what, seed)
+        hung = f"method '{name}' did not return within twice max_time"
+        with alarm(self._patience(), hung):
+            return self._in_chunks(name, what, seed)
 
-    def _reference(self, name: str) -> None:
-        method, track = self.methods[name][0], self.tracks[name]
+    def _patience(self) -> float | None:
+        """Seconds after which a single explanation counts as hung."""
+        if self._deadline is None:
+            return None
+        return max(2 * self._deadline - self._started - time.perf_counter(), 1.0)
+
+    def _in_chunks(self, name: str, what: Explanation, seed: int) -> Maps:
+        """As many samples at once as memory allows: halved when it runs out, and it stays halved."""
+        method, function = self.methods[name]
+        samples = len(first(what.inputs))
+        while True:
+            size = min(self._at_once.get(name, samples), samples)
+            try:
+                if size == samples:
+                    return explain(function, name, what, seed)
+                return Maps.together([explain(method, name, part, seed) for part in what.chunks(size)])
+            except AttributionFailed as error:
+                # Noise drawn for other chunks is other noise, so a stochastic method cannot change its mind midway.
+                settled = method.stochastic and name in self.references
+                if size == 1 or settled or not error.out_of_memory:
+                    raise
+            self._at_once[name] = size // 2
+
+    # ---------------------------------------------------------------------------------------------- the trained model
+
+    def _reference(self, name: str, track: Track) -> None:
+        method = self.methods[name][0]
+        started = time.perf_counter()
         maps = self._explain(name, self.what, "reference")
         reference = self.references[name] = Reference(maps, self.similarities, self.support)
-        repeats = self.settings.repeats
+        if self._deadline is not None:
+            reference.against(maps, min(1, self.samples - 1))
+            _finish(maps.magnitude)
+            self._seconds[name] = time.perf_counter() - started
         flat = maps.magnitude.reshape(self.samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
-        track.coarse = coarse(maps.magnitude)
         track.unsigned = bool((maps.signed >= 0).all())
-        track.norm = torch.linalg.vector_norm(flat).float().reshape(1)
+        track.norm = torch.linalg.vector_norm(flat).float()
+        track.coarse = coarse(maps.magnitude)
+        if self.settings.picture_samples:
+            track.picture = self._picture(maps)
         for similarity in self.similarities:
-            empty = flat.new_empty((0, len(self.steps), self.samples), dtype=torch.float32)
-            track.values[similarity.name], track.floor[similarity.name] = empty, empty.clone()
-            track.ceiling[similarity.name] = flat.new_ones((max(repeats, 1), self.samples), dtype=torch.float32)
+            rows = max(self.settings.repeats, 1)
+            track.ceiling[similarity.name] = flat.new_ones((rows, self.samples), dtype=torch.float32)
+        if self._guards[name] != self._share.rank:
+            return
         if method.stochastic:
-            for repeat in range(repeats):
+            for repeat in range(self.settings.repeats):
                 again = reference.against(self._explain(name, self.what, "again", repeat), 0)
                 for key, (same, _) in again.items():
                     track.ceiling[key][repeat] = same
-        self._guard(name, maps)
-        if self.settings.picture_samples:
-            one = self._picture(maps)[:, None]
-            track.pictures = one.expand(-1, 1 + len(self.settings.picture_depths), -1, -1).clone()
+        self._guard(name, track, maps)
 
-    def _guard(self, name: str, maps: Maps) -> None:
+    def _guard(self, name: str, track: Track, maps: Maps) -> None:
         """Do the maps carry signal: like themselves under a little noise, unlike the maps of other samples?"""
-        track = self.tracks[name]
-        spearman = [similarity for similarity in self.similarities if similarity.name == "spearman"]
-        reference = Reference(maps, spearman, None)
+        reference = self._ranked(maps)
         method = self.methods[name][0]
         keys = [stream_seed(self.settings.seed, "guard", repeat) for repeat in range(self.settings.repeats)]
         # One pass for all repeats where that changes nothing: no draw, and nothing kept per probe.
@@ -273,78 +347,63 @@ class Cascade:
         pairs = reference.to_one_another(range(1, min(self.samples - 1, _CROSS_PAIRS) + 1))["spearman"]
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
 
-    def _other_classes(self, name: str, others: Mapping[str, Sequence[Tensor]]) -> None:
+    def _ranked(self, maps: Maps) -> Reference:
+        """Maps prepared for the rank correlation of magnitudes alone."""
+        return Reference(maps, [s for s in self.similarities if s.name == "spearman"], None)
+
+    def _other(self, name: str, track: Track, others: Mapping[str, Sequence[Tensor]]) -> None:
         """How alike are the trained model's maps for the explained class and for another one?"""
-        track, reference = self.tracks[name], self.references[name]
         for kind, targets in others.items():
             maps = [
                 self._explain(name, replace(self.what, target=target), kind, place)
                 for place, target in enumerate(targets)
             ]
-            track.other_class |= between_classes(kind, reference.maps, maps)
+            track.other_class |= between_classes(kind, self.references[name].maps, maps)
 
-    def _depend(self, name: str, trial: int) -> None:
-        """Likeness to the trained map, at full randomization and under input noise."""
-        key = stream_seed(self.settings.seed, "dependence", trial)
-        maps = self._explain(name, self.what.with_noise([key]), "dependence", trial)
-        spearman = [similarity for similarity in self.similarities if similarity.name == "spearman"]
-        one = Reference(self.references[name].maps, spearman, None).against(maps, 0)["spearman"][0]
-        self.tracks[name].dependence[trial] = one  # type: ignore[index]
+    # --------------------------------------------------------------------------------------------- randomised models
 
-    def _grow(self, track: Track, trials: int) -> None:
-        """Room for that many more trials; undefined until they are walked."""
-        if track.error is not None:
-            return
-        for table in (track.values, track.floor):
-            table.update({key: _with_rows(tensor, trials) for key, tensor in table.items()})
-        track.norm = _with_rows(track.norm, trials)  # type: ignore[arg-type]
-        like = track.noise[:0]  # type: ignore[index]
-        if "dependence" in self.settings.diagnostics:
-            track.dependence = _with_rows(like if track.dependence is None else track.dependence, trials)
-        if "entropy" in self.settings.diagnostics:
-            track.entropy_rise = _with_rows(like if track.entropy_rise is None else track.entropy_rise, trials)
-
-    def _step(self, name: str, now: Explanation, trial: int, depth: int) -> None:
-        method, track = self.methods[name][0], self.tracks[name]
+    def _step(self, name: str, table: Trials, now: Explanation, place: int, depth: int) -> None:
+        method = self.methods[name][0]
+        trial = self.trials + place
         if method.passes == 0 and depth > 0:  # never looks at the model, so one map per trial says all
-            for table in (*track.values.values(), *track.floor.values()):
-                table[trial, depth] = table[trial, 0]
+            for rows in (*table.values.values(), *table.floor.values()):
+                rows[place, depth] = rows[place, 0]
             if method.fresh and self._pictured(trial, depth):
-                self._draw(track, depth, self._explain(name, now, trial, depth))
+                self._draw(table, depth, self._explain(name, now, trial, depth))
             return
         maps = self._explain(name, now, trial, depth)
         # Which other sample a map is compared with changes from step to step, so that the floor averages over pairs.
         shift = 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
         for key, (same, other) in self.references[name].against(maps, shift).items():
-            track.values[key][trial, depth] = same
-            track.floor[key][trial, depth] = other
+            table.values[key][place, depth] = same
+            table.floor[key][place, depth] = other
         if depth == len(self.steps) - 1 or method.passes == 0:
-            self._end(name, maps, trial)
+            self._end(name, table, maps, place)
         if self._pictured(trial, depth):
-            self._draw(track, depth, maps)
+            self._draw(table, depth, maps)
 
-    def _end(self, name: str, maps: Maps, trial: int) -> None:
+    def _end(self, name: str, table: Trials, maps: Maps, place: int) -> None:
         """What is measured at full randomization only."""
-        track = self.tracks[name]
-        track.norm[1 + trial] = torch.linalg.vector_norm(maps.magnitude)  # type: ignore[index]
-        if track.entropy_rise is not None:
-            track.entropy_rise[trial] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
-        if name == POSITIVE_CONTROL:
-            self._compare_twins(maps)
+        table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
+        if table.entropy_rise is not None:
+            table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
+        if name == POSITIVE_CONTROL:  # twins must not resemble one another: their weights should draw the map
+            if self._previous_twin is not None:
+                table.twins.append(self._previous_twin.against(maps, 0)["spearman"][0])
+            self._previous_twin = self._ranked(maps)
 
-    def _compare_twins(self, maps: Maps) -> None:
-        """Twins must not resemble one another: then their weights, not their architecture, draw the map."""
-        spearman = [similarity for similarity in self.similarities if similarity.name == "spearman"]
-        if self._previous_twin is not None:
-            self._twins.append(self._previous_twin.against(maps, 0)["spearman"][0])
-        self._previous_twin = Reference(maps, spearman, None)
+    def _depend(self, name: str, table: Trials, place: int) -> None:
+        """Likeness to the trained map, at full randomization and under input noise."""
+        key = stream_seed(self.settings.seed, "dependence", self.trials + place)
+        maps = self._explain(name, self.what.with_noise([key]), "dependence", self.trials + place)
+        one = self._ranked(self.references[name].maps).against(maps, 0)["spearman"][0]
+        table.dependence[place] = one  # type: ignore[index]
 
     def _pictured(self, trial: int, depth: int) -> bool:
-        return trial == 0 and depth in self.settings.picture_depths
+        return trial == 0 and depth in self.picture_depths
 
-    def _draw(self, track: Track, depth: int, maps: Maps) -> None:
-        if track.pictures is not None:
-            track.pictures[:, 1 + self.settings.picture_depths.index(depth)] = self._picture(maps)
+    def _draw(self, table: Trials, depth: int, maps: Maps) -> None:
+        table.pictures[:, self.picture_depths.index(depth)] = self._picture(maps)  # type: ignore[index]
 
     def _picture(self, maps: Maps) -> Tensor:
         chosen = maps.signed[list(self.settings.picture_samples)].float()
@@ -362,36 +421,7 @@ def _restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
         tensor.copy_(saved[name])
 
 
-def _with_rows(table: Tensor, rows: int) -> Tensor:
-    return torch.cat([table, table.new_full((rows, *table.shape[1:]), torch.nan)])
-
-
-def _on_cpu(track: Track) -> Track:
-    moved: dict[str, Any] = {}
-    for name, value in vars(track).items():
-        if isinstance(value, dict):
-            moved[name] = {key: tensor.cpu() for key, tensor in value.items()}
-        elif isinstance(value, Tensor):
-            moved[name] = value.cpu()
-    return replace(track, **moved)
-
-
-def agreement_of(trained: Tensor, outputs: Tensor) -> Tensor:
-    """Share of equal predictions ``(trials, depths)``; NaN for a single output."""
-    if trained.ndim < 2 or trained.shape[1] < 2:
-        return outputs.new_full(outputs.shape[:2], torch.nan, dtype=torch.float32)
-    same = outputs.argmax(3) == trained.argmax(1)
-    return same.float().flatten(2).mean(2)
-
-
-def correlation_of(trained: Tensor, outputs: Tensor) -> Tensor:
-    """Pearson correlation with the trained outputs ``(trials, depths)``."""
-    a = trained.reshape(1, 1, -1).double()
-    b = outputs.reshape(*outputs.shape[:2], -1).double()
-    a, b = a - a.mean(2, keepdim=True), b - b.mean(2, keepdim=True)
-    return ((a * b).sum(2) / (a.norm(dim=2) * b.norm(dim=2))).float()
-
-
-def spread_of(outputs: Tensor) -> Tensor:
-    """Standard deviation over samples, averaged over outputs; ``(trials,)``."""
-    return outputs.reshape(*outputs.shape[:2], -1).double().std(1, correction=0).mean(1)
+def _finish(tensor: Tensor) -> None:
+    """Wait for the device: only then a clock says what the work on it took."""
+    if tensor.device.type not in ("cpu", "meta"):
+        torch.get_device_module(tensor.device).synchronize(tensor.device)

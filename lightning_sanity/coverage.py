@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from lightning_sanity.cascade import POSITIVE_CONTROL, Walk
+from lightning_sanity.cascade import POSITIVE_CONTROL
 from lightning_sanity.graph import Graph
 from lightning_sanity.result import Coverage, UnitCoverage
+from lightning_sanity.tracks import Walk
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import Plan
 
@@ -68,8 +72,8 @@ def gradient_ratio_of(walk: Walk) -> Tensor:
     """Norm of the plain gradient at full randomization over the trained model's; ``(trials,)``."""
     ratio = torch.full_like(walk.spread_ratio, torch.nan)
     track = walk.tracks.get(POSITIVE_CONTROL)
-    if track is not None and track.norm is not None:
-        ratio[: len(track.norm) - 1] = track.norm[1:] / track.norm[0]
+    if track is not None and track.norm is not None and track.trials is not None:
+        ratio[: len(track.trials.norm)] = track.trials.norm / track.norm
     return ratio
 
 
@@ -87,3 +91,13 @@ def signal_notes(walk: Walk, gradient_ratio: Tensor) -> tuple[str, ...]:
                 "factory, keeps the scale"
             )
     return tuple(notes)
+
+
+def thinning_note(thinned: Mapping[str, Any], seconds: float | None) -> tuple[str, ...]:
+    """What a limit on time left out."""
+    if not thinned:
+        return ()
+    parts = [f"{kept} of {wanted} {what}" for what, (kept, wanted) in thinned.items() if what != "methods"]
+    if thinned.get("methods"):
+        parts.append(f"without {', '.join(thinned['methods'])}")
+    return (f"thinned to fit into {seconds:.3g} s: {', '.join(parts)}",)

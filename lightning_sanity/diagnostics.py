@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,9 +17,7 @@ from lightning_sanity._rng import generator
 from lightning_sanity.explanation import Maps
 from lightning_sanity.similarity import LEAST_SIDE
 from lightning_sanity.statistics import dependence, holm
-
-if TYPE_CHECKING:
-    from lightning_sanity.cascade import Track
+from lightning_sanity.tracks import Track
 
 NAMES = ("cross_image", "random_logit", "entropy", "dependence")
 
@@ -95,19 +92,19 @@ def diagnose(tracks: Mapping[str, Track], gated: set[str], names: Sequence[str])
     """
     found: dict[str, dict[str, float]] = {}
     for name, track in tracks.items():
-        if track.error is not None:
+        if track.error is not None or track.trials is None:
             continue
         row = found[name] = {}
         if "cross_image" in names and track.cross is not None:
             row["cross_image"] = float(track.cross.nanmean())
-            last = float(track.values["spearman"][:, -1].nanmean())
+            last = float(track.trials.values["spearman"][:, -1].nanmean())
             known = math.isfinite(row["cross_image"]) and math.isfinite(last)
             row["cross_image_passes"] = float(last < row["cross_image"]) if known else math.nan
         row |= {key: float(values.nanmean()) for key, values in track.other_class.items()}
-        if track.entropy_rise is not None:
-            row["entropy_rise"] = float(track.entropy_rise.nanmean())
-        if track.dependence is not None and track.noise is not None:
-            row["p_dependence"] = dependence(track.noise[0], track.dependence)
+        if track.trials.entropy_rise is not None:
+            row["entropy_rise"] = float(track.trials.entropy_rise.nanmean())
+        if track.trials.dependence is not None and track.noise is not None:
+            row["p_dependence"] = dependence(track.noise[0], track.trials.dependence)
     raw = {name: row["p_dependence"] for name, row in found.items() if name in gated and "p_dependence" in row}
     for name, p in holm(raw).items():
         found[name]["p_dependence"] = p

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_sanity._rng import generator, reseed
-from lightning_sanity.attribution.batching import rows_of, target_of
+from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.similarity import Similarity
 
@@ -25,6 +25,12 @@ weights."""
 class AttributionFailed(RuntimeError):
     """A method raised, or returned something that is no attribution."""
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether fewer samples at once might help."""
+        cause = self.__cause__
+        return isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and out_of_memory(cause))
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -36,6 +42,11 @@ class Maps:
     def split(self, samples: int) -> list[Maps]:
         """Maps of stacked copies of a batch, one per copy."""
         return [Maps(*pair) for pair in zip(self.signed.split(samples), self.magnitude.split(samples), strict=True)]
+
+    @staticmethod
+    def together(parts: Sequence[Maps]) -> Maps:
+        """The inverse of ``split``."""
+        return Maps(torch.cat([part.signed for part in parts]), torch.cat([part.magnitude for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,13 @@ class Explanation:
             noisy = noisy + NOISE * spread * patterns.to(value.device, value.dtype)
         stacked = rows_of(self.inputs, everyone, len(keys), noisy)
         return Explanation(self.model, stacked, target_of(self.target, everyone, len(keys)))
+
+    def chunks(self, size: int) -> Iterator[Explanation]:
+        """The same in parts of at most ``size`` samples."""
+        total = len(first(self.inputs))
+        for start in range(0, total, size):
+            rows = slice(start, min(start + size, total))
+            yield Explanation(self.model, rows_of(self.inputs, rows), target_of(self.target, rows))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:

@@ -21,8 +21,8 @@ from lightning_sanity import similarity as similarity_module
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.cascade import Cascade, Progress, Settings, Walk
-from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes
+from lightning_sanity.cascade import Cascade, Progress, Settings
+from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
 from lightning_sanity.probe import batch_size, digest
@@ -42,7 +42,9 @@ from lightning_sanity.shadow import (
     logits,
     weights_digest,
 )
+from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
+from lightning_sanity.tracks import Walk
 from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import ORDERS, Granularity, plan, subsets
 from lightning_sanity.validity import CONTROLS, judge_all, nothing_changed, undecided
@@ -73,6 +75,8 @@ def parameter_randomization_test(
     clone_fn: Callable[[nn.Module], nn.Module] | None = None,
     pictures: bool = True,
     progress: Progress | bool | None = None,
+    max_seconds: float | None = None,
+    share: Share | None = None,
 ) -> SanityResult:
     """Do attributions depend on the model's parameters? The model parameter randomization test.
 
@@ -114,7 +118,11 @@ def parameter_randomization_test(
         layer: Module for the class activation maps; the last spatial feature map if None.
         clone_fn: Copies the model where ``copy.deepcopy`` cannot.
         pictures: Keep small pictures of some inputs and maps in the result.
-        progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal.
+        progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal. A
+            function may raise to end the test.
+        max_seconds: About how long the test may take: depths and trials are thinned evenly to fit, then methods are
+            left out, which the result's settings and notes say. A method that hangs for twice as long ends the test.
+        share: This process's part where several of them run the same test together.
 
     Returns:
         Curves, verdicts and the proof of what was re-initialised.
@@ -123,6 +131,7 @@ def parameter_randomization_test(
         ValueError: If an argument is wrong: which one, and what would be right.
         CloneError: If the model cannot be copied into a live model of its own.
         RandomizationError: If it has nothing to re-initialise.
+        Interrupted: If a method hung.
 
     Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv:1810.03292).
     """
@@ -134,6 +143,8 @@ def parameter_randomization_test(
     gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
     measures = measures_of(similarities)
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
     if order not in ORDERS:
         raise ValueError(f"unknown order '{order}'; choose from: {', '.join(ORDERS)}")
     with quiet_copy(model, inputs, forward, clone_fn, seed) as (copied, explained, values, device, graph):
@@ -156,32 +167,40 @@ def parameter_randomization_test(
             norm_stats=norm_stats,
             diagnostics=further,
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
-            picture_depths=pictures_module.depths(len(steps)) if pictures else (),
         )
         used = tuple(m for m in measures if fits(m, first(values), support))
+        deadline = None if max_seconds is None else started + max_seconds
         with progress_bar(progress) as tick:
-            cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick)
+            cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share)
             walk = _walk(cascade, trials, gated, criterion)
+        measured = {
+            name: track.trials
+            for name, track in walk.tracks.items()
+            if track.error is None and track.trials is not None
+        }
         kept_pictures = None
         if pictures:
-            drawn = {name: track.pictures for name, track in walk.tracks.items() if track.pictures is not None}
+            drawn = {name: walk.tracks[name].pictures for name in measured}
             kept_pictures = pictures_module.keep(
-                first(values), settings.picture_samples, settings.picture_depths, drawn
+                first(values),
+                settings.picture_samples,
+                walk.picture_depths,
+                {name: maps for name, maps in drawn.items() if maps is not None},
             )
     gradient_ratio = gradient_ratio_of(walk)
-    coverage = coverage_of(planned, drawer, walk, copied, graph, notes + signal_notes(walk, gradient_ratio))
+    notes += signal_notes(walk, gradient_ratio) + thinning_note(walk.thinned, max_seconds)
+    coverage = coverage_of(planned, drawer, walk, copied, graph, notes)
     trivial = problem or nothing_changed(walk, coverage, order)
     verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial)
     diagnosed = diagnostics_module.diagnose(walk.tracks, gated, further)
     if "dependence" in further:
         verdicts |= {name: replace(verdicts[name], p_dependence=row["p_dependence"]) for name, row in diagnosed.items()}
     return SanityResult(
-        units=tuple(step[-1].name for step in steps) if order != "full" else ("all units",),
+        units=tuple(step[-1].name for step in walk.steps) if order != "full" else ("all units",),
         curves={
-            (name, key): Curve(track.values[key], track.floor[key], track.ceiling[key])
-            for name, track in walk.tracks.items()
-            if track.error is None
-            for key in track.values
+            (name, key): Curve(found.values[key], found.floor[key], walk.tracks[name].ceiling[key])
+            for name, found in measured.items()
+            for key in found.values
         },
         verdicts=verdicts,
         output_change=OutputChange(walk.agreement, walk.correlation, gradient_ratio, walk.spread_ratio),
@@ -200,9 +219,8 @@ def parameter_randomization_test(
             "reinitialize": drawer.name,
             "norm_stats": norm_stats,
             "trials": trials,
-            "trials_run": {
-                name: len(next(iter(track.values.values()))) for name, track in walk.tracks.items() if track.values
-            },
+            "trials_run": {name: len(found.norm) for name, found in measured.items()},
+            "thinned": walk.thinned,
             "diagnostics": list(further),
             "repeats": repeats,
             "retarget": retarget,
@@ -399,11 +417,13 @@ _AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still 
 
 def _walk(cascade: Cascade, trials: int | str, gated: Set[str], criterion: Criterion) -> Walk:
     """All trials; or, for "auto", as many as the open verdicts need, by a schedule that was fixed beforehand."""
-    cascade.start()
-    for more in (trials,) if isinstance(trials, int) else _AUTO_TRIALS:
-        open_methods = None if cascade.trials == 0 else undecided(cascade.walk(), gated, criterion)
-        if open_methods is None or open_methods:
-            cascade.extend(more, open_methods)
+    schedule = (trials,) if isinstance(trials, int) else _AUTO_TRIALS
+    cascade.start(schedule[0])
+    cascade.extend(schedule[0])
+    for more in schedule[1:]:
+        still_open = undecided(cascade.walk(), gated, criterion)
+        if still_open:
+            cascade.extend(more, still_open)
     return cascade.walk()
 
 
@@ -420,7 +440,7 @@ def progress_bar(progress: Progress | bool | None) -> Iterator[Progress | None]:
         with tqdm(desc="randomization test", leave=False) as bar:
 
             def tick(done: int, total: int, label: str) -> None:
-                bar.total = total
+                bar.total = total  # more trials may raise it, a limit on time may lower it
                 bar.set_postfix_str(label, refresh=False)
                 bar.update(done - bar.n)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 
 from lightning_sanity.attribution.method import Method
-from lightning_sanity.cascade import POSITIVE_CONTROL, Track, Walk
+from lightning_sanity.cascade import POSITIVE_CONTROL
 from lightning_sanity.result import Coverage, Outcome, Verdict
+from lightning_sanity.tracks import Track, Walk
 from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, is_open, judge
 
 CONTROLS = (POSITIVE_CONTROL, "edge_detector", "input_copy", "random")
@@ -69,10 +70,12 @@ def nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
 
 
 def _evidence(track: Track, problem: str | None) -> Evidence:
-    measures = [m for m in MEASURES if m in track.values and not (m == SIGNED and track.unsigned)]
+    values = track.trials.values if track.trials is not None else {}
+    floor = track.trials.floor if track.trials is not None else {}
+    measures = [m for m in MEASURES if m in values and not (m == SIGNED and track.unsigned)]
     return Evidence(
-        {m: track.values[m] for m in measures},
-        {m: track.floor[m] for m in measures},
+        {m: values[m] for m in measures},
+        {m: floor[m] for m in measures},
         {m: track.ceiling[m] for m in measures},
         track.noise,
         track.cross,

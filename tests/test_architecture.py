@@ -13,7 +13,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower floors first; a module may import from its own floor or a lower one, never from a higher one.
 FLOORS = (
-    ("_rng", "ranks", "normalization", "structural", "hog", "similarity", "complexity", "result", "pictures", "drift"),
+    (
+        "_rng",
+        "ranks",
+        "normalization",
+        "structural",
+        "hog",
+        "similarity",
+        "complexity",
+        "result",
+        "pictures",
+        "budget",
+        "shares",
+        "drift",
+    ),
     (
         "graph",
         "units",
@@ -30,7 +43,9 @@ FLOORS = (
         "localization",
         "convergence",
         "diagnostics",
+        "tracks",
     ),
+    ("division",),
     ("cascade",),
     ("coverage", "validity"),
     ("randomization_tests",),

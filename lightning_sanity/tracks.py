@@ -1,0 +1,198 @@
+"""What a cascade measures: a track per method, filled by trials, and the walk as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sanity.randomization import Change
+from lightning_sanity.similarity import Similarity
+from lightning_sanity.units import Unit
+
+
+@dataclass
+class Trials:
+    """What some trials measured of one method.
+
+    Attributes:
+        values: Per similarity ``(trials, depths, N)``; NaN where undefined.
+        floor: The same for unrelated samples.
+        norm: Norm of the maps at full randomization ``(trials,)``.
+        dependence: Spearman of magnitude between the trained map and full randomization's on noisy inputs
+            ``(trials, N)``, where asked for.
+        entropy_rise: See ``complexity.efficient_mprt``; ``(trials, N)``, where asked for.
+        pictures: Signed maps of the first trial of all ``(K, kept depths, h, w)``.
+        twins: Per pair of consecutive trials, the similarity of the maps of their twins ``(N,)``.
+        error: Why the method was given up, if it was.
+        failed_at: Trial and depth of that; (-1, 0) on the trained model.
+    """
+
+    values: dict[str, Tensor]
+    floor: dict[str, Tensor]
+    norm: Tensor
+    dependence: Tensor | None = None
+    entropy_rise: Tensor | None = None
+    pictures: Tensor | None = None
+    twins: list[Tensor] = field(default_factory=list)
+    error: str | None = None
+    failed_at: tuple[int, int] = (-1, 0)
+
+    @classmethod
+    def empty(
+        cls,
+        like: Tensor,
+        similarities: Sequence[Similarity],
+        trials: int,
+        depths: int,
+        diagnostics: Sequence[str],
+    ) -> Trials:
+        """Tables for so many trials; ``like`` is the trained model's maps ``(N, H, W)``."""
+
+        def table(*shape: int) -> Tensor:
+            return torch.full((trials, *shape), torch.nan, device=like.device)
+
+        samples = len(like)
+        return cls(
+            {similarity.name: table(depths, samples) for similarity in similarities},
+            {similarity.name: table(depths, samples) for similarity in similarities},
+            table(),
+            dependence=table(samples) if "dependence" in diagnostics else None,
+            entropy_rise=table(samples) if "entropy" in diagnostics else None,
+        )
+
+    def cpu(self) -> Trials:
+        """The same on the CPU."""
+        return _on_cpu(self)
+
+
+@dataclass
+class Track:
+    """What was measured of one method; tensors on the CPU once they are in a ``Walk``.
+
+    Attributes:
+        ceiling: Per similarity ``(repeats, N)``; ones for a deterministic method.
+        noise: Spearman of magnitude under input noise ``(repeats, N)``.
+        cross: Spearman of magnitude between trained maps of different samples ``(pairs, N)``.
+        other_class: See ``diagnostics.between_classes``, where asked for.
+        dead: Share of the trained model's maps that are constant or not finite.
+        unsigned: Whether the trained model's maps have no negative value.
+        norm: Norm of the trained model's maps.
+        picture: Signed maps of the trained model ``(K, h, w)``, where asked for.
+        coarse: Small copies of the trained model's maps ``(N, h, w)``, uint8.
+        trials: What the trials measured so far; None before the first.
+        error: Why the method was given up, if it was.
+        failed_at: See ``Trials``.
+    """
+
+    ceiling: dict[str, Tensor] = field(default_factory=dict)
+    noise: Tensor | None = None
+    cross: Tensor | None = None
+    other_class: dict[str, Tensor] = field(default_factory=dict)
+    dead: float = 0.0
+    unsigned: bool = False
+    norm: Tensor | None = None
+    picture: Tensor | None = None
+    coarse: Tensor | None = None
+    trials: Trials | None = None
+    error: str | None = None
+    failed_at: tuple[int, int] = (-1, 0)
+
+    def append(self, more: Trials, walked: int) -> None:
+        """Keep the first ``walked`` of some more trials, on the CPU."""
+        if more.error is not None:
+            self.error, self.failed_at = more.error, more.failed_at
+            return
+        before = self.trials
+
+        def joined(name: str) -> Any:
+            new = getattr(more, name)
+            old = None if before is None else getattr(before, name)
+            if isinstance(new, dict):
+                cut = {key: table[:walked] for key, table in new.items()}
+                return cut if old is None else {key: torch.cat([old[key], table]) for key, table in cut.items()}
+            if new is None or old is None:
+                return None if new is None else new[:walked]
+            return torch.cat([old, new[:walked]])
+
+        tables = {name: joined(name) for name in ("values", "floor", "norm", "dependence", "entropy_rise")}
+        pictures = more.pictures if before is None else before.pictures
+        twins = ([] if before is None else before.twins) + more.twins[: max(walked - 1, 0)]
+        self.trials = Trials(**tables, pictures=pictures, twins=twins)
+
+    @property
+    def pictures(self) -> Tensor | None:
+        """Signed maps ``(K, 1 + kept depths, h, w)``, the trained model's first."""
+        if self.picture is None or self.trials is None or self.trials.pictures is None:
+            return None
+        return torch.cat([self.picture[:, None], self.trials.pictures], 1)
+
+    def cpu(self) -> Track:
+        """The same on the CPU."""
+        return _on_cpu(self)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a cascade measured: a track per method, the outputs' change, and the parameters' changes per trial.
+
+    Attributes:
+        tracks: Per method.
+        steps: Which units were random at each depth; a deadline may have thinned them.
+        picture_depths: Depths that have pictures.
+        thinned: What a deadline left out, in plain values.
+        agreement: Share of equal predictions ``(trials, depths)``.
+        correlation: Correlation with the trained model's outputs ``(trials, depths)``.
+        spread_ratio: Spread of the outputs over the trained model's ``(trials,)``.
+        finite: Whether the trained model's outputs are.
+        twin_agreement: Mean Spearman correlation between the plain gradients of consecutive twins, same sample: near
+            the floor for random twins, near 1 for twins that differ in name only; NaN where it was not measured.
+        changes: Per parameter, one per trial.
+    """
+
+    tracks: dict[str, Track]
+    steps: Sequence[Sequence[Unit]]
+    picture_depths: tuple[int, ...]
+    thinned: dict[str, Any]
+    agreement: Tensor
+    correlation: Tensor
+    spread_ratio: Tensor
+    finite: bool
+    twin_agreement: float
+    changes: Mapping[str, Sequence[Change]]
+
+
+def _on_cpu(found: Any) -> Any:
+    moved: dict[str, Any] = {}
+    for name, value in vars(found).items():
+        if isinstance(value, dict):
+            moved[name] = {key: tensor.cpu() for key, tensor in value.items()}
+        elif isinstance(value, list):
+            moved[name] = [tensor.cpu() for tensor in value]
+        elif isinstance(value, Tensor):
+            moved[name] = value.cpu()
+    return replace(found, **moved)
+
+
+def agreement_of(trained: Tensor, outputs: Tensor) -> Tensor:
+    """Share of equal predictions ``(trials, depths)``; NaN for a single output."""
+    if trained.ndim < 2 or trained.shape[1] < 2:
+        return outputs.new_full(outputs.shape[:2], torch.nan, dtype=torch.float32)
+    same = outputs.argmax(3) == trained.argmax(1)
+    return same.float().flatten(2).mean(2)
+
+
+def correlation_of(trained: Tensor, outputs: Tensor) -> Tensor:
+    """Pearson correlation with the trained outputs ``(trials, depths)``."""
+    a = trained.reshape(1, 1, -1).double()
+    b = outputs.reshape(*outputs.shape[:2], -1).double()
+    a, b = a - a.mean(2, keepdim=True), b - b.mean(2, keepdim=True)
+    return ((a * b).sum(2) / (a.norm(dim=2) * b.norm(dim=2))).float()
+
+
+def spread_of(outputs: Tensor) -> Tensor:
+    """Standard deviation over samples, averaged over outputs; ``(trials,)``."""
+    return outputs.reshape(*outputs.shape[:2], -1).double().std(1, correction=0).mean(1)
