@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*number of training batches"),
 ]
 
+QUIET = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lightning_cli.yaml"
 
 
@@ -40,7 +41,6 @@ def _no_arguments_of_pytest(monkeypatch):
 
 
 def run(tmp_path, *arguments):
-    quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
     cli = LightningCLI(
         demo.DigitsClassifier,
         Digits,
@@ -49,7 +49,7 @@ def run(tmp_path, *arguments):
             f"--config={EXAMPLE}",
             "--trainer.max_epochs=1",
             f"--trainer.default_root_dir={tmp_path}",
-            *quiet,
+            *QUIET,
             *arguments,
         ],
         save_config_callback=None,
@@ -69,3 +69,24 @@ def test_a_function_is_named_by_its_import_path(tmp_path):
     path = f"{__name__}.inverted"
     result = run(tmp_path, "--trainer.callbacks.methods={own: " + path + "}")
     assert result.verdicts["own"].psi == pytest.approx(0, abs=1e-6)
+
+
+def test_random_labels_are_configured_around_a_data_module(tmp_path):
+    config = tmp_path / "random.yaml"
+    config.write_text(
+        "data:\n"
+        "  class_path: lightning_sanity.RandomLabelDataModule\n"
+        "  init_args:\n"
+        f"    datamodule: {{class_path: {__name__}.Digits}}\n"
+        "    mode: uniform\n"
+        "    target_key: 1\n"
+        "    splits: [train]\n"
+    )
+    cli = LightningCLI(
+        demo.DigitsClassifier,
+        args=["fit", f"--config={config}", *QUIET, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"],
+        save_config_callback=None,
+        seed_everything_default=0,
+    )
+    assert isinstance(cli.datamodule.datamodule, Digits)
+    assert 0.05 < cli.datamodule.label_agreement["train"] < 0.15
