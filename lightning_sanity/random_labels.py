@@ -55,7 +55,11 @@ class RandomLabels:
 
     def __getitem__(self, index: int) -> Any:
         """The label that sample ``index`` gets."""
-        return self.classes[int(self.assigned[index])]
+        return self.classes[self.assigned.numpy()[index]]
+
+    def keeps(self, index: int) -> bool:
+        """Whether sample ``index`` gets the label that it has."""
+        return bool(self.true.numpy()[index] == self.assigned.numpy()[index])  # tensors take five times as long
 
     @property
     def agreement(self) -> float:
@@ -250,7 +254,7 @@ class RandomLabelDataset(_Relabelled, Dataset[Any]):
 
     def _relabelled(self, sample: Any, index: int) -> Any:
         labels = self.random_labels
-        if labels is None or labels.true[index] == labels.assigned[index]:
+        if labels is None or labels.keeps(index):
             return sample
         return with_label(sample, self.path, like(labels[index], label_of(sample, self.path)))
 

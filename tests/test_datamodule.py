@@ -595,12 +595,11 @@ def test_sample_ids_that_repeat_are_refused():
         RandomLabelDataModule(DataLoader(Stream(), 32), sample_id=lambda sample: 0).train_dataloader()
 
 
-@pytest.mark.filterwarnings("ignore:Cannot locate reference|Cannot pickle")  # dill, at the first hash of a table
 def test_hugging_face_data_sets_are_randomised(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    datasets, arrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
     images, labels, indices = digits().tensors
-    columns = {"image": images.numpy(), "label": labels.tolist(), "index": indices.tolist()}
-    data = datasets.Dataset.from_dict(columns).with_format("torch")
+    table = arrow.table({"image": images.tolist(), "label": labels.tolist(), "index": indices.tolist()})
+    data = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="digits").with_format("torch")
     for name, make in {"whole": lambda: data, "subset": lambda: Subset(data, range(SIZE))}.items():
         rows = received(tmp_path / name, RandomLabelDataModule(Digits(make), target_key="label"))
         assert_randomised(rows)
