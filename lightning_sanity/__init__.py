@@ -1,6 +1,7 @@
 """Sanity checks for saliency maps inside a Lightning Trainer."""
 
 from lightning_sanity.callback import SaliencySanityCallback
+from lightning_sanity.data_randomization import data_randomization_test
 from lightning_sanity.datamodule import RandomLabelDataModule
 from lightning_sanity.randomization import RandomizationError
 from lightning_sanity.randomization_tests import parameter_randomization_test
@@ -17,5 +18,6 @@ __all__ = [
     "SaliencySanityCallback",
     "SanityCheckFailed",
     "SanityResult",
+    "data_randomization_test",
     "parameter_randomization_test",
 ]

@@ -40,12 +40,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """PSI of one measure: over the cascade, at its first and last step, and how far apart ceiling and floor are."""
+    """PSI of one measure: over the cascade, at its first and last step, and how far apart ceiling and floor are.
+
+    ``separation_low`` is the lower end of its 95 % interval, where it was computed.
+    """
 
     psi: Interval
     first: float
     last: float
     separation: float
+    separation_low: float = math.nan
 
 
 def sensitivity(values: Tensor, floor: Tensor, ceiling: Tensor, *, absolute: bool = False) -> Sensitivity:

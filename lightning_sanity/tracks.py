@@ -80,7 +80,7 @@ class Track:
         other_class: See ``diagnostics.between_classes``, where asked for.
         dead: Share of the trained model's maps that are constant or not finite.
         unsigned: Whether the trained model's maps have no negative value.
-        norm: Norm of the trained model's maps.
+        norm: Norm of the trained model's maps; ``(K,)`` where several are compared.
         picture: Signed maps of the trained model ``(K, h, w)``, where asked for.
         coarse: Small copies of the trained model's maps ``(N, h, w)``, uint8.
         trials: What the trials measured so far; None before the first.

@@ -31,14 +31,18 @@ def judge_all(
         if name in refused:
             verdicts[name] = Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
         else:
-            verdicts[name] = judge(_evidence(walk.tracks[name], problem), criterion, gated=name in gated)
+            verdicts[name] = judge(evidence_of(walk.tracks[name], problem), criterion, gated=name in gated)
     if problem is not None:
         return verdicts, False, problem
-    wrong = _degenerate(walk) or _wrong_control(verdicts)
+    return validated(verdicts, _degenerate(walk) or wrong_control(verdicts))
+
+
+def validated(verdicts: Mapping[str, Verdict], wrong: str | None) -> tuple[dict[str, Verdict], bool, str]:
+    """The verdicts, whether they stand, and why; none stands if something was ``wrong`` with the run."""
     if wrong is None:
         seen = [name for name in CONTROLS if name in verdicts]
         return (
-            verdicts,
+            dict(verdicts),
             True,
             f"every control came out as it must ({', '.join(seen)})" if seen else "no control was run",
         )
@@ -53,7 +57,7 @@ def judge_all(
 
 def undecided(walk: Walk, gated: Set[str], criterion: Criterion) -> list[str]:
     """The gated methods whose verdict more trials could decide."""
-    judged = {name: judge(_evidence(walk.tracks[name], None), criterion) for name in gated & walk.tracks.keys()}
+    judged = {name: judge(evidence_of(walk.tracks[name], None), criterion) for name in gated & walk.tracks.keys()}
     return [name for name in walk.tracks if name in judged and is_open(judged[name], criterion)]
 
 
@@ -69,7 +73,8 @@ def nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
     return None
 
 
-def _evidence(track: Track, problem: str | None) -> Evidence:
+def evidence_of(track: Track, problem: str | None) -> Evidence:
+    """What a verdict rests on: the measures that mean something for these maps."""
     values = track.trials.values if track.trials is not None else {}
     floor = track.trials.floor if track.trials is not None else {}
     measures = [m for m in MEASURES if m in values and not (m == SIGNED and track.unsigned)]
@@ -94,15 +99,17 @@ def _degenerate(walk: Walk) -> str | None:
     )
 
 
-def _wrong_control(verdicts: Mapping[str, Verdict]) -> str | None:
+def wrong_control(
+    verdicts: Mapping[str, Verdict],
+    gradient_failed: str = "which changes with the weights of any trained network: is the model trained, and is its "
+    "re-initialisation random?",
+) -> str | None:
+    """Which control came out otherwise than it must, if one did."""
     for name in ("edge_detector", "input_copy", "input_plus_gradient", "constant"):
         if name in verdicts and verdicts[name].outcome is Outcome.PASS:
             return f"the control '{name}' passed, which hardly looks at the model"
     if "random" in verdicts and verdicts["random"].outcome is not Outcome.INCONCLUSIVE:
         return f"the control 'random', which is noise, came out {verdicts['random'].outcome.value}"
     if "gradient" in verdicts and verdicts["gradient"].outcome is Outcome.FAIL:
-        return (
-            "the plain gradient failed, which changes with the weights of any trained network: is the model trained, "
-            "and is its re-initialisation random?"
-        )
+        return f"the plain gradient failed, {gradient_failed}"
     return None

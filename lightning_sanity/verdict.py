@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from lightning_sanity.result import Outcome, Verdict
-from lightning_sanity.statistics import Sensitivity, Signal, sensitivity, signal
+from lightning_sanity.statistics import Interval, Sensitivity, Signal, sensitivity, signal
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,36 @@ class Evidence:
     trivial: str | None = None
 
 
+@dataclass(frozen=True)
+class Question:
+    """How a test words its verdicts.
+
+    Attributes:
+        index: Name of the index that is compared with ``Criterion.min_psi``.
+        kept: What a failing map did.
+        changed: What a passing map did.
+        unit: What was repeated, in the plural.
+        least: So many of them are needed for a PASS.
+        too_few: What to say, and advise, below that.
+    """
+
+    index: str
+    kept: str
+    changed: str
+    unit: str
+    least: int
+    too_few: str
+
+
+WEIGHTS = Question(
+    index="PSI",
+    kept="the map keeps too much of itself when the weights are noise",
+    changed="the map changes with the weights",
+    unit="trials",
+    least=2,
+    too_few="one trial is not evidence: {}; use trials=5 or more",
+)
+
 _MENTIONED = 0.1  # share of undefined pairs from which a reason says so
 
 SIGNED = "spearman_signed"
@@ -84,6 +114,31 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Ve
         for name in evidence.values
         if not bool(evidence.values[name].isnan().all())
     }
+    trials = len(next(iter(evidence.values.values()), ()))
+    return conclude(found, evidence, criterion, WEIGHTS, trials, _flat(found, criterion), gated=gated)
+
+
+def conclude(
+    found: Mapping[str, Sensitivity],
+    evidence: Evidence,
+    criterion: Criterion,
+    question: Question,
+    repeats: int,
+    flat: str | None,
+    *,
+    gated: bool,
+) -> Verdict:
+    """The verdict from the index of every measure.
+
+    Args:
+        found: Per measure, its index.
+        evidence: What it was computed from.
+        criterion: What a method must show.
+        question: What was asked, for the reason.
+        repeats: How many ``question.unit`` there are.
+        flat: Why the index means nothing, if so.
+        gated: Whether the method counts.
+    """
     if not found:
         return Verdict(
             Outcome.INCONCLUSIVE, "no similarity is defined: every map was constant or not finite", gated=gated
@@ -101,15 +156,15 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Ve
         gated=gated,
         psi_of={name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()},
     )
-    no_signal = _without_signal(evidence, criterion, found)
+    no_signal = _without_signal(evidence, criterion) or flat
     if no_signal is not None:
         # An index relative to a ceiling that is no ceiling means nothing; NaN says so.
         return replace(verdict, reason=no_signal, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
-    trials, _, samples = next(iter(evidence.values.values())).shape
-    outcome, reason = _decide(found, criterion, trials, samples)
+    samples = evidence.values[worst].shape[-1]
+    outcome, reason = _decide(found, criterion, question, repeats, samples)
     undefined = float(evidence.values[worst].isnan().double().mean())
     if undefined > _MENTIONED:
-        reason += f" ({undefined:.0%} of the pairs are left out: the re-initialised model's map was constant)"
+        reason += f" ({undefined:.0%} of the pairs are left out: the other model's map was constant)"
     return replace(verdict, outcome=outcome, reason=reason)
 
 
@@ -122,7 +177,7 @@ def is_open(verdict: Verdict, criterion: Criterion) -> bool:
     )
 
 
-def _without_signal(evidence: Evidence, criterion: Criterion, found: Mapping[str, Sensitivity]) -> str | None:
+def _without_signal(evidence: Evidence, criterion: Criterion) -> str | None:
     if evidence.dead > criterion.max_dead_rate:
         return (
             f"{evidence.dead:.0%} of the trained model's maps are constant or not finite "
@@ -136,6 +191,11 @@ def _without_signal(evidence: Evidence, criterion: Criterion, found: Mapping[str
             "the maps carry no signal: under a little input noise a map resembles itself hardly more than another "
             f"sample's map (by {guard.separation:.2f}; at least {criterion.min_separation:g} needed, p = {guard.p:.2g})"
         )
+    return None
+
+
+def _flat(found: Mapping[str, Sensitivity], criterion: Criterion) -> str | None:
+    """Why a measure cannot tell similar from unrelated maps, if one cannot."""
     flat = {name: s.separation for name, s in found.items() if not s.separation >= criterion.min_separation}
     if flat:
         name = min(flat, key=lambda key: flat[key])
@@ -146,42 +206,41 @@ def _without_signal(evidence: Evidence, criterion: Criterion, found: Mapping[str
     return None
 
 
-def _decide(found: Mapping[str, Sensitivity], criterion: Criterion, trials: int, samples: int) -> tuple[Outcome, str]:
-    threshold = criterion.min_psi
+def _decide(
+    found: Mapping[str, Sensitivity], criterion: Criterion, question: Question, repeats: int, samples: int
+) -> tuple[Outcome, str]:
+    threshold, index = criterion.min_psi, question.index
     failing = {name: s.psi for name, s in found.items() if s.psi.high < threshold}
     if failing:
         name = min(failing, key=lambda key: failing[key].value)
         psi = failing[name]
         return Outcome.FAIL, (
-            f"the map keeps too much of itself when the weights are noise: PSI {psi.value:.2f} "
-            f"[{psi.low:.2f}, {psi.high:.2f}] by {name}, below {threshold:g}"
+            f"{question.kept}: {index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name}, below {threshold:g}"
         )
     name = min(found, key=lambda key: found[key].psi.low)
     psi = found[name].psi
-    if trials < 2:
-        return Outcome.INCONCLUSIVE, f"one trial is not evidence: PSI {psi.value:.2f} by {name}; use trials=5 or more"
+    if repeats < question.least:
+        return Outcome.INCONCLUSIVE, question.too_few.format(f"{index} {psi.value:.2f} by {name}")
     if psi.low >= threshold:
         worst = min(found, key=lambda key: found[key].psi.value)
         psi = found[worst].psi
         return Outcome.PASS, (
-            f"the map changes with the weights: PSI {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {worst}, "
+            f"{question.changed}: {index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {worst}, "
             f"at least {threshold:g}"
         )
     return Outcome.INCONCLUSIVE, (
-        f"PSI {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name} straddles {threshold:g}; "
-        f"{_what_would_settle(psi.value, psi.low, psi.high, psi.trial_share, threshold, trials, samples)}"
+        f"{index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name} straddles {threshold:g}; "
+        f"{_what_would_settle(psi, threshold, repeats, question.unit, samples)}"
     )
 
 
-def _what_would_settle(
-    value: float, low: float, high: float, trial_share: float, threshold: float, trials: int, samples: int
-) -> str:
-    """How many trials or samples would narrow the interval past the threshold, whichever causes more of its width."""
-    half = (value - low) if value >= threshold else (high - value)
-    distance = abs(value - threshold)
+def _what_would_settle(psi: Interval, threshold: float, repeats: int, unit: str, samples: int) -> str:
+    """How many repeats or samples would narrow the interval past the threshold, whichever causes more of its width."""
+    half = (psi.value - psi.low) if psi.value >= threshold else (psi.high - psi.value)
+    distance = abs(psi.value - threshold)
     if distance <= 0.05 * half or not math.isfinite(half):
         return "it lies too close to the threshold for more data to settle"
     factor = (half / distance) ** 2
-    if trial_share >= 0.5:
-        return f"about {math.ceil(trials * factor)} trials instead of {trials} would settle it"
+    if psi.trial_share >= 0.5:
+        return f"about {math.ceil(repeats * factor)} {unit} instead of {repeats} would settle it"
     return f"about {math.ceil(samples * factor)} samples instead of {samples} would settle it"

@@ -46,12 +46,15 @@ FLOORS = (
         "tracks",
         "labels",
         "loaders",
+        "memorization",
+        "label_statistics",
     ),
     ("division", "random_labels"),
-    ("cascade",),
+    ("cascade", "comparison"),
     ("coverage", "validity"),
-    ("randomization_tests",),
+    ("randomization_tests", "data_randomization"),
     ("report", "datamodule", "callback"),
+    ("label_experiment",),
     ("demo", "cli", "__main__", "__init__"),
 )
 
@@ -90,7 +93,7 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize(
     ("library", "doors"),
     [
-        ("lightning", {"callback", "datamodule", "loggers", "cli", "demo"}),
+        ("lightning", {"callback", "datamodule", "label_experiment", "loggers", "cli", "demo"}),
         ("captum", {"attribution", "explanation", "quality"}),
         ("zennit", {"attribution"}),
         ("matplotlib", {"report"}),

@@ -34,3 +34,12 @@ def test_every_method_writes_its_table_and_picture(tmp_path, capsys):
 def test_the_page_of_every_method_lists_every_method():
     page = (EXAMPLES / "every_method.md").read_text()
     assert [name for name in attribution.available() if f"| {name} " not in page] == []
+
+
+def test_random_labels_compares_both_kinds_of_models(tmp_path, capsys):
+    settings = {"models": 1, "samples": 8, "size": 64, "max_epochs": 2, "methods": ["gradient", "gradcam"]}
+    result = load("random_labels").main(tmp_path, **settings)
+    assert result.settings["test"] == "data_randomization"
+    assert "learned only" in result.validity  # two epochs are too few
+    assert "| gradient | INCONCLUSIVE |" in capsys.readouterr().out
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("label_maps.png", "verdicts.png"))

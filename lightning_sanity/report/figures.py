@@ -24,6 +24,7 @@ from lightning_sanity.report.style import (
     Theme,
     dress,
     headline,
+    index_name,
     literal,
     new_figure,
     ordered,
@@ -163,7 +164,8 @@ def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
         tick.set_color(theme.ink if result.verdicts[name].gated else theme.grey)
     axes.tick_params(axis="y", length=0, labelsize=9)
     axes.grid(visible=False, axis="y")
-    label = f"PSI with 95 % interval: 0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
+    meaning = f"0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
+    label = f"{index_name(result)} with 95 % interval: {meaning}"
     figure.supxlabel(label, color=theme.grey, fontsize=9)
     return figure
 

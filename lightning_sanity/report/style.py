@@ -115,6 +115,11 @@ def subject(result: SanityResult) -> str:
     return "labels" if str(result.settings.get("test", "")).startswith("data") else "weights"
 
 
+def index_name(result: SanityResult) -> str:
+    """Short name of the index that the verdicts rest on: of data or of parameter randomization."""
+    return "DRI" if subject(result) == "labels" else "PSI"
+
+
 def stage(result: SanityResult) -> str:
     """What a point of the depth axis means."""
     return "" if subject(result) == "labels" else _STAGE.get(str(result.settings.get("order")), "re-initialised")

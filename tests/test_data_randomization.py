@@ -1,0 +1,317 @@
+import copy
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from lightning_sanity import Criterion, Outcome, SanityResult, data_randomization_test, demo
+from lightning_sanity.attribution.controls import edge_detector
+from lightning_sanity.attribution.gradient import gradient
+from lightning_sanity.label_statistics import label_permutation, label_sensitivity
+from lightning_sanity.memorization import Memorization
+from lightning_sanity.report import figures
+from lightning_sanity.report.label_figures import label_maps
+
+KNOWN = Memorization((1.0,) * 3, (0.99,) * 3, (0.1,) * 3, test_samples=400, chance=0.1)
+MEASURES = ("spearman", "spearman_support", "spearman_signed", "ssim")
+
+
+@pytest.fixture(scope="module")
+def kinds(digits_network):
+    """Three almost equal networks that were trained on digits, three with other weights, and 24 images."""
+    trained, images, _ = digits_network
+    alike = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        alike.append(copy.deepcopy(trained))
+        for parameter in alike[-1].parameters():
+            parameter.data += 0.03 * parameter.std() * torch.randn_like(parameter) if parameter.numel() > 1 else 0
+    other = []
+    for seed in range(3):
+        torch.manual_seed(10 + seed)
+        other.append(demo.DigitsClassifier().eval())
+    return alike, other, images[:24]
+
+
+def compare(kinds, methods="gradient", **changes):
+    return data_randomization_test(*kinds, methods=methods, **{"memorization": KNOWN, "repeats": 1, **changes})
+
+
+@pytest.fixture(scope="module")
+def result(kinds):
+    return compare(kinds, ["gradient", "guided_backprop"])
+
+
+# ---------------------------------------------------------------------------------------------------------- identities
+
+
+def test_curves_have_a_row_per_pair_of_models(result):
+    curve = result.curves["gradient", "ssim"]
+    assert result.units == ("random labels",)
+    assert curve.values.shape == curve.floor.shape == (9, 1, 24)
+    assert curve.ceiling.shape == (3, 24)
+
+
+def test_a_map_that_ignores_the_model_has_index_zero(result):
+    for control in ("edge_detector", "input_copy"):
+        verdict = result.verdicts[control]
+        assert verdict.outcome is Outcome.FAIL
+        assert verdict.psi == pytest.approx(0, abs=0.01)
+        assert verdict.p_dependence == 1
+
+
+def test_a_map_that_follows_the_weights_passes_and_noise_is_inconclusive(result):
+    assert result.valid, result.validity
+    assert result.verdicts["gradient"].outcome is Outcome.PASS
+    assert result.verdicts["gradient"].p_dependence == pytest.approx(1 / 20)
+    assert result.verdicts["random"].outcome is Outcome.INCONCLUSIVE
+
+
+def test_the_same_model_twice_is_no_evidence_and_has_index_zero(kinds):
+    result = data_randomization_test(kinds[0][0], kinds[0][0], kinds[2], methods="gradient", memorization=None)
+    verdict = result.verdicts["gradient"]
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.psi == pytest.approx(0, abs=1e-6)
+    assert "permuted-label model 0 predicts the class of true-label model 0 for 24 of 24 samples" in verdict.reason
+    assert not result.valid
+
+
+def test_similarities_equal_a_slow_computation(kinds, result):
+    true, permuted, images = kinds
+    target = torch.stack([model(images).softmax(1) for model in true]).mean(0).argmax(1)
+
+    def maps(model):
+        inputs = images.clone().requires_grad_()
+        model(inputs).gather(1, target[:, None]).sum().backward()
+        return inputs.grad.flatten(1).numpy()
+
+    found = {"values": list(product(true, permuted)), "ceiling": list(combinations(true, 2))}
+    for name, pairs in found.items():
+        rows = [[spearmanr(a, b)[0] for a, b in zip(maps(one), maps(two), strict=True)] for one, two in pairs]
+        measured = getattr(result.curves["gradient", "spearman_signed"], name)
+        assert np.allclose(measured.reshape(len(pairs), -1).numpy(), rows, atol=1e-4)
+
+
+def test_the_index_is_its_formula(result):
+    for measure in MEASURES:
+        curve = result.curves["guided_backprop", measure]
+        same, seeds, unrelated = (t.abs() if measure == "spearman_signed" else t for t in vars(curve).values())
+        same, unrelated, seeds = same.nanmean(), seeds.nanmean(), unrelated.nanmean()
+        expected = float((seeds - same) / (seeds - unrelated))
+        assert result.verdicts["guided_backprop"].psi_of[measure][0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_order_of_models_does_not_matter(kinds, result):
+    turned = compare((kinds[0][::-1], kinds[1][::-1], kinds[2]), controls=False)
+    assert turned.verdicts["gradient"].psi == pytest.approx(result.verdicts["gradient"].psi, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_result(kinds):
+    few = kinds[0][:1], kinds[1][:1], kinds[2][:6]
+    one, two = (compare(few, "smoothgrad", controls=False, seed=3, memorization=None) for _ in range(2))
+    assert torch.equal(one.curves["smoothgrad", "ssim"].values, two.curves["smoothgrad", "ssim"].values)
+    assert one.verdicts == two.verdicts
+
+
+def test_models_and_random_streams_are_left_as_they_were(kinds):
+    before = [{key: value.clone() for key, value in model.state_dict().items()} for model in (*kinds[0], *kinds[1])]
+    stream = torch.get_rng_state()
+    kinds[1][0].train()
+    compare(kinds, controls=False)
+    assert kinds[1][0].training
+    kinds[1][0].eval()
+    assert torch.equal(torch.get_rng_state(), stream)
+    for model, saved in zip((*kinds[0], *kinds[1]), before, strict=True):
+        assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_interval_agrees_with_a_slow_bootstrap_over_models_and_samples():
+    values, floor, seeds = 0.3 + 0.2 * torch.rand(6, 1, 12), 0.1 * torch.rand(6, 1, 12), 0.6 + 0.2 * torch.rand(3, 12)
+    pairs, rng, draws = list(combinations(range(3), 2)), np.random.default_rng(0), []
+    while len(draws) < 1500:
+        a, b, n = rng.integers(3, size=3), rng.integers(2, size=2), rng.integers(12, size=12)
+        again = [seeds[pairs.index((min(i, j), max(i, j)))][n].mean() for i, j in combinations(a, 2) if i != j]
+        if again:
+            rows = [2 * i + j for i, j in product(a, b)]
+            ceiling, unrelated = np.mean(again), floor[rows][:, 0, n].mean()
+            draws.append(float((ceiling - values[rows][:, 0, n].mean()) / (ceiling - unrelated)))
+    found = label_sensitivity(values, floor, seeds, (3, 2), resamples=4000).psi
+    assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist(), abs=0.015)
+
+
+def test_permutation_probability_agrees_with_an_enumeration():
+    likeness = torch.rand(5, 5)
+    likeness = (likeness + likeness.T) / 2
+
+    def gap(group):
+        inside = [float(likeness[i, j]) for i, j in combinations(group, 2)]
+        across = [float(likeness[i, j]) for i in group for j in range(5) if j not in group]
+        return np.mean(inside) - np.mean(across)
+
+    gaps = [gap(group) for group in combinations(range(5), 3)]
+    assert label_permutation(likeness, 3) == pytest.approx(np.mean(np.array(gaps) >= gap((0, 1, 2)) - 1e-9))
+
+
+def test_permutation_probability_is_least_where_true_label_models_stand_apart():
+    likeness = torch.full((6, 6), 0.1)
+    likeness[:3, :3] = 0.9
+    assert label_permutation(likeness, 3) == pytest.approx(1 / 20)
+
+
+# ------------------------------------------------------------------------------------------------------- preconditions
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"true_train": (1.0, 0.8, 1.0)}, "true-label model 1 learned only 80.0% of its training labels"),
+        ({"permuted_train": (1.0, 1.0, 0.5)}, "permuted-label model 2 learned only 50.0% of its training labels"),
+        ({"permuted_test": (0.1, 0.1, 0.9)}, "permuted-label model 2 has a test accuracy of 90.0%, not of chance"),
+    ],
+)
+def test_models_that_did_not_learn_their_labels_void_the_run(kinds, changes, reason):
+    result = compare(kinds, memorization=Memorization(**{**vars(KNOWN), **changes}), controls=False)
+    assert not result.valid
+    assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+    assert reason in result.verdicts["gradient"].reason
+
+
+def test_without_accuracies_nothing_passes_and_a_failure_stands(kinds):
+    methods = {"gradient": "gradient", "edges": edge_detector().attribute}
+    result = compare(kinds, methods, memorization=None, controls=False)
+    assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+    assert "was not checked" in result.verdicts["gradient"].reason
+    assert result.verdicts["edges"].outcome is Outcome.FAIL
+
+
+def test_one_pair_of_models_never_passes(kinds):
+    one = Memorization((1.0,), (1.0,), (0.1,), 400, 0.1)
+    result = compare((kinds[0][0], kinds[1][0], kinds[2]), memorization=one)
+    verdict = result.verdicts["gradient"]
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "train three of each kind" in verdict.reason
+    assert verdict.psi > 0.8
+    assert torch.equal(result.curves["gradient", "ssim"].ceiling, torch.ones(1, 24))
+    assert verdict.p_dependence is None
+
+
+def test_the_ceiling_of_one_stochastic_explanation_is_its_own_repeat(kinds):
+    one = Memorization((1.0,), (1.0,), (0.1,), 400, 0.1)
+    result = compare((kinds[0][0], kinds[1][0], kinds[2]), "smoothgrad", memorization=one, repeats=2, controls=False)
+    ceiling = result.curves["smoothgrad", "spearman"].ceiling
+    assert ceiling.shape == (2, 24)
+    assert 0.3 < ceiling.mean() < 0.999
+
+
+def test_accuracies_must_fit_the_models(kinds):
+    with pytest.raises(ValueError, match="3 true-label and 2 permuted-label models need as many accuracies"):
+        compare((kinds[0], kinds[1][:2], kinds[2]))
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_models_of_another_architecture_are_refused(kinds):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+    with pytest.raises(ValueError, match=r"one architecture: parameter '.*' is .* in the first and missing in model 1"):
+        data_randomization_test(kinds[0][0], other, kinds[2])
+
+
+@pytest.mark.parametrize(
+    ("permuted", "error", "message"),
+    [
+        ([], ValueError, "random_label_model is empty"),
+        (["x"], TypeError, "must be a torch.nn.Module or several, not str"),
+    ],
+)
+def test_what_is_no_model_is_refused(kinds, permuted, error, message):
+    with pytest.raises(error, match=message):
+        data_randomization_test(kinds[0][0], permuted, kinds[2])
+
+
+def test_a_target_out_of_range_is_refused(kinds):
+    with pytest.raises(ValueError, match="target 12 is out of range"):
+        compare(kinds, target=12)
+
+
+def test_a_single_sample_is_inconclusive(kinds):
+    verdict = compare((*kinds[:2], kinds[2][:1])).verdicts["gradient"]
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "at least 2 samples" in verdict.reason
+
+
+def test_a_method_that_raises_is_inconclusive_and_the_others_go_on(kinds):
+    def broken(model, inputs, target):
+        raise KeyError("no such layer")
+
+    verdicts = compare(kinds, {"broken": broken, "gradient": "gradient"}, controls=False).verdicts
+    assert "method 'broken' raised KeyError" in verdicts["broken"].reason
+    assert verdicts["gradient"].outcome is Outcome.PASS
+
+
+# ---------------------------------------------------------------------------------------------------------- the record
+
+
+def test_every_model_explains_the_class_that_the_true_label_models_predict(kinds):
+    seen = []
+
+    def spy(model, inputs, target):
+        seen.append(target.clone())
+        return gradient().attribute(model, inputs, target)
+
+    compare(kinds, {"spy": spy}, controls=False)
+    expected = torch.stack([model(kinds[2]).softmax(1) for model in kinds[0]]).mean(0).argmax(1)
+    assert all(torch.equal(target[:24], expected) for target in seen)
+
+
+def test_parameters_that_both_kinds_share_are_named(kinds):
+    true, permuted, images = kinds
+    frozen = []
+    for model in permuted:
+        frozen.append(copy.deepcopy(true[0]))
+        frozen[-1].classifier.load_state_dict(model.classifier.state_dict())
+    coverage = compare(([true[0]] * 3, frozen, images), controls=False).coverage
+    assert "features.0.weight" in coverage.kept
+    assert 0 < coverage.share < 1
+    assert "the same in both kinds of models: features.0.weight" in coverage.notes[0]
+
+
+def test_result_survives_json_with_the_digests_of_all_models(result, tmp_path):
+    back = SanityResult.from_json(result.to_json(tmp_path / "result.json"))
+    assert back.verdicts == result.verdicts
+    assert torch.equal(back.curves["gradient", "ssim"].values, result.curves["gradient", "ssim"].values)
+    assert back.settings["test"] == "data_randomization"
+    assert len({*back.settings["weights_digests"], *back.settings["random_label_digests"]}) == 6
+    assert back.settings["memorization"]["permuted_test"] == [0.1, 0.1, 0.1]
+
+
+def test_the_threshold_is_the_criterions(kinds):
+    strict = compare(kinds, "guided_backprop", criterion=Criterion(min_psi=0.0), controls=False)
+    assert strict.verdicts["guided_backprop"].outcome is not Outcome.FAIL
+
+
+def test_figures_speak_of_labels(result):
+    text = [t.get_text() for t in figures.verdicts(result).findobj(match=lambda a: hasattr(a, "get_text"))]
+    assert any("DRI with 95 % interval: 0 = the map ignores the labels" in line for line in text)
+    maps = label_maps(result)
+    words = [t.get_text() for t in maps.findobj(match=lambda a: hasattr(a, "get_text"))]
+    assert words.count("true\nlabels") == words.count("random\nlabels") == 3
+    assert any("DRI" in word for word in words)
+    assert len(maps.axes[0].images) == 3 * (1 + 2 * len(result.verdicts))
+
+
+def test_label_maps_refuses_results_without_pictures_or_of_another_test(kinds):
+    with pytest.raises(ValueError, match="kept no pictures"):
+        label_maps(compare(kinds, controls=False, pictures=False))
+
+
+def test_progress_counts_methods(kinds):
+    ticks = []
+    compare(kinds, ["gradient", "gradcam"], controls=False, progress=lambda *tick: ticks.append(tick))
+    assert ticks == [(1, 2, "gradient"), (2, 2, "gradcam")]
