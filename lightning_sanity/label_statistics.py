@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_sanity._rng import generator
-from lightning_sanity.statistics import LEVEL, Interval, Sensitivity
-
-RESAMPLES = 1000
+from lightning_sanity.bootstrap import RESAMPLES, counts, percentiles, psi, variance
+from lightning_sanity.statistics import Interval, Sensitivity
 
 
 def label_sensitivity(
@@ -46,20 +45,20 @@ def label_sensitivity(
     """
     values, floor, ceiling = (t.double().abs() if absolute else t.double() for t in (values, floor, ceiling))
     samples, rng = values.shape[-1], generator(seed, "bootstrap")
-    by_true, by_permuted, by_sample = (_counts(size, resamples, rng) for size in (*groups, samples))
+    by_true, by_permuted, by_sample = (counts(size, resamples, rng) for size in (*groups, samples))
 
     def estimate(true: Tensor, permuted: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         pairs = (true[:, :, None] * permuted[:, None]).flatten(1)
         one, other = torch.triu_indices(groups[0], groups[0], 1)
-        return _psi(values, floor, ceiling, pairs, sample, true[:, one] * true[:, other] if groups[0] > 1 else None)
+        return psi(values, floor, ceiling, pairs, sample, true[:, one] * true[:, other] if groups[0] > 1 else None)
 
     alone = [torch.ones(1, size, dtype=torch.float64) for size in (*groups, samples)]
     point, separation = estimate(*alone)
     both, apart = estimate(by_true, by_permuted, by_sample)
     by_models = estimate(by_true, by_permuted, alone[2].expand(resamples, -1))[0]
-    low, high = _percentiles(both[:, 0])
-    interval = Interval(float(point), low, high, min(1.0, _variance(by_models) / max(_variance(both), 1e-12)))
-    return Sensitivity(interval, float(point), float(point), float(separation), _percentiles(apart)[0])
+    low, high = percentiles(both[:, 0])
+    interval = Interval(float(point), low, high, min(1.0, variance(by_models) / max(variance(both), 1e-12)))
+    return Sensitivity(interval, float(point), float(point), float(separation), percentiles(apart)[0])
 
 
 def label_permutation(likeness: Tensor, true: int) -> float:
@@ -84,53 +83,3 @@ def label_permutation(likeness: Tensor, true: int) -> float:
 
     gap = mean(member) - mean(1 - member)
     return float((gap >= gap[0] - 1e-9).double().mean()) if bool(gap[0].isfinite()) else math.nan
-
-
-def _psi(
-    values: Tensor,
-    floor: Tensor,
-    ceiling: Tensor,
-    by_trial: Tensor,
-    by_sample: Tensor,
-    by_repeat: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """``1 - (S(d) - U) / (C - U)`` per resample and depth ``(B, depths)``, and ``C - U`` ``(B,)``."""
-    similarity = _weighted(values, by_trial, by_sample)  # (B, depths)
-    unrelated = _weighted(floor, by_trial, by_sample).nanmean(1)
-    by_repeat = by_trial.new_ones(len(by_trial), len(ceiling)) if by_repeat is None else by_repeat
-    again = _weighted(ceiling[:, None], by_repeat, by_sample)[:, 0]
-    separation = again - unrelated
-    return 1 - (similarity - unrelated[:, None]) / separation[:, None], separation
-
-
-def _weighted(table: Tensor, by_row: Tensor, by_sample: Tensor) -> Tensor:
-    """Weighted mean over rows and samples of ``(rows, depths, N)``, NaN left out: ``(B, depths)``."""
-    known = ~table.isnan()
-    rows, depths, samples = table.shape
-
-    def total(of: Tensor) -> Tensor:
-        per_row = (by_row @ of.reshape(rows, -1)).reshape(-1, depths, samples)
-        return torch.einsum("bdn,bn->bd", per_row, by_sample)
-
-    return total(table.nan_to_num(0.0) * known) / total(known.double())
-
-
-def _counts(size: int, resamples: int, rng: torch.Generator) -> Tensor:
-    """How often each of ``size`` items is drawn, ``(resamples, size)``."""
-    drawn = torch.randint(size, (resamples, size), generator=rng)
-    return torch.zeros(resamples, size, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(resamples, size, dtype=torch.float64)
-    )
-
-
-def _percentiles(values: Tensor) -> tuple[float, float]:
-    known = values[values.isfinite()]
-    if not known.numel():
-        return math.nan, math.nan
-    tail = (1 - LEVEL) / 2
-    return float(known.quantile(tail)), float(known.quantile(1 - tail))
-
-
-def _variance(values: Tensor) -> float:
-    known = values[values.isfinite()]
-    return float(known.var()) if known.numel() > 1 else math.nan

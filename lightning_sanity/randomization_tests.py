@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from typing import Any, Literal
 
 import torch
@@ -234,6 +235,7 @@ def parameter_randomization_test(
         weights_digest=weights_digest(model),
         probe_digest=digest(values),
         seconds=time.perf_counter() - started,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         pictures=kept_pictures,
         diagnostics=diagnosed,
         trained_maps={name: track.coarse for name, track in walk.tracks.items() if track.coarse is not None},

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 import os
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -17,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_sanity import result_file
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SCHEMA = "lightning_sanity.result"
-SCHEMA_VERSION = 1
 
 
 class SanityCheckFailed(RuntimeError):
@@ -195,6 +191,7 @@ class SanityResult:
         diagnostics: Second opinions, ``diagnostics[method][name]``; see ``diagnostics.diagnose``. They never gate.
         trained_maps: Per method the trained model's maps of the whole probe, uint8 magnitudes ``(N, h, w)`` of at most
             32 pixels a side, each scaled by its own largest value: what ``drift`` compares.
+        created: When the test ended, ISO 8601 in UTC; empty where unknown.
     """
 
     units: tuple[str, ...]
@@ -214,6 +211,7 @@ class SanityResult:
     pictures: Pictures | None = None
     diagnostics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     trained_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    created: str = ""
 
     def __post_init__(self) -> None:
         for name in ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps"):
@@ -247,92 +245,41 @@ class SanityResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; tensors as base64 of little-endian values with their shape."""
-        return {
-            "schema": SCHEMA,
-            "version": SCHEMA_VERSION,
-            "passed": self.passed,
-            "valid": self.valid,
-            "validity": self.validity,
-            "units": list(self.units),
-            "verdicts": {name: _encode_verdict(verdict) for name, verdict in self.verdicts.items()},
-            "output_change": {k: _encode(getattr(self.output_change, k)) for k in _OUTPUT_CHANGE},
-            "coverage": {
-                "share": self.coverage.share,
-                "unused": list(self.coverage.unused),
-                "notes": list(self.coverage.notes),
-                "units": [
-                    vars(unit) | {key: list(getattr(unit, key)) for key in _UNIT_LISTS} for unit in self.coverage.units
-                ],
-            },
-            "curves": [
-                {"method": method, "similarity": similarity, **{k: _encode(getattr(curve, k)) for k in _CURVE}}
-                for (method, similarity), curve in self.curves.items()
-            ],
-            "settings": dict(self.settings),
-            "environment": dict(self.environment),
-            "weights_digest": self.weights_digest,
-            "probe_digest": self.probe_digest,
-            "probe_ids": None if self.probe_ids is None else list(self.probe_ids),
-            "step": self.step,
-            "seconds": _number(self.seconds),
-            "pictures": None if self.pictures is None else _encode_pictures(self.pictures),
-            "diagnostics": {
-                method: {name: _number(value) for name, value in row.items()}
-                for method, row in self.diagnostics.items()
-            },
-            "trained_maps": {method: _encode(maps) for method, maps in self.trained_maps.items()},
-        }
+        own = {f.name: result_file.encode(getattr(self, f.name)) for f in fields(self) if f.name != "curves"}
+        curves = [
+            {"method": method, "similarity": similarity, **result_file.encode(curve)}
+            for (method, similarity), curve in self.curves.items()
+        ]
+        head = {"schema": result_file.SCHEMA, "version": result_file.VERSION, "passed": self.passed}
+        return {**head, **own, "curves": curves}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SanityResult:
         """The inverse of ``to_dict``.
 
         Raises:
-            ValueError: If ``data`` is not a result, or was written by a newer version of the library.
+            ValueError: If ``data`` is not a result, is damaged, or was written by a newer version of the library.
         """
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            raise ValueError("not a lightning_sanity result: the key 'schema' is missing or foreign")
-        if not isinstance(data.get("version"), int) or data["version"] > SCHEMA_VERSION:
-            raise ValueError(
-                f"result has schema version {data.get('version')!r}; this library reads up to {SCHEMA_VERSION}: "
-                "upgrade it"
-            )
+        data = result_file.header(data)
+        decoder = result_file.Decoder()
         try:
-            return cls(
-                units=tuple(data["units"]),
-                curves={
-                    (c["method"], c["similarity"]): Curve(**{k: _decode(c[k]) for k in _CURVE}) for c in data["curves"]
-                },
-                verdicts={name: _decode_verdict(verdict) for name, verdict in data["verdicts"].items()},
-                output_change=OutputChange(**{k: _decode(data["output_change"][k]) for k in _OUTPUT_CHANGE}),
-                coverage=_decode_coverage(data["coverage"]),
-                valid=data["valid"],
-                validity=data["validity"],
-                settings=data["settings"],
-                environment=data["environment"],
-                weights_digest=data["weights_digest"],
-                probe_digest=data["probe_digest"],
-                probe_ids=None if data["probe_ids"] is None else tuple(data["probe_ids"]),
-                step=data["step"],
-                seconds=_nan(data["seconds"]),
-                pictures=None if data["pictures"] is None else _decode_pictures(data["pictures"]),
-                diagnostics={
-                    method: {name: _nan(value) for name, value in row.items()}
-                    for method, row in data.get("diagnostics", {}).items()
-                },
-                trained_maps={method: _decode(maps) for method, maps in data.get("trained_maps", {}).items()},
-            )
-        except (KeyError, TypeError, AttributeError, ValueError, zlib.error, RuntimeError) as error:
-            raise ValueError(f"damaged lightning_sanity result: {type(error).__name__}: {error}") from error
+            entries = decoder.decode(tuple[_CurveEntry, ...], data.get("curves"), "curves")
+            curves = {
+                (entry.method, entry.similarity): decoder.decode(Curve, item, f"curves[{i}]")
+                for i, (entry, item) in enumerate(zip(entries, data["curves"], strict=True))
+            }
+            if len(curves) < len(entries):
+                raise ValueError("'curves' holds one of its entries twice")
+            result: SanityResult = decoder.record(cls, data, "", curves=curves)
+            _check_shapes(result)
+        except ValueError as error:
+            sentence = " ".join(str(error).split())  # which may quote the file
+            raise ValueError(f"damaged lightning_sanity result: {sentence}") from error
+        return result
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the result; the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
-        partial.replace(path)
-        return path
+        return result_file.write(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> SanityResult:
@@ -342,11 +289,7 @@ class SanityResult:
             ValueError: If the file is not such a result, is damaged, or is too new.
             OSError: If it cannot be read.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"'{path}' is not JSON: {error}") from error
-        return cls.from_dict(data)
+        return cls.from_dict(result_file.read(path))
 
     def plot(self) -> Figure:
         """The curves over depth with their intervals; see ``report.figures.curves``."""
@@ -355,87 +298,40 @@ class SanityResult:
         return figures.curves(self)
 
 
-_CURVE = ("values", "floor", "ceiling")
-_OUTPUT_CHANGE = ("agreement", "correlation", "gradient_ratio", "spread_ratio")
-_UNIT_LISTS = ("parameters", "strategy", "relative_change", "kept")
-_DTYPES = {"float32": torch.float32, "int8": torch.int8, "uint8": torch.uint8}
+@dataclass(frozen=True)
+class _CurveEntry:
+    """What names a curve in a file."""
+
+    method: str
+    similarity: str
+
+
+def _check_shapes(result: SanityResult) -> None:
+    """Raise ``ValueError`` unless the tensors of a file fit one another."""
+    depths = len(result.units)
+    for (method, similarity), curve in result.curves.items():
+        shape = curve.values.shape
+        fits = curve.values.ndim == 3 and shape[1] == depths and min(shape) > 0 and curve.floor.shape == shape
+        fits &= curve.ceiling.ndim == 2 and curve.ceiling.shape[1:] == shape[2:]
+        if not fits or {t.dtype for t in (curve.values, curve.floor, curve.ceiling)} != {torch.float32}:
+            raise ValueError(f"the curve of {method} by {similarity} does not fit {depths} units")
+        if method not in result.verdicts:
+            raise ValueError(f"there is a curve of {method}, but no verdict")
+    change = result.output_change
+    if (change.agreement.ndim, change.correlation.ndim, change.gradient_ratio.ndim, change.spread_ratio.ndim) != (
+        2, 2, 1, 1,
+    ):  # fmt: skip
+        raise ValueError("'output_change' has tensors of wrong dimensions")
+    pictures = result.pictures
+    if pictures is not None:
+        fits = pictures.inputs.ndim == 4 and pictures.inputs.shape[-1] == 3 and pictures.inputs.dtype == torch.uint8
+        for maps in pictures.maps.values():
+            fits &= maps.ndim == 4 and maps.shape[:2] == (len(pictures.inputs), 1 + len(pictures.depths))
+            fits &= maps.dtype == torch.int8
+        if not fits:
+            raise ValueError("'pictures' does not hold one map per input and depth")
 
 
 def _quantile(values: Tensor, q: float) -> float:
     kept = values[~values.isnan()]
     return float(kept.quantile(q)) if kept.numel() else math.nan
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN or infinity."""
-    return value if math.isfinite(value) else None
-
-
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _encode(tensor: Tensor) -> dict[str, Any]:
-    array = tensor.detach().cpu().contiguous().numpy()
-    return {
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "zlib": base64.b64encode(zlib.compress(array.tobytes())).decode("ascii"),
-    }
-
-
-def _decode(data: Mapping[str, Any]) -> Tensor:
-    dtype, shape = _DTYPES[data["dtype"]], [int(n) for n in data["shape"]]
-    expected = math.prod(shape) * dtype.itemsize
-    # max_length bounds what a hostile file can make us allocate.
-    raw = zlib.decompressobj().decompress(base64.b64decode(data["zlib"]), max(expected, 1))
-    if len(raw) != expected:
-        raise ValueError(f"a tensor of shape {shape} holds {len(raw)} bytes instead of {expected}")
-    return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape) if expected else torch.empty(shape, dtype=dtype)
-
-
-_PSI = ("psi", "psi_low", "psi_high", "psi_first", "psi_last")
-
-
-def _encode_verdict(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "outcome": verdict.outcome.value,
-        "reason": verdict.reason,
-        "measure": verdict.measure,
-        "gated": verdict.gated,
-        "p_dependence": None if verdict.p_dependence is None else _number(verdict.p_dependence),
-        "psi_of": {name: [_number(x) for x in interval] for name, interval in verdict.psi_of.items()},
-        **{name: _number(getattr(verdict, name)) for name in _PSI},
-    }
-
-
-def _decode_verdict(data: Mapping[str, Any]) -> Verdict:
-    intervals = {name: [_nan(x) for x in interval] for name, interval in data["psi_of"].items()}
-    return Verdict(
-        outcome=Outcome(data["outcome"]),
-        reason=data["reason"],
-        measure=data["measure"],
-        gated=data["gated"],
-        p_dependence=data["p_dependence"],
-        psi_of={name: (psi, low, high) for name, (psi, low, high) in intervals.items()},
-        **{name: _nan(data[name]) for name in _PSI},
-    )
-
-
-def _decode_coverage(data: Mapping[str, Any]) -> Coverage:
-    units = tuple(UnitCoverage(**{**unit, **{k: tuple(unit[k]) for k in _UNIT_LISTS}}) for unit in data["units"])
-    return Coverage(data["share"], units, tuple(data["unused"]), tuple(data["notes"]))
-
-
-def _encode_pictures(pictures: Pictures) -> dict[str, Any]:
-    return {
-        "inputs": _encode(pictures.inputs),
-        "depths": list(pictures.depths),
-        "maps": {method: _encode(maps) for method, maps in pictures.maps.items()},
-    }
-
-
-def _decode_pictures(data: Mapping[str, Any]) -> Pictures:
-    return Pictures(
-        _decode(data["inputs"]), tuple(data["depths"]), {method: _decode(maps) for method, maps in data["maps"].items()}
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,9 +138,14 @@ def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor])
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a ``state_dict``."""
+    """SHA-256 over names, types, shapes and bytes of a module's ``state_dict``."""
+    return state_digest(getattr(module, "_orig_mod", module).state_dict())
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of a ``state_dict``, wherever its tensors lie."""
     sha = hashlib.sha256()
-    for name, tensor in sorted(getattr(module, "_orig_mod", module).state_dict().items()):
+    for name, tensor in sorted(state.items()):
         sha.update(name.encode())
         if isinstance(tensor, Tensor):
             update_digest(sha, tensor)

@@ -60,7 +60,7 @@ def run(tmp_path, *arguments):
 
 def test_the_example_configures_methods_with_parameters(tmp_path):
     result = run(tmp_path)
-    assert result.settings["methods"] == ["gradient", "ig"]
+    assert result.settings["methods"] == ["gradient", "guided_backprop", "ig"]
     assert result.settings["granularity"] == "block"
     assert result.verdicts["ig"].psi > 0.65
 

@@ -1,0 +1,122 @@
+"""The command line: ``main(argv) -> exit code``. 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_sanity.cli import check, release
+from lightning_sanity.cli.terminal import complain, say
+from lightning_sanity.randomization import RandomizationError
+from lightning_sanity.shadow import CloneError
+
+USAGE = 2
+_EXPECTED = (ImportError, OSError, ValueError, CloneError, MisconfigurationException, RandomizationError)
+"""Errors that say what is wrong and what to do; others are named and need a traceback."""
+_EPILOG = """\
+exit codes: 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive.
+Where there is no result for the weights in question, that is a fail: never ran is not a pass.
+
+a release, from checkpoint to decision:
+  lightning-sanity check --config config.yaml --ckpt_path best.ckpt --out sanity
+  lightning-sanity gate sanity --weights best.ckpt --require gradcam --max-age 7d
+  lightning-sanity report sanity/result.json -o report.html
+"""
+
+
+def entry_point() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without some letter is no error
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+    sys.exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process if None.
+
+    Returns:
+        The exit code; no exception leaves this function unless ``LIGHTNING_SANITY_DEBUG`` is set in the environment.
+    """
+    try:
+        parser = _parser()
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and not getattr(arguments, "passes_on", False):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.rest = rest
+        code: int = arguments.run(arguments)
+        return code
+    except SystemExit as stop:  # a parser has printed help (0) or what is wrong (2)
+        return 0 if stop.code in (0, None) else USAGE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return USAGE
+    except Exception as error:
+        if os.environ.get("LIGHTNING_SANITY_DEBUG"):
+            raise
+        expected = isinstance(error, _EXPECTED)
+        hint = "" if expected else " (LIGHTNING_SANITY_DEBUG=1 shows where)"
+        complain(f"{error}" if expected and str(error) else f"{type(error).__name__}: {error}{hint}")
+        return USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lightning-sanity",
+        description="Do your saliency maps depend on your model? Randomization tests with a verdict.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="train a small CNN on real digits with the callback, test eight methods, write pictures",
+        description="Trains a small CNN on scikit-learn's digits with the callback, then tests eight attribution "
+        "methods on it. Exits with 0 if every verdict agrees with the literature, 1 if one does not, 3 if the run is "
+        "invalid.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("sanity_demo"), help="output folder (default: %(default)s)")
+    demo.add_argument("--epochs", type=int, default=8, help="training epochs (default: %(default)s)")
+    demo.add_argument("--trials", type=int, default=10, help="trials of the final test (default: %(default)s)")
+    demo.add_argument("--samples", type=int, default=32, help="images of the final test (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="of training and test (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+    check.add_to(commands)
+    release.add_to(commands)
+    methods = commands.add_parser("methods", help="list the attribution methods")
+    methods.set_defaults(run=_methods)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from lightning_sanity import demo  # trains: needs the extra
+
+    return demo.run(arguments.out, arguments.epochs, arguments.trials, arguments.samples, arguments.seed)
+
+
+def _methods(arguments: argparse.Namespace) -> int:
+    from lightning_sanity import attribution
+
+    lines = [f"{'name':32s}{'signed':8s}{'random':8s}{'passes':8s}{'needs':8s}what it is"]
+    for row in attribution.table():
+        kind = "control: " if row["control"] else ""
+        signed, random = ("yes" if row[key] else "no" for key in ("signed", "stochastic"))
+        needs = row["needs"] or "-"
+        lines.append(f"{row['name']:32s}{signed:8s}{random:8s}{row['passes']:<8g}{needs:8s}{kind}{row['summary']}")
+    say("\n".join(lines))
+    return 0

@@ -1,0 +1,237 @@
+"""The command ``check``: tests the weights of a checkpoint, with a LightningCLI configuration or without one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_sanity import checkpoint, probe
+from lightning_sanity.callback import SaliencySanityCallback
+from lightning_sanity.cli.terminal import print_decision, say
+from lightning_sanity.gate import gate
+from lightning_sanity.randomization_tests import parameter_randomization_test
+from lightning_sanity.report.decision import one_line
+from lightning_sanity.result import SanityResult
+
+_USAGE = """\
+lightning-sanity check --config CONFIG.yaml --ckpt_path CKPT [option ...] [option of LightningCLI ...]
+       lightning-sanity check MODULE:FACTORY --ckpt CKPT --data MODULE:DATA [option ...]"""
+
+_EPILOG = """\
+With a configuration of LightningCLI, the checkpoint goes through Trainer.validate with the callbacks of the
+configuration. If SaliencySanityCallback is not among them, one is added with the options below. What this parser does
+not know goes on to LightningCLI, such as --trainer.accelerator=cpu. A configuration that was written by
+LightningCLI(Model, Data) does not name these classes: name them by --model-class and --data-class.
+
+Without one, FACTORY returns the model, its weights are loaded from the checkpoint, and DATA is a data set, a loader,
+a LightningDataModule, tensors, or a function that returns one of these. Modules are looked for in the current folder
+first.
+
+Results are written to the folder --out; those of a callback also to <log_dir>/sanity/.
+
+exit codes: 0 every method passed, 1 one failed, 2 the test could not be run, 3 inconclusive.
+
+examples:
+  lightning-sanity check --config lightning_logs/version_3/config.yaml --ckpt_path best.ckpt \\
+      --model-class my_project.models:Classifier --data-class my_project.data:Scans
+  lightning-sanity check my_project.models:classifier --ckpt best.pt --data my_project.data:validation_set \\
+      --methods gradcam,integrated_gradients_local --trials 20 --samples 64
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to a parser's subparsers."""
+    parser = commands.add_parser(
+        "check",
+        help="test the weights of a checkpoint",
+        description="Runs the randomization test on the weights of a checkpoint.",
+        usage=_USAGE,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
+    parser.add_argument("--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint; needed")
+    parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
+    parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
+    parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
+    parser.add_argument("--out", type=Path, default=Path("sanity"), metavar="DIR", help="default: %(default)s")
+    test = parser.add_argument_group("the test, unless a callback in the configuration says")
+    test.add_argument("--methods", metavar="A,B", help="default: gradient,gradcam,guided_backprop")
+    test.add_argument("--trials", type=int, metavar="N", help="default: 20, as for a release")
+    test.add_argument("--samples", type=int, metavar="N", help="default: 64")
+    test.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    parser.set_defaults(run=_check, passes_on=True)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    if arguments.ckpt is None:
+        raise ValueError("check needs the checkpoint: --ckpt FILE")
+    if not Path(arguments.ckpt).is_file():
+        raise FileNotFoundError(f"there is no checkpoint file '{arguments.ckpt}'")
+    with _current_folder_first():
+        results = _by_configuration(arguments) if arguments.config else {"result": _by_factory(arguments)}
+    for name, result in results.items():
+        say(f"wrote {one_line(str(result.to_json(arguments.out / f'{name}.json')))}")
+    decision = gate(list(results.values()))
+    print_decision(decision)
+    return decision.exit_code
+
+
+def _test(arguments: argparse.Namespace) -> dict[str, Any]:
+    methods = arguments.methods or "gradient,gradcam,guided_backprop"
+    return {
+        "methods": [name.strip() for name in methods.split(",")],
+        "trials": 20 if arguments.trials is None else arguments.trials,
+        "seed": arguments.seed or 0,
+    }
+
+
+def _samples(arguments: argparse.Namespace) -> int:
+    samples = 64 if arguments.samples is None else arguments.samples
+    if samples < 2:
+        raise ValueError(f"--samples must be at least 2, not {samples}")
+    return int(samples)
+
+
+# --------------------------------------------------------------------------------------------- with a configuration
+
+
+def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
+    """The results of every callback of the test, by the name of their files."""
+    from lightning.pytorch.cli import LightningCLI  # needs jsonargparse
+
+    class Validation(LightningCLI):
+        """Makes sure of a callback, and that it neither hides nor doubles what this command says."""
+
+        def before_validate(self) -> None:
+            tests = _tests_of(self.trainer)
+            if tests and given:
+                raise ValueError(f"the configuration has a SaliencySanityCallback: set {given[0]} there")
+            if not tests:
+                tests = [SaliencySanityCallback(probe=_samples(arguments), log_images=False, **_test(arguments))]
+                self.trainer.callbacks.insert(0, tests[0])  # type: ignore[attr-defined]  # before weight averaging
+            for test in tests:
+                test.on_fail, test.on_error = "warn", "raise"
+
+    given = [f"--{name}" for name in ("methods", "trials", "samples", "seed") if getattr(arguments, name) is not None]
+    configs = [f"--config={path}" for path in arguments.config]
+    data = [] if arguments.data is None else [f"--data={arguments.data}"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "saliency maps failed the randomization test")  # the table says so
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # between lightning and its own parser
+        cli = Validation(
+            _named(arguments.model_class, "--model-class"),
+            _named(arguments.data_class, "--data-class"),
+            None,  # the configuration is there already: do not save it again
+            args=["validate", *configs, f"--ckpt_path={arguments.ckpt}", "--verbose=false", *data, *arguments.rest],
+        )
+    results = {}
+    for test in _tests_of(cli.trainer):
+        if test.result is None:
+            raise ValueError(
+                "the test never ran: validation needs a loader, a validation_step, and limit_val_batches above 0"
+            )
+        results["result" if test.name is None else f"result-{test.name}".replace("/", "-")] = test.result
+    return results
+
+
+def _tests_of(trainer: pl.Trainer) -> list[SaliencySanityCallback]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, SaliencySanityCallback)]
+
+
+# ------------------------------------------------------------------------------------------- without a configuration
+
+
+def _by_factory(arguments: argparse.Namespace) -> SanityResult:
+    if len(arguments.rest) != 1 or arguments.rest[0].startswith("-") or arguments.data is None:
+        unknown = [word for word in arguments.rest if word.startswith("-")]
+        if unknown:
+            raise ValueError(f"check does not know {unknown[0]} without --config")
+        raise ValueError("check needs --config FILE, or MODULE:FACTORY and --data MODULE:DATA; see check --help")
+    samples, test = _samples(arguments), _test(arguments)
+    model = _named(arguments.rest[0], "the model")
+    model = model if isinstance(model, nn.Module) else model()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"'{arguments.rest[0]}' gave a {type(model).__name__}, not a torch.nn.Module")
+    _load(model, arguments.ckpt)
+    values = _probe(_named(arguments.data, "--data"), samples, test["seed"], arguments.data)
+    return parameter_randomization_test(model, values, **test)
+
+
+def _load(model: nn.Module, path: str) -> None:
+    """Load a checkpoint's weights: as they are named, or without the wrapper that they were saved in."""
+    state = checkpoint.load(path)
+    inner = checkpoint.without_wrapper(state)
+    if inner is not None and not set(state) & set(model.state_dict()):
+        state = inner
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"'{path}' does not fit the model: {' '.join(str(error).split())}") from error
+
+
+def _probe(data: Any, samples: int, seed: int, name: str) -> Any:
+    kinds = (Dataset, DataLoader, Tensor, tuple, list, pl.LightningDataModule)
+    if isinstance(data, type) or (callable(data) and not isinstance(data, kinds)):
+        data = data()
+    if isinstance(data, pl.LightningDataModule):
+        data.prepare_data()
+        data.setup("validate")
+        data = data.val_dataloader()
+    if isinstance(data, Dataset):
+        return probe.from_dataset(data, samples, seed=seed).inputs
+    if isinstance(data, (Tensor, tuple, list)):
+        return tuple(t[:samples] if isinstance(t, Tensor) else t for t in probe.from_batch(data).inputs)
+    if hasattr(data, "__iter__"):
+        return probe.from_loader(data, samples, seed=seed).inputs
+    raise ValueError(f"'{name}' gave a {type(data).__name__}: it must give a data set, a loader or tensors")
+
+
+# ------------------------------------------------------------------------------------------------------------- imports
+
+
+def _named(name: str | None, option: str) -> Any:
+    """What ``module:attribute`` names; None for None.
+
+    Raises:
+        ValueError: If it is not such a name, or there is no such thing.
+    """
+    if name is None:
+        return None
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{option} must be MODULE:NAME, such as my_project.models:classifier, not '{name}'")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{option}: '{name}' cannot be imported: {error}") from error
+    return found
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Modules beside the user, as ``python program.py`` finds them and a console script would not."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)

@@ -1,0 +1,205 @@
+"""The commands that read results: ``gate``, ``report``, ``compare``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_sanity.cli.terminal import print_decision, say, table
+from lightning_sanity.gate import EXIT_CODES, Check, Decision, gate
+from lightning_sanity.inferiority import compare, incomparable
+from lightning_sanity.policy import Policy, read_policy
+from lightning_sanity.report import decision as forms
+from lightning_sanity.result import Outcome, SanityResult
+
+_GATE_EPILOG = """\
+exit codes:
+  0  every required method passed, and everything else that was asked for holds
+  1  a method failed or became worse, the result is too old or about other weights, a required method was not
+     measured, or there is no result at all: never ran is not a pass
+  2  wrong usage, or a file that exists but cannot be read (damaged, foreign, written by a newer version), or a
+     baseline, policy or checkpoint that is missing
+  3  nothing follows: a verdict is INCONCLUSIVE, a control came out wrong, the baseline has another probe, the test
+     had fewer trials or a laxer criterion than asked for
+
+A threshold can be decided anew (--min-psi), for results hold the interval of every PSI. Whether maps carry signal
+cannot: a stricter alpha, max_dead_rate or min_separation needs another test.
+
+examples:
+  lightning-sanity gate lightning_logs/version_3/sanity
+  lightning-sanity gate sanity --weights best.ckpt --require gradient,gradcam --max-age 7d
+  lightning-sanity gate sanity --baseline accepted.json --max-drop 0.05 --junit gate.xml --github-summary
+  lightning-sanity gate sanity --policy policy.yaml --weights best.ckpt
+
+a policy file holds the same in YAML or TOML, options on the command line go first:
+  require: [gradient, gradcam]
+  min_trials: 20
+  max_age: 7d
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the three commands to a parser's subparsers."""
+    _add_gate(commands)
+    page = commands.add_parser(
+        "report",
+        help="write a result as a page",
+        description="Writes a result as one self-contained HTML page, or as Markdown for a pull request.",
+        epilog="example: lightning-sanity report sanity/latest.json -o report.html --markdown summary.md",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    page.add_argument("result", type=Path, metavar="RESULT.json")
+    page.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html)")
+    page.add_argument("--markdown", type=Path, metavar="FILE", help="a summary in Markdown")
+    page.set_defaults(run=_report)
+    pair = commands.add_parser(
+        "compare",
+        help="did a method get worse from A to B?",
+        description="Compares two results on the same probe. Exits with 0 if no gated method of A is worse in B by "
+        "more than --max-drop with its whole 95 %% interval, 1 if one is, 3 if that cannot be told.",
+        epilog="example: lightning-sanity compare accepted.json candidate.json --max-drop 0.05",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    pair.add_argument("reference", type=Path, metavar="A.json", help="of the model that was accepted")
+    pair.add_argument("candidate", type=Path, metavar="B.json", help="of the new model")
+    pair.add_argument("--max-drop", type=float, default=0.1, metavar="X", help="in PSI (default: %(default)s)")
+    pair.set_defaults(run=_compare)
+
+
+def _add_gate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "gate",
+        help="decide a release by a result: an exit code with a reason",
+        description="Decides whether a model may be released, as far as its saliency maps go.",
+        epilog=_GATE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULT.json|DIR",
+        help="all must pass; of a folder, latest.json counts, else the newest result, with --weights the newest one "
+        "about those weights",
+    )
+    asked = parser.add_argument_group("what is asked for")
+    asked.add_argument("--policy", type=Path, metavar="FILE", help="YAML or TOML with any of the following")
+    asked.add_argument("--require", metavar="A,B", help="methods that must pass (default: all but controls)")
+    asked.add_argument("--min-psi", type=float, metavar="X", help="decide anew by this threshold")
+    asked.add_argument("--min-trials", type=int, metavar="N", help="the test must have had so many")
+    asked.add_argument("--min-samples", type=int, metavar="N", help="the test must have had so many")
+    asked.add_argument("--weights", type=Path, metavar="CKPT", help="the result must be about the weights in this file")
+    asked.add_argument("--max-age", metavar="7d", help="oldest result accepted: a number and s, m, h, d or w")
+    asked.add_argument("--baseline", type=Path, metavar="B.json", help="result of an accepted model on the same probe")
+    asked.add_argument("--max-drop", type=float, metavar="X", help="by which a PSI may fall below it (default: 0.1)")
+    written = parser.add_argument_group("what is written")
+    written.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML, one test case per check")
+    written.add_argument("--json", type=Path, metavar="FILE", help="the decision")
+    written.add_argument(
+        "--github-summary",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="append Markdown to this file (default: $GITHUB_STEP_SUMMARY)",
+    )
+    parser.set_defaults(run=_gate)
+
+
+def _gate(arguments: argparse.Namespace) -> int:
+    summary = _summary_file(arguments.github_summary)
+    for path in (arguments.junit, arguments.json):
+        if path is not None:
+            path.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
+    decision = gate(arguments.results, _policy(arguments))
+    print_decision(decision)
+    if arguments.junit is not None:
+        _write(arguments.junit, forms.junit(decision))
+    if arguments.json is not None:
+        _write(arguments.json, json.dumps(forms.to_dict(decision), indent=1) + "\n")
+    if summary is not None:
+        with summary.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(forms.markdown(decision))
+    return decision.exit_code
+
+
+def _summary_file(given: str | None) -> Path | None:
+    if given is None:
+        return None
+    name = given or os.environ.get("GITHUB_STEP_SUMMARY", "")
+    if not name:
+        raise ValueError("--github-summary needs a file: GITHUB_STEP_SUMMARY is not set here")
+    return Path(name)
+
+
+def _policy(arguments: argparse.Namespace) -> Policy:
+    policy = Policy() if arguments.policy is None else read_policy(arguments.policy)
+    given: dict[str, Any] = {
+        field.name: getattr(arguments, field.name)
+        for field in fields(Policy)
+        if getattr(arguments, field.name, None) is not None
+    }
+    if "require" in given:
+        given["require"] = [name.strip() for name in given["require"].split(",")]
+    return replace(policy, **given)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    result = SanityResult.from_json(arguments.result)
+    if arguments.output is not None or arguments.markdown is None:
+        page = arguments.output or Path("report.html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        result.to_html(page)
+        say(f"wrote {forms.one_line(str(page))}")
+    if arguments.markdown is not None:
+        from lightning_sanity.report.markdown import summary
+
+        _write(arguments.markdown, summary(result))
+        say(f"wrote {forms.one_line(str(arguments.markdown))}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    if not 0 <= arguments.max_drop <= 1:
+        raise ValueError(f"--max-drop must be a number between 0 and 1, not {arguments.max_drop}")
+    reference, candidate = (SanityResult.from_json(path) for path in (arguments.reference, arguments.candidate))
+    gated = [name for name, verdict in reference.verdicts.items() if verdict.gated]
+    changes = {name: compare(reference, candidate, name, arguments.max_drop) for name in gated}
+    rows = []
+    for name, change in changes.items():
+        moved = f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+        moved = moved if math.isfinite(change.value) else "unknown"
+        rows.append([name, *_shown(reference, name), *_shown(candidate, name), moved, change.outcome.value])
+    say(table(["method", "PSI A", "verdict A", "PSI B", "verdict B", "change [95 %]", "not worse"], rows))
+    checks = tuple(Check(name, change.outcome, change.reason) for name, change in changes.items())
+    problem = incomparable(reference, candidate)
+    if problem is None and not checks:
+        problem = "the first result holds no method but controls"
+    if problem is not None:
+        say(f"\n{Outcome.INCONCLUSIVE.value}: {forms.one_line(problem)}")
+        return EXIT_CODES[Outcome.INCONCLUSIVE]
+    decision = Decision(checks)
+    good = f"no method is worse by more than {arguments.max_drop:g}"
+    say(f"\n{decision.outcome.value}: {good if decision.passed else forms.one_line(decision.reason)}")
+    return decision.exit_code
+
+
+def _shown(result: SanityResult, method: str) -> tuple[str, str]:
+    verdicts: Mapping[str, Any] = result.verdicts
+    if method not in verdicts:
+        return "-", "-"
+    verdict = verdicts[method]
+    return (f"{verdict.psi:.2f}" if math.isfinite(verdict.psi) else "undefined"), verdict.outcome.value

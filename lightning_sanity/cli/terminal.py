@@ -1,0 +1,74 @@
+"""What the commands print: lines that cannot break, and tables that look good where someone looks."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from lightning_sanity.gate import Check, Decision
+from lightning_sanity.report.decision import one_line
+
+_COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+
+
+def say(text: str = "") -> None:
+    """Print to standard output. A reader that has gone away must not change what the exit code says."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
+
+
+def complain(text: str) -> None:
+    """One line on standard error."""
+    try:
+        print(f"lightning-sanity: {one_line(text)}", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # as above
+
+
+def print_decision(decision: Decision) -> None:
+    """The checks as a table, then the decision with its reason on a line of its own."""
+    several = len({check.source for check in decision.checks}) > 1
+    rows = [[check.outcome.value, _named(check, several), check.reason] for check in decision.checks]
+    say(table(["outcome", "check", "why"], rows))
+    say(f"\n{decision.outcome.value}: {one_line(decision.reason)}")
+
+
+def _named(check: Check, several: bool) -> str:
+    return f"{check.name} ({check.source})" if several and check.source else check.name
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows under headings: with rich on a terminal, in plain columns elsewhere and without rich."""
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        try:
+            return _rich(headings, cells)
+        except ModuleNotFoundError:
+            pass
+    lines = [list(headings), *cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _rich(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=SIMPLE, pad_edge=False)
+    for heading in headings:
+        drawn.add_column(heading)
+    for row in cells:
+        drawn.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))  # Text: no markup is read from it
+    # Into a string first: rich ends the process itself when a pipe breaks.
+    console = Console(file=io.StringIO(), force_terminal=True, width=Console().width)
+    console.print(drawn)
+    written: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return written.rstrip("\n")

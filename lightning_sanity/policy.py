@@ -1,0 +1,138 @@
+"""What a release asks of a result: a policy, from keywords or from a YAML or TOML file."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LARGEST = 1 << 20  # bytes of a policy file
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What must hold for a release; None asks nothing.
+
+    Args:
+        require: Methods that must have been measured and must pass, controls too if named; the others are then left
+            out. Empty: every gated method.
+        min_psi: Decide anew by this threshold, from the stored intervals.
+        alpha: The test must have been run with this level of the noise guard or a stricter one.
+        max_dead_rate: The same for dead maps.
+        min_separation: The same for the distance of ceiling and floor.
+        min_trials: The test must have had as many trials.
+        min_samples: And as many samples.
+        weights: Checkpoint file whose weights the result must be about.
+        max_age: How old the result may be, such as ``"36h"`` or ``"7d"`` or a ``timedelta``.
+        baseline: Result file of an accepted model, on the same probe: no method may have become worse.
+        max_drop: By more than this in PSI, that is.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    require: tuple[str, ...] = ()
+    min_psi: float | None = None
+    alpha: float | None = None
+    max_dead_rate: float | None = None
+    min_separation: float | None = None
+    min_trials: int | None = None
+    min_samples: int | None = None
+    weights: str | os.PathLike[str] | None = None
+    max_age: timedelta | str | None = None
+    baseline: str | os.PathLike[str] | None = None
+    max_drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        given = [self.require] if isinstance(self.require, str) else self.require
+        if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name for name in given):
+            raise ValueError(f"policy: require must be a list of method names, not {self.require!r}")
+        object.__setattr__(self, "require", tuple(dict.fromkeys(given)))
+        for name in ("min_psi", "alpha", "max_dead_rate", "min_separation", "max_drop"):
+            value = getattr(self, name)
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+            if not fits and not (value is None and name != "max_drop"):
+                raise ValueError(f"policy: {name} must be a number between 0 and 1, not {value!r}")
+        for name in ("min_trials", "min_samples"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"policy: {name} must be an integer of at least 1, not {value!r}")
+        for name in ("weights", "baseline"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (str, os.PathLike)) and str(value)):
+                raise ValueError(f"policy: {name} must be a file name, not {value!r}")
+        if self.max_age is not None:
+            object.__setattr__(self, "max_age", duration(self.max_age))
+
+
+def duration(text: Any) -> timedelta:
+    """A span of time from a number with its unit, ``s``, ``m``, ``h``, ``d`` or ``w``; a ``timedelta`` as it is.
+
+    Raises:
+        ValueError: If it is not one.
+
+    >>> duration("36h")
+    datetime.timedelta(days=1, seconds=43200)
+    """
+    if isinstance(text, timedelta):
+        return text
+    found = (
+        re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([smhdw])", text, flags=re.ASCII) if isinstance(text, str) else None
+    )
+    if found is None:
+        raise ValueError(f"a span of time is a number and one of s, m, h, d, w, such as 36h or 7d, not {text!r}")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+def read_policy(path: str | os.PathLike[str]) -> Policy:
+    """The policy in a file; names of files in it are relative to its folder.
+
+    Args:
+        path: A YAML file, or a TOML file by its suffix ``.toml``; its keys are the arguments of ``Policy``.
+
+    Raises:
+        ValueError: If it is not such a file.
+        OSError: If it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        raw = file.read(_LARGEST + 1)
+    try:
+        if len(raw) > _LARGEST:
+            raise ValueError(f"larger than {_LARGEST >> 20} MiB")
+        text = raw.decode()
+        data = _toml(text) if Path(path).suffix.lower() == ".toml" else _yaml(text)
+        if not isinstance(data, Mapping):
+            raise ValueError("there are no keys in it")
+        known = [field.name for field in fields(Policy)]
+        unknown = [str(key) for key in data if key not in known]
+        if unknown:
+            raise ValueError(f"unknown key '{unknown[0]}'; choose from: {', '.join(known)}")
+        beside = {
+            key: Path(path).parent / data[key] for key in ("weights", "baseline") if isinstance(data.get(key), str)
+        }
+        return Policy(**{**data, **beside})
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"policy file '{path}': {str(error).removeprefix('policy: ')}") from error
+
+
+def _yaml(text: str) -> Any:
+    import yaml  # type: ignore[import-untyped,unused-ignore]  # comes with lightning
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
+
+
+def _toml(text: str) -> Any:
+    if sys.version_info < (3, 11):
+        raise ValueError("TOML needs Python 3.11; write it as YAML")
+    import tomllib
+
+    return tomllib.loads(text)

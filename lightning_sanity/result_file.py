@@ -1,0 +1,220 @@
+"""A result as JSON: its fields as keys, tensors as text, read back strictly and never executed.
+
+The file follows the dataclasses of ``result``: a field is a key, NaN is null. A reader ignores keys it does not know
+and fills in those that an older writer left out, so that only a change of meaning raises the version. The same shape
+for other programs: ``result.schema.json`` beside this module.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+SCHEMA = "lightning_sanity.result"
+VERSION = 1
+MAX_FILE = 1 << 29  # bytes; the largest result of a release test that we have seen is a tenth of it
+MAX_TENSORS = 1 << 30  # bytes of all tensors once unpacked
+
+_DTYPES = {"float32": torch.float32, "int8": torch.int8, "uint8": torch.uint8}
+_PLAIN = {str: "text", bool: "true or false", int: "an integer", float: "a number or null"}
+
+
+def encode(value: Any) -> Any:
+    """Plain JSON types for dataclasses, mappings, sequences, enumerations, tensors and numbers."""
+    if isinstance(value, Tensor):
+        return _encode_tensor(value)
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value):
+        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: encode(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A tensor as text: its bytes, little-endian, zlib-compressed, in base64."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    zlib: str
+
+
+class Decoder:
+    """Turns JSON types back into what an annotation says.
+
+    Raises:
+        ValueError: On whatever does not fit, naming the place.
+    """
+
+    def __init__(self) -> None:
+        self._left = MAX_TENSORS
+
+    def decode(self, kind: Any, data: Any, where: str) -> Any:
+        """``data`` as an instance of the annotation ``kind``."""
+        if kind is Any:
+            return data
+        if kind in _PLAIN:
+            return _plain(kind, data, where)
+        if kind is Tensor:
+            return self._tensor(data, where)
+        if is_dataclass(kind):
+            return self.record(kind, data, where)
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return _choice(kind, data, where)
+        return self._container(kind, data, where)
+
+    def record(self, kind: Any, data: Any, where: str, **known: Any) -> Any:
+        """A dataclass from an object: unknown keys ignored, absent ones by their default, ``known`` fields as given."""
+        _expect(isinstance(data, Mapping), where, "an object", data)
+        hints, given = get_type_hints(kind), dict(known)
+        for field in fields(kind):
+            if field.name in known:
+                continue
+            if field.name in data:
+                given[field.name] = self.decode(hints[field.name], data[field.name], _inside(where, field.name))
+            elif field.default is MISSING and field.default_factory is MISSING:
+                raise ValueError(f"'{_inside(where, field.name)}' is missing")
+        return kind(**given)
+
+    def _container(self, kind: Any, data: Any, where: str) -> Any:
+        origin, arguments = get_origin(kind), get_args(kind)
+        if NoneType in arguments:
+            inner = next(argument for argument in arguments if argument is not NoneType)
+            return None if data is None else self.decode(inner, data, where)
+        if origin is tuple:
+            _expect(isinstance(data, list), where, "a list", data)
+            kinds = arguments[:1] * len(data) if arguments[-1] is Ellipsis else arguments
+            _expect(len(kinds) == len(data), where, f"a list of {len(kinds)}", data)
+            return tuple(
+                self.decode(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, data, strict=True))
+            )
+        _expect(isinstance(data, Mapping), where, "an object", data)
+        return {key: self.decode(arguments[1], item, _inside(where, key)) for key, item in data.items()}
+
+    def _tensor(self, data: Any, where: str) -> Tensor:
+        packed = self.record(_Packed, data, where)
+        _expect(packed.dtype in _DTYPES, f"{where}.dtype", f"one of {', '.join(_DTYPES)}", packed.dtype)
+        dtype, shape = _DTYPES[packed.dtype], packed.shape
+        _expect(len(shape) <= 8 and all(size >= 0 for size in shape), f"{where}.shape", "up to 8 sizes", list(shape))
+        expected = math.prod(shape) * dtype.itemsize
+        # What the file claims bounds what it can make us allocate.
+        if expected > self._left:
+            raise ValueError(f"'{where}' claims {expected} bytes; all tensors may take {MAX_TENSORS}")
+        self._left -= expected
+        try:
+            raw = zlib.decompressobj().decompress(base64.b64decode(packed.zlib, validate=True), max(expected, 1))
+        except (binascii.Error, zlib.error, ValueError) as error:
+            raise ValueError(f"'{where}' cannot be unpacked: {error}") from error
+        if len(raw) != expected:
+            raise ValueError(
+                f"'{where}', a tensor of shape {list(shape)}, holds {len(raw)} bytes instead of {expected}"
+            )
+        if not expected:
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
+
+
+def header(data: Any) -> Mapping[str, Any]:
+    """``data`` if it is a result that this version can read.
+
+    Raises:
+        ValueError: If it is foreign or too new.
+    """
+    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+        raise ValueError("not a lightning_sanity result: the key 'schema' is missing or foreign")
+    version = data.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"damaged lightning_sanity result: 'version' must be 1 or more, not {_short(version)}")
+    if version > VERSION:
+        raise ValueError(f"result has schema version {_short(version)}; this library reads up to {VERSION}: upgrade it")
+    return data
+
+
+def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write an object; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: If it is not JSON, or larger than ``MAX_FILE``.
+        OSError: If it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        raw = file.read(MAX_FILE + 1)
+    if len(raw) > MAX_FILE:
+        raise ValueError(f"'{path}' is larger than {MAX_FILE >> 20} MiB, which no result is")
+    try:
+        return json.loads(raw, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # broken, not UTF-8, numbers of a thousand digits, nested without end
+        raise ValueError(f"'{path}' is not JSON: {error}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
+    array = tensor.detach().cpu().contiguous().numpy()
+    return {
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "zlib": base64.b64encode(zlib.compress(array.tobytes())).decode("ascii"),
+    }
+
+
+def _plain(kind: type, data: Any, where: str) -> Any:
+    if kind is float:
+        if data is None:
+            return math.nan
+        fits = isinstance(data, (int, float)) and not isinstance(data, bool) and abs(data) <= 1e300
+        _expect(fits, where, _PLAIN[kind], data)
+        return float(data)
+    _expect(isinstance(data, kind) and (kind is bool or not isinstance(data, bool)), where, _PLAIN[kind], data)
+    return data
+
+
+def _choice(kind: type[Enum], data: Any, where: str) -> Enum:
+    choices = [member.value for member in kind]
+    _expect(isinstance(data, str) and data in choices, where, f"one of {', '.join(choices)}", data)
+    return kind(data)
+
+
+def _expect(condition: bool, where: str, what: str, data: Any) -> None:
+    if not condition:
+        raise ValueError(f"'{where}' must be {what}, not {_short(data)}")
+
+
+def _short(data: Any) -> str:
+    if isinstance(data, (Mapping, list)):
+        return "a list" if isinstance(data, list) else "an object"
+    text = json.dumps(data) if not isinstance(data, int) or abs(data) < 10**20 else "a huge integer"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _inside(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key

@@ -1,0 +1,63 @@
+"""Results made of drawn similarities and judged as real ones are: quick, and as good or bad as a test needs."""
+
+from dataclasses import asdict
+from datetime import datetime, timezone
+
+import torch
+
+from lightning_sanity.result import Coverage, Curve, OutputChange, SanityResult, UnitCoverage
+from lightning_sanity.verdict import Criterion, Evidence, judge
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+PASSING, FAILING, OPEN = 0.1, 0.9, 0.415  # mean similarity to the trained model's map
+
+
+def made(similarity=None, *, controls=True, criterion=None, trials=6, samples=24, spread=0.05, **changes):
+    """A result with one gated method per entry of ``similarity``; controls that come out as they must."""
+    similarity = {"gradcam": PASSING} if similarity is None else similarity
+    criterion = criterion or Criterion()
+    rng = torch.Generator().manual_seed(0)
+
+    def about(mean, *shape, width=spread):
+        return mean + width * torch.randn(*shape, generator=rng)
+
+    wanted = {**similarity, **({"gradient": 0.15, "edge_detector": 1.0, "random": 0.0} if controls else {})}
+    curves, verdicts = {}, {}
+    for name, mean in wanted.items():
+        width = 0.0 if name == "edge_detector" else spread
+        values, floor = about(mean, trials, 3, samples, width=width), about(0.1, trials, 3, samples, width=0.02)
+        ceiling = torch.ones(1, samples)
+        noise = about(0.9, 3, samples, width=0.02) if name != "random" else about(0.3, 3, samples)
+        curves[name, "spearman"] = Curve(values, floor, ceiling)
+        evidence = Evidence(
+            {"spearman": values}, {"spearman": floor}, {"spearman": ceiling}, noise, about(0.3, 9, samples), 0.0
+        )
+        verdicts[name] = judge(evidence, criterion, gated=name in similarity)
+    given = {
+        "units": ("head", "middle", "stem"),
+        "curves": curves,
+        "verdicts": verdicts,
+        "output_change": OutputChange(
+            torch.rand(trials, 3, generator=rng),
+            torch.rand(trials, 3, generator=rng),
+            torch.ones(trials),
+            torch.ones(trials),
+        ),
+        "coverage": Coverage(1.0, (UnitCoverage("head", ("head.weight",), 4, ("normal",), (1.3,)),)),
+        "valid": True,
+        "validity": "every control came out as it must",
+        "settings": {
+            "test": "parameter_randomization",
+            "order": "cascading",
+            "trials": trials,
+            "samples": samples,
+            "criterion": asdict(criterion),
+        },
+        "environment": {"torch": "2"},
+        "weights_digest": "f" * 64,
+        "probe_digest": "a" * 64,
+        "step": 7,
+        "seconds": 1.5,
+        "created": NOW.isoformat(),
+    }
+    return SanityResult(**{**given, **changes})
