@@ -274,8 +274,8 @@ class RandomLabelDataModule(pl.LightningDataModule):
             return
         kept = all(torch.equal(labels.true.bincount(), labels.assigned.bincount()) for labels in drawn)
         rank_zero_info(
-            f"{split} labels are randomised: {agreement:.1%} of {total} agree with the true ones, {chance:.1%} by "
-            f"chance expected; {'each is as frequent as before' if kept else 'their frequencies changed'}"
+            f"{split} labels are randomised: {agreement:.1%} of {total} agree with the true ones "
+            f"(chance: {chance:.1%}); {'each is as frequent as before' if kept else 'their frequencies changed'}"
         )
         if any(labels.continuous for labels in drawn):
             rank_zero_info(f"the {split} labels look continuous (regression): they are exchanged as they are")
