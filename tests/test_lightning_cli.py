@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
@@ -90,3 +91,22 @@ def test_random_labels_are_configured_around_a_data_module(tmp_path):
     )
     assert isinstance(cli.datamodule.datamodule, Digits)
     assert 0.05 < cli.datamodule.label_agreement["train"] < 0.15
+
+
+def test_the_printed_configuration_of_the_example_reads_as_itself(tmp_path, capsys):
+    def printed(config):
+        with pytest.raises(SystemExit):
+            LightningCLI(demo.DigitsClassifier, Digits, args=["fit", f"--config={config}", "--print_config"])
+        return capsys.readouterr().out
+
+    once = printed(EXAMPLE)
+    (tmp_path / "printed.yaml").write_text(once)
+    assert printed(tmp_path / "printed.yaml") == once
+    example, whole = (
+        next(entry for entry in yaml.safe_load(text)["trainer"]["callbacks"] if "SaliencySanity" in entry["class_path"])
+        for text in (EXAMPLE.read_text(), once)
+    )
+    assert {key: whole["init_args"][key] for key in ("probe", "granularity", "trials", "criterion", "on_fail")} == {
+        key: example["init_args"][key] for key in ("probe", "granularity", "trials", "criterion", "on_fail")
+    }
+    assert set(whole["init_args"]["methods"]) == {"gradient", "guided_backprop", "ig"}
