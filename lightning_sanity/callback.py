@@ -322,6 +322,7 @@ class SaliencySanityCallback(pl.Callback):
             try:
                 result.to_json(folder / f"step={result.step}.json")
                 result.to_json(folder / "latest.json")
+                result.to_html(folder / "report.html")
             except OSError as error:
                 rank_zero_warn(f"the result of the randomization test could not be written to '{folder}': {error}")
 

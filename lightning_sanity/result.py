@@ -291,6 +291,12 @@ class SanityResult:
         """
         return cls.from_dict(result_file.read(path))
 
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write the report, one self-contained page; see ``report.html``."""
+        from lightning_sanity.report import html  # the template engine is needed by nothing else
+
+        return html.write(self, path)
+
     def plot(self) -> Figure:
         """The curves over depth with their intervals; see ``report.figures.curves``."""
         from lightning_sanity.report import figures  # matplotlib takes a second to import

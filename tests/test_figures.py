@@ -9,7 +9,7 @@ from matplotlib import pyplot, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from lightning_sanity.report import figures
+from lightning_sanity.report import figures, psi
 from lightning_sanity.result import (
     Coverage,
     Curve,
@@ -20,6 +20,7 @@ from lightning_sanity.result import (
     UnitCoverage,
     Verdict,
 )
+from lightning_sanity.statistics import sensitivity
 
 UNITS = ("fc2", "fc1", "features.6", "features.3", "features.0")
 NAN = math.nan
@@ -98,7 +99,20 @@ def drawn(axes):
     return [line for line in axes.lines if line.get_xdata()[0] == 0]
 
 
-DRAW = [figures.curves, figures.maps, figures.verdicts, figures.output_change]
+def history(result, dark=False):
+    """The history of two measurements."""
+    return figures.history([replace(result, step=step) for step in (400, 200)], dark=dark)
+
+
+DRAW = [
+    figures.curves,
+    figures.sensitivity,
+    figures.maps,
+    figures.verdicts,
+    figures.samples,
+    figures.output_change,
+    history,
+]
 RESULTS = {
     "typical": make_result,
     "one unit, one trial, one method": lambda: make_result(
@@ -312,3 +326,78 @@ def test_output_change_of_a_single_output_calls_agreement_undefined():
     change = make_result().output_change
     one = replace(change, agreement=change.agreement * NAN)
     assert "same predicted class (undefined)" in words(figures.output_change(make_result(output_change=one)))
+
+
+def test_sensitivity_starts_at_the_trained_map_and_averages_to_the_psi():
+    result = make_result()
+    line = drawn(figures.sensitivity(result).axes[0])[0]
+    band = psi.over_depth(result, "gradient")
+    assert line.get_ydata()[0] == 0
+    torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), band[0])
+    curve = result.curves["gradient", "spearman"]
+    found = sensitivity(curve.values, curve.floor, curve.ceiling)
+    assert float(band[0].mean()) == pytest.approx(found.psi.value)
+
+
+def test_sensitivity_draws_the_threshold_and_both_ends_of_the_scale():
+    levels = {line.get_ydata()[0] for line in figures.sensitivity(make_result()).axes[0].lines[-3:]}
+    assert levels == {0.0, 0.65, 1.0}
+
+
+def test_sensitivity_leaves_methods_without_an_index_to_the_legend():
+    figure = figures.sensitivity(make_result())
+    assert len([line for line in figure.axes[0].lines if len(line.get_xdata()) == 1 + len(UNITS)]) == 2
+    assert "? random - INCONCLUSIVE\n    undefined" in words(figure)
+
+
+def test_sensitivity_of_nothing_defined_says_so():
+    assert "no index is defined" in words(figures.sensitivity(nothing_defined()))
+
+
+def test_samples_show_one_dot_each():
+    dots = [line for line in figures.samples(make_result()).axes[0].lines if line.get_marker() == "o"]
+    assert [len(line.get_xdata()) for line in dots] == [6, 6]
+    torch.testing.assert_close(
+        torch.tensor(dots[0].get_xdata()), psi.of_samples(make_result(), "gradient").clamp(-0.5, 1.5)
+    )
+
+
+def test_history_follows_training_whatever_the_order():
+    early = Verdict(Outcome.INCONCLUSIVE, "", 0.5, 0.3, 0.7, "ssim")
+    before = make_result(step=100, verdicts=make_result().verdicts | {"gradient": early})
+    axes = figures.history([make_result(step=400), before]).axes[0]
+    (line,) = (line for line in axes.lines if line.get_label() == "gradient")
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([100, 400], [0.5, 0.93])
+
+
+def test_history_reads_the_folder_that_the_callback_fills(tmp_path):
+    for step in (9, 10):
+        make_result(step=step).to_json(tmp_path / f"step={step}.json")
+    assert list(figures.history(tmp_path).axes[0].lines[0].get_xdata()) == [9, 10]
+
+
+def test_history_warns_on_paper_that_the_probe_changed():
+    results = [make_result(step=1), make_result(step=2, probe_digest="other")]
+    assert any("different probes do not compare" in text for text in words(figures.history(results)))
+
+
+@pytest.mark.parametrize(
+    ("results", "complaint"), [([], "no result"), ([make_result(step=None)], "no place in a history")]
+)
+def test_history_refuses_what_has_no_place(results, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        figures.history(results)
+
+
+def test_history_of_an_empty_folder_says_where_results_are(tmp_path):
+    with pytest.raises(ValueError, match=r"step=<n>\.json"):
+        figures.history(tmp_path)
+
+
+def test_overlay_lets_the_input_through_where_a_map_is_zero():
+    result = make_result()
+    image = figures.maps(result, overlay=True).axes[0].images[2]  # after the input and its ghost
+    assert image.get_alpha().shape == (8, 8)
+    torch.testing.assert_close(
+        torch.tensor(image.get_alpha() ** 2 * 127), result.pictures.maps["gradient"][0, 0].abs().float()
+    )

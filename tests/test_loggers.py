@@ -2,17 +2,23 @@
 
 import csv
 import json
+import re
+import subprocess
+import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from test_figures import make_result
 
 from lightning_sanity.report import figures
 from lightning_sanity.report.loggers import log_result
+from lightning_sanity.result import SanityResult
 
 
 class Broken:
@@ -50,7 +56,8 @@ def rows(path):
 
 
 def test_tensorboard_gets_every_figure(events):
-    assert set(events.Tags()["images"]) == {"sanity/curves", "sanity/verdicts", "sanity/maps-0", "sanity/maps-1"}
+    names = ("curves", "sensitivity", "verdicts", "maps-0", "maps-1")
+    assert set(events.Tags()["images"]) == {f"sanity/{name}" for name in names}
 
 
 def test_tensorboard_images_sit_at_the_trainer_step(events):
@@ -60,8 +67,8 @@ def test_tensorboard_images_sit_at_the_trainer_step(events):
 def test_tensorboard_gets_the_verdicts_as_a_table(events):
     (event,) = events.Tensors("sanity/verdicts/text_summary")
     text = event.tensor_proto.string_val[0].decode()
-    assert "| guided_backprop | FAIL | it stays |" in text
-    assert "| random (control) | INCONCLUSIVE | no signal |" in text
+    assert "| guided_backprop | FAIL | 0.31 [0.25, 0.38] | it stays |" in text
+    assert "| random (control) | INCONCLUSIVE | undefined | no signal |" in text
 
 
 def test_tensorboard_table_survives_bars_and_line_breaks(tmp_path):
@@ -77,7 +84,7 @@ def test_tensorboard_table_survives_bars_and_line_breaks(tmp_path):
 def test_csv_directory_gets_png_files(csv_logger, tmp_path):
     log_result([csv_logger], make_result(), step=7)
     names = {path.name for path in (tmp_path / "sanity").iterdir()}
-    assert names == {f"{name}-step=7.png" for name in ("curves", "verdicts", "maps-0", "maps-1")}
+    assert names == {f"{name}-step=7.png" for name in ("curves", "sensitivity", "verdicts", "maps-0", "maps-1")}
     with Image.open(tmp_path / "sanity" / "curves-step=7.png") as image:
         assert image.size == (900, 400)
 
@@ -122,7 +129,11 @@ def test_figures_are_drawn_once_for_all_loggers(tmp_path, monkeypatch):
 
 def test_a_result_without_pictures_is_logged_without_maps(csv_logger, tmp_path):
     log_result([csv_logger], make_result(pictures=None), step=7)
-    assert {path.name for path in tmp_path.rglob("*.png")} == {"curves-step=7.png", "verdicts-step=7.png"}
+    assert {path.name for path in tmp_path.rglob("*.png")} == {
+        "curves-step=7.png",
+        "sensitivity-step=7.png",
+        "verdicts-step=7.png",
+    }
 
 
 def test_a_result_without_curves_is_logged(csv_logger, tmp_path):
@@ -151,42 +162,187 @@ def test_a_logger_without_a_directory_gets_nothing():
         log_result([Nowhere()], make_result(), step=7)
 
 
-@pytest.fixture
-def wandb_run(tmp_path, monkeypatch):
-    """The directory and summary of an offline run with two measurements."""
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    """A TensorBoard directory after measurements at steps 7 and 14, the second with one unit less."""
+    tmp_path = tmp_path_factory.mktemp("twice")
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    log_result([logger], make_result(), step=7, images=False)
+    log_result([logger], make_result(units=("fc2", "fc1", "features")), step=14, images=False)
+    logger.experiment.close()
+    return tmp_path
+
+
+def test_tensorboard_curves_have_depth_as_their_axis_and_show_the_last_measurement(twice):
+    found = EventAccumulator(str(twice / "sanity_curve")).Reload()
+    points = found.Scalars("sanity_curve/ssim/gradient")
+    expected = make_result(units=("fc2", "fc1", "features")).curves["gradient", "ssim"].mean
+    assert [point.step for point in points] == [1, 2, 3]
+    assert [point.value for point in points] == pytest.approx(expected.tolist())
+
+
+def test_tensorboard_layout_puts_all_methods_of_a_similarity_into_one_chart(twice):
+    (event, *_) = EventAccumulator(str(twice / "sanity_curve")).Reload().Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
+    tags = EventAccumulator(str(twice / "sanity_curve")).Reload().Tags()["scalars"]
+    shown = {chart.title: [t for t in tags if re.search(chart.multiline.tag[0], t)] for chart in category.chart}
+    assert {title: len(lines) for title, lines in shown.items()} == {"ssim": 3, "spearman": 3}
+
+
+def test_tensorboard_layout_over_training_finds_the_scalars_of_the_callback(twice):
+    (event, *_) = EventAccumulator(str(twice)).Reload().Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
+    logged = ["sanity/gradient/psi", "sanity/gradient/psi_low", "sanity/gradcam/psi", "sanity/gradient/ssim_auc"]
+    assert category.chart[0].title == "PSI"
+    assert [tag for tag in logged if re.search(category.chart[0].multiline.tag[0], tag)] == [logged[0], logged[2]]
+
+
+def logged(data, block=32768, header=7):
+    """The records of a file in LevelDB's log format, which begins with seven bytes of Weights & Biases' own."""
+    place, record = header, b""
+    while place + header <= len(data):
+        if block - place % block < header:
+            place += block - place % block
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        record += data[place + header : place + header + length]
+        place += header + length
+        if kind in (1, 4):  # whole, or its last part
+            yield record
+            record = b""
+
+
+class Offline:
+    """What an offline run of Weights & Biases holds, decoded from its own record file."""
+
+    def __init__(self, file):
+        from wandb.proto.wandb_internal_pb2 import Record
+
+        records = [Record.FromString(data) for data in logged(file.read_bytes())]
+        self.rows = [
+            {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            for record in records
+            if record.HasField("history")
+        ]
+        self.artifacts = [
+            record.request.log_artifact.artifact
+            for record in records
+            if record.HasField("request") and record.request.HasField("log_artifact")
+        ] + [record.artifact for record in records if record.HasField("artifact")]
+        self.summary = {
+            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for record in records
+            if record.HasField("summary")
+            for item in record.summary.update
+        }
+
+
+@pytest.fixture(scope="module")
+def wandb_run(tmp_path_factory):
+    """An offline run with two measurements."""
     wandb = pytest.importorskip("wandb")
     from lightning.pytorch.loggers import WandbLogger
 
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
-    for step in (100, 200):
-        log_result([logger], make_result(), step=step)
-    run = logger.experiment
-    yield Path(run.dir), dict(run.summary), run.step
-    wandb.finish()
+    tmp_path = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("WANDB_SILENT", "true")
+        logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
+        for step in (100, 200):
+            log_result([logger], make_result(), step=step)
+        directory = Path(logger.experiment.dir)
+        wandb.finish()
+    (file,) = directory.parent.glob("*.wandb")
+    return directory, Offline(file)
 
 
-@pytest.mark.filterwarnings("default")
-def test_wandb_gets_images_a_table_and_every_depth(wandb_run):
-    directory, summary, step = wandb_run
-    images = [path.name.split("_")[0] for path in (directory / "media" / "images" / "sanity").glob("*.png")]
-    (table, _) = sorted((directory / "media" / "table" / "sanity").glob("records_*.json"))
-    assert sorted(set(images)) == ["curves", "maps-0", "maps-1", "verdicts"]
+def test_wandb_gets_every_image_twice(wandb_run):
+    images = [path.name.split("_")[0] for path in (wandb_run[0] / "media" / "images" / "sanity").glob("*.png")]
+    assert sorted(images) == sorted(2 * ["curves", "maps-0", "maps-1", "sensitivity", "verdicts"])
+
+
+def test_wandb_table_holds_every_record(wandb_run):
+    (table, _) = sorted((wandb_run[0] / "media" / "table" / "sanity").glob("records_*.json"))
     assert len(json.loads(table.read_text())["data"]) == len(make_result().to_records())
-    assert (summary["sanity_curve/depth"], summary["trainer/global_step"]) == (5, 200)
-    assert step == 2 * (len(set(images)) + 1 + 5)  # none of the rows was dropped
 
 
-@pytest.mark.filterwarnings("default")
-def test_mlflow_gets_figures_and_curves_over_depth(tmp_path, monkeypatch):
+def test_wandb_loses_no_row_of_the_curves(wandb_run):
+    rows = [row for row in wandb_run[1].rows if "sanity_curve/depth" in row]
+    assert [(row["trainer/global_step"], row["sanity_curve/depth"]) for row in rows] == [
+        (step, depth) for step in (100, 200) for depth in range(1, 6)
+    ]
+    expected = make_result().curves["gradient", "ssim"].mean.tolist()
+    assert [row["sanity_curve/gradient/ssim"] for row in rows[:5]] == pytest.approx(expected)
+
+
+def test_wandb_summary_says_the_verdicts(wandb_run):
+    summary = wandb_run[1].summary
+    assert (summary["sanity/outcome"], summary["sanity/gradient/outcome"]) == ("FAIL", "PASS")
+
+
+def test_wandb_result_is_an_artifact_with_a_version_per_measurement(wandb_run):
+    found = [artifact for artifact in wandb_run[1].artifacts if artifact.type == "sanity-result"]
+    assert [set(artifact.aliases) for artifact in found] == [{"latest", "step-100"}, {"latest", "step-200"}]
+    assert len({artifact.name for artifact in found}) == 1
+
+
+@pytest.fixture(scope="module")
+def mlflow_run(tmp_path_factory):
+    """Client and id of a run in a local file store."""
     pytest.importorskip("mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
 
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    logger = MLFlowLogger(tracking_uri=f"file:{tmp_path}")
-    log_result([logger], make_result(), step=7)
-    client, run = logger.experiment, logger.run_id
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        logger = MLFlowLogger(tracking_uri=f"file:{tmp_path_factory.mktemp('mlflow')}")
+        odd = make_result().verdicts | {"<odd>": make_result().verdicts["gradient"]}
+        log_result([logger], make_result(methods=odd), step=7)
+        yield logger.experiment, logger.run_id
+
+
+def test_mlflow_metrics_have_depth_as_their_step(mlflow_run):
+    client, run = mlflow_run
     history = client.get_metric_history(run, "sanity_curve/gradient/ssim")
-    artifacts = {Path(file.path).name for file in client.list_artifacts(run, "sanity/step_7")}
     assert [metric.step for metric in history] == [1, 2, 3, 4, 5]
-    assert artifacts == {"curves.png", "verdicts.png", "maps-0.png", "maps-1.png"}
+
+
+def test_mlflow_gets_figures_and_a_readable_result(mlflow_run, tmp_path):
+    client, run = mlflow_run
+    artifacts = {Path(file.path).name for file in client.list_artifacts(run, "sanity/step_7")}
+    names = {"curves.png", "sensitivity.png", "verdicts.png", "maps-0.png", "maps-1.png", "result.json"}
+    assert artifacts == names
+    path = client.download_artifacts(run, "sanity/step_7/result.json", str(tmp_path))
+    assert SanityResult.from_json(path).weights_digest == make_result().weights_digest
+
+
+def test_mlflow_tags_say_the_verdicts_whatever_the_names(mlflow_run):
+    client, run = mlflow_run
+    tags = client.get_run(run).data.tags
+    assert (tags["sanity/outcome"], tags["sanity/guided_backprop/outcome"]) == ("FAIL", "FAIL")
+    assert tags["sanity/_odd_/outcome"] == "PASS"
+
+
+def test_comet_gets_images_curves_and_the_result(tmp_path):
+    pytest.importorskip("comet_ml")
+    script = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from lightning.pytorch.loggers import CometLogger
+from lightning_sanity.report.loggers import log_result
+from lightning_sanity.result import SanityResult
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from test_figures import make_result
+logger = CometLogger(api_key="none", online=False, offline_directory={str(tmp_path)!r}, project="test")
+log_result([logger], make_result(), step=7)
+logger.experiment.end()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "was left out" not in done.stderr
+    (archive,) = tmp_path.glob("*.zip")
+    with zipfile.ZipFile(archive) as content:
+        messages = content.read("messages.json").decode()
+    assert messages.count('"curve"') >= 6
+    assert {f"sanity/{name}" for name in ("curves", "verdicts", "step=7.json")} <= set(
+        re.findall(r"sanity/[\w.=-]+", messages)
+    )

@@ -96,22 +96,6 @@ def test_interval_of_one_trial_is_that_of_a_mean_over_samples():
     assert (found.low, found.high) == pytest.approx(tuple(map(float, expected)))
 
 
-def test_curve_of_psi_has_the_psi_as_its_mean():
-    draw = torch.Generator().manual_seed(3)
-    given = simulated(5, 16, (0.05, 0.1, 0.1), draw)
-    curve, whole = sensitivity_curve(*given), sensitivity(*given)
-    assert float(curve[0].mean()) == pytest.approx(whole.psi.value)
-    assert [float(curve[0, 0]), float(curve[0, -1])] == pytest.approx([whole.first, whole.last])
-    assert bool(((curve[1] < curve[0]) & (curve[0] < curve[2])).all())
-    alone = sensitivity(given[0][:, :1], given[1], given[2]).psi
-    assert [float(x) for x in curve[:, 0]] == pytest.approx([alone.value, alone.low, alone.high])
-
-
-def test_psi_of_samples_has_the_psi_as_its_mean():
-    given = simulated(5, 16, (0.05, 0.1, 0.1), torch.Generator().manual_seed(4))
-    assert float(sensitivity_of_samples(*given).mean()) == pytest.approx(sensitivity(*given).psi.value)
-
-
 def test_interval_grows_with_the_spread_between_trials():
     base = uniform(0.5, (6, 3, 16))
     by_trial = base + torch.linspace(-0.3, 0.3, 6)[:, None, None]
@@ -136,3 +120,41 @@ def test_signal_holds_its_level_where_there_is_none():
 
 def test_signal_is_undefined_without_a_single_defined_sample():
     assert math.isnan(signal(uniform(math.nan, (2, 4)), uniform(0.1, (3, 4))).p)
+
+
+def test_sensitivity_curve_averages_to_the_psi():
+    values, floor, ceiling = torch.rand(5, 4, 8), 0.3 * torch.rand(5, 4, 8), 0.8 + 0.2 * torch.rand(2, 8)
+    found = sensitivity(values, floor, ceiling)
+    curve = sensitivity_curve(values, floor, ceiling)
+    assert float(curve[0].mean()) == pytest.approx(found.psi.value)
+    assert (float(curve[0, 0]), float(curve[0, -1])) == pytest.approx((found.first, found.last))
+
+
+def test_sensitivity_curve_has_the_intervals_of_single_depths():
+    values, floor = torch.rand(5, 3, 8), uniform(0.1, (5, 3, 8))
+    curve = sensitivity_curve(values, floor, uniform(1, (1, 8)))
+    for depth in range(3):
+        alone = sensitivity(values[:, depth : depth + 1], floor[:, :1], uniform(1, (1, 8))).psi
+        assert curve[:, depth].tolist() == pytest.approx([alone.value, alone.low, alone.high])
+
+
+def test_sensitivity_curve_is_undefined_at_a_depth_without_maps():
+    values = torch.rand(5, 3, 8)
+    values[:, 1] = math.nan
+    curve = sensitivity_curve(values, uniform(0, (5, 3, 8)), uniform(1, (1, 8)))
+    assert curve.isnan().all(0).tolist() == [False, True, False]
+
+
+def test_sensitivity_of_samples_averages_to_the_psi():
+    values, floor, ceiling = torch.rand(5, 4, 8), 0.3 * torch.rand(5, 4, 8), 0.8 + 0.2 * torch.rand(2, 8)
+    found = sensitivity_of_samples(values, floor, ceiling)
+    assert float(found.mean()) == pytest.approx(sensitivity(values, floor, ceiling).psi.value)
+
+
+def test_sensitivity_of_a_sample_moves_with_that_sample_only():
+    values, floor, ceiling = torch.rand(5, 4, 8), uniform(0, (5, 4, 8)), uniform(1, (1, 8))
+    changed = values.clone()
+    changed[..., 3] = 1
+    before, after = (sensitivity_of_samples(v, floor, ceiling) for v in (values, changed))
+    assert (before != after).nonzero().flatten().tolist() == [3]
+    assert float(after[3]) == 0

@@ -8,18 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from lightning_sanity.report.style import (
-    DARK,
-    LIGHT,
-    SYMBOL,
-    Theme,
-    headline,
-    literal,
-    new_figure,
-    ordered,
-    subject,
-    wrapped,
-)
+from lightning_sanity.report.palette import DARK, LIGHT, Theme
+from lightning_sanity.report.style import headline, literal, new_figure
+from lightning_sanity.report.wording import SYMBOL, ordered, subject, wrapped
 from lightning_sanity.result import SanityResult, Verdict
 
 _COLUMNS = ("true\nlabels", "random\nlabels")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lightning_sanity.result import SanityResult
+from lightning_sanity.report.markdown import table
+from lightning_sanity.result import Outcome, SanityResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,11 +31,18 @@ def log_result(
 ) -> None:
     """Show a result in every logger: figures, the verdicts in words, and the curves over depth.
 
-    A logger is recognised by what it can do. TensorBoard gets figures and a table in text; Weights & Biases images, a
-    table and curves with depth as their own x axis; MLflow figures and metrics with depth as their step; any other
-    logger with a directory gets PNG files in ``<directory>/<prefix>/`` and the records of every measurement, one below
-    the other, in ``<directory>/<prefix>_curve.csv``. Curves of several measurements share a chart in Weights & Biases
-    and MLflow. Scalars are the caller's business: ``LightningModule.log`` reaches every logger.
+    A logger is recognised by what it can do:
+
+    - TensorBoard gets figures, a table in text, and a layout for its custom scalars in which all methods share a chart;
+      the curves of the last measurement have depth as their x axis, in a run ``<prefix>_curve`` of their own.
+    - Weights & Biases gets images, a table, curves over depth with a step metric of their own, the verdicts as summary,
+      and the result as artifact ``<prefix>-<run id>``, one version per measurement.
+    - MLflow gets figures, metrics with depth as their step, the result as an artifact, and the verdicts as tags.
+    - Comet gets figures, curves, the result as an asset, and the verdicts as other values.
+    - Any other logger with a directory gets PNG files in ``<directory>/<prefix>/`` and the records of every
+      measurement, one below the other, in ``<directory>/<prefix>_curve.csv``.
+
+    Scalars over training are the caller's business: ``LightningModule.log`` reaches every logger.
 
     A logger that raises costs one warning, never the training run. Does nothing on other ranks than zero.
 
@@ -60,30 +71,63 @@ def _send(logger: Any, result: SanityResult, figures: _Figures, prefix: str, ste
     # An instance test would need every logger's package, and fails between `lightning` and `pytorch_lightning`.
     experiment = logger.experiment
     if hasattr(experiment, "add_figure"):
-        _to_tensorboard(experiment, result, figures, prefix, step)
+        _to_tensorboard(logger, experiment, result, figures, prefix, step)
     elif hasattr(logger, "log_image"):
         _to_wandb(logger, experiment, result, figures, prefix, step)
     elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):
         _to_mlflow(experiment, logger.run_id, result, figures, prefix, step)
+    elif hasattr(experiment, "log_curve"):
+        _to_comet(experiment, result, figures, prefix, step)
     else:
         directory = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
         if directory is not None:
             _to_directory(str(directory), result, figures, prefix, step)
 
 
-def _to_tensorboard(writer: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
+def _to_tensorboard(logger: Any, writer: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
     for name, figure in figures:
         writer.add_figure(f"{prefix}/{name}", figure, global_step=step, close=False)
     writer.add_text(f"{prefix}/verdicts", _markdown(result), global_step=step)
+    similarities = list(dict.fromkeys(similarity for _, similarity in result.curves))
+    start = re.escape(prefix)
+    over_training = {"PSI": ["Multiline", [rf"{start}/[^/]+/psi$"]]}
+    over_training |= {key: ["Multiline", [rf"{start}/[^/]+/{re.escape(key)}$"]] for key in similarities}
+    writer.add_custom_scalars({f"{prefix}, over training": over_training})
+    if not similarities:
+        return
+    # A run of its own, because its steps are depths. A purge step of 0 makes TensorBoard forget the measurement before:
+    # of several curves under one name it would draw a zigzag.
+    curves = type(writer)(f"{logger.log_dir}/{prefix}_curve", purge_step=0)
+    try:
+        curves.add_custom_scalars(
+            {
+                f"{prefix}, over depth at the last measurement": {
+                    key: ["Multiline", [rf"{start}_curve/{re.escape(key)}/"]] for key in similarities
+                }
+            }
+        )
+        for record in result.to_records():
+            if math.isfinite(record["mean"]):
+                tag = f"{prefix}_curve/{record['similarity']}/{record['method']}"
+                curves.add_scalar(tag, record["mean"], record["depth"])
+    finally:
+        curves.close()
 
 
 def _to_wandb(logger: Any, run: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
     for name, figure in figures:
         # Not the figure itself: wandb asks for matplotlib.pyplot without importing it, and patches matplotlib.
         logger.log_image(f"{prefix}/{name}", [_pixels(figure)], step=step)
+    if result.curves:
+        _wandb_curves(logger, run, result, prefix, step)
+    run.summary.update({f"{prefix}/{name}": value for name, value in _outcomes(result).items()})
+    with _saved(result) as path:
+        name = re.sub(r"[^\w.-]", "-", f"{prefix}-{run.id}", flags=re.ASCII)
+        run.log_artifact(str(path), name=name, type="sanity-result", aliases=["latest", f"step-{step}"])
+
+
+def _wandb_curves(logger: Any, run: Any, result: SanityResult, prefix: str, step: int) -> None:
     records = result.to_records()
-    if not records:
-        return
     columns = list(records[0])
     logger.log_table(f"{prefix}/records", columns=columns, data=[[r[c] for c in columns] for r in records], step=step)
     # Depth is an axis of its own. As the `step` of run.log it would lie behind the run's, and such rows are dropped.
@@ -102,12 +146,31 @@ def _to_mlflow(client: Any, run_id: str, result: SanityResult, figures: _Figures
         client.log_figure(run_id, figure, f"{prefix}/step_{step}/{name}.png")
     now = int(time.time() * 1000)
     metrics = [
-        # MLflow refuses other characters in keys.
-        Metric(re.sub(r"[^\w/. -]", "_", _key(prefix, record), flags=re.ASCII), record["mean"], now, record["depth"])
+        Metric(_mlflow_key(_key(prefix, record)), record["mean"], now, record["depth"])
         for record in result.to_records()
     ]
     for start in range(0, len(metrics), _MLFLOW_BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + _MLFLOW_BATCH])
+    with _saved(result) as path:
+        client.log_artifact(run_id, str(path), f"{prefix}/step_{step}")
+    for name, value in _outcomes(result).items():
+        client.set_tag(run_id, _mlflow_key(f"{prefix}/{name}"), value)
+
+
+def _mlflow_key(name: str) -> str:
+    """MLflow refuses other characters in keys."""
+    return re.sub(r"[^\w/. -]", "_", name, flags=re.ASCII)
+
+
+def _to_comet(experiment: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
+    for name, figure in figures:
+        experiment.log_image(_pixels(figure), name=f"{prefix}/{name}", step=step)
+    for (method, similarity), curve in result.curves.items():
+        depths = list(range(1, len(result.units) + 1))
+        experiment.log_curve(f"{prefix}_curve/{method}/{similarity}", x=depths, y=curve.mean.tolist(), step=step)
+    with _saved(result) as path:
+        experiment.log_asset(str(path), file_name=f"{prefix}/step={step}.json", step=step)
+    experiment.log_others({f"{prefix}/{name}": value for name, value in _outcomes(result).items()})
 
 
 def _to_directory(directory: str, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
@@ -152,13 +215,19 @@ class _Figures:
     def _recipes(self) -> dict[str, Callable[[], Figure]]:
         if not self._images:
             return {}
-        from lightning_sanity.report.figures import curves, maps, verdicts  # matplotlib takes a second to import
+        from lightning_sanity.report.figures import (
+            curves,
+            maps,
+            sensitivity,
+            verdicts,
+        )  # matplotlib takes a second to import
 
         result, pictures = self._result, self._result.pictures
         samples = range(len(pictures.inputs)) if pictures is not None and pictures.maps else ()
         return {
             "verdicts": partial(verdicts, result),
             "curves": partial(curves, result),
+            "sensitivity": partial(sensitivity, result),
             **{f"maps-{sample}": partial(maps, result, sample) for sample in samples},
         }
 
@@ -177,11 +246,23 @@ def _key(prefix: str, record: Mapping[str, Any]) -> str:
 
 
 def _markdown(result: SanityResult) -> str:
-    rows = [
-        (f"{name} (control)" if not verdict.gated else name, verdict.outcome.value, verdict.reason)
-        for name, verdict in sorted(result.verdicts.items(), key=lambda item: not item[1].gated)
-    ]
-    # A bar would end a cell and a line break the row.
-    cells = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in (["method", "verdict", "why"], ["---"] * 3, *cells))
-    return table if result.valid else f"**Not valid:** {result.validity}\n\n{table}"
+    words = table(result)
+    return words if result.valid else f"**Not valid:** {result.validity}\n\n{words}"
+
+
+def _outcomes(result: SanityResult) -> dict[str, str]:
+    """The verdict of every gated method, and of all together; void where a control came out wrong."""
+    gated = {name: verdict for name, verdict in result.verdicts.items() if verdict.gated}
+    together = next(
+        (o for o in (Outcome.FAIL, Outcome.INCONCLUSIVE) if any(v.outcome is o for v in gated.values())), Outcome.PASS
+    )
+    if not result.valid or not gated:
+        together = Outcome.INCONCLUSIVE
+    return {"outcome": together.value} | {f"{name}/outcome": v.outcome.value for name, v in gated.items()}
+
+
+@contextmanager
+def _saved(result: SanityResult) -> Iterator[Path]:
+    """The result as a file that exists for the duration of the context."""
+    with TemporaryDirectory() as folder:
+        yield result.to_json(Path(folder, "result.json"))

@@ -1,0 +1,252 @@
+"""What happens along the cascade: similarities, the parameter sensitivity index, and the predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from lightning_sanity.report import psi
+from lightning_sanity.report.palette import DARK, LIGHT, Theme
+from lightning_sanity.report.style import dress, headline, literal, new_figure
+from lightning_sanity.report.wording import (
+    SYMBOL,
+    index_name,
+    labelled,
+    ordered,
+    short_head,
+    short_tail,
+    stage,
+    subject,
+)
+from lightning_sanity.result import SanityResult
+
+_CONTROLS = "controls, not gated:"
+_MARKERS = "os^DvPX*<>hd"
+
+
+def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, dark: bool = False) -> Figure:
+    """Similarity of every method's map to the trained model's along the cascade, one panel per similarity.
+
+    The first point is the ceiling: two runs of the explanation of the trained model. Bands hold 95 % of the trials'
+    means over samples, or of the samples where there is one trial. A dotted level at the right is the floor: maps of
+    unrelated models and inputs. A point without a defined value leaves a gap.
+
+    Args:
+        result: What to draw.
+        similarities: Their names and order; by default those the test was asked for.
+        dark: Light ink on dark paper.
+
+    Raises:
+        ValueError: If the result has no curve of a similarity.
+    """
+    occurring = list(dict.fromkeys(similarity for _, similarity in result.curves))
+    asked = [similarities] if isinstance(similarities, str) else similarities
+    if asked is None:
+        asked = [name for name in result.settings.get("similarities", ()) if name in occurring] or occurring
+    for name in asked:
+        if name not in occurring:
+            raise ValueError(f"no curve of '{name}' in this result; choose from: {', '.join(occurring) or 'none'}")
+    theme = DARK if dark else LIGHT
+    styles = _styles(result, theme)
+    columns = 1 if len(asked) < 2 else 2
+    rows = max(1, math.ceil(len(asked) / 2))
+    figure = new_figure(9, max(1.0 + 3.0 * rows, 1.6 + 0.2 * len(styles)), theme)
+    headline(figure, result, theme)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in axes[max(1, len(asked)) :]:
+        spare.remove()
+    for index, name in enumerate(asked):
+        _panel(axes[index], result, name, styles, theme)
+        _unit_axis(axes[index], result.units, theme, room=26 // columns)
+        axes[index].set_title(literal(name), color=theme.ink, fontsize=10, loc="left")
+        if index % columns == 0:
+            axes[index].set_ylabel("similarity to the trained map", color=theme.ink, fontsize=9)
+    if not asked:
+        dress(axes[0], theme)
+        axes[0].text(0.5, 0.5, "no curves", transform=axes[0].transAxes, ha="center", color=theme.grey)
+    figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
+    _method_legend(figure, result, styles, theme, {method for method, _ in result.curves})
+    return figure
+
+
+def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
+    """Every method's parameter sensitivity index after each step, by the measure that decided, with 95 % intervals.
+
+    Where a curve rises is where the map lets go of the trained model. The verdict rests on its mean over the steps,
+    with an interval of its own. Methods without a PSI, and controls without one, are named in the legend alone.
+
+    Args:
+        result: What to draw.
+        dark: Light ink on dark paper.
+    """
+    theme = DARK if dark else LIGHT
+    styles = _styles(result, theme)
+    lines = sum(2 if len(name) + len(result.verdicts[name].outcome.value) < 28 else 3 for name in styles)
+    figure = new_figure(9, max(4.2, 1.2 + 0.165 * lines), theme)
+    headline(figure, result, theme)
+    axes = figure.subplots()
+    dress(axes, theme)
+    found = {name: psi.over_depth(result, name) for name in styles}
+    drawn = {name: band for name, band in found.items() if band is not None}
+    for name, band in drawn.items():
+        _line(axes, band, 0.0, **styles[name])
+    ends = torch.cat([band[0] for band in drawn.values()]) if drawn else torch.zeros(0)
+    known = [*ends[ends.isfinite()].tolist(), 0.0, 1.0]
+    # Intervals of a method with few defined pairs reach far out; the curves have to stay legible.
+    axes.set_ylim(max(-0.6, min(known) - 0.12), min(1.7, max(known) + 0.12))
+    levels = {"unrelated maps": 1.0, "the trained map": 0.0}
+    if (least := psi.threshold(result)) is not None:
+        levels[f"passes from {least:g}\non average"] = least
+    end = len(result.units)
+    for text, level in levels.items():
+        axes.axhline(level, color=theme.ink, linewidth=1.0, linestyle=":" if level in (0, 1) else "-", zorder=1)
+        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5}
+        axes.text(1.03 * end, level, text, color=theme.grey, fontsize=8, va="center", bbox=box)
+    axes.set_xlim(-0.02 * end, 1.25 * end)
+    axes.set_ylabel(f"{index_name(result)}: 0 = ignores the {subject(result)}", color=theme.ink, fontsize=9)
+    _unit_axis(axes, result.units, theme, room=26)
+    if not drawn:
+        axes.text(0.5, 0.5, "no index is defined", transform=axes.transAxes, ha="center", color=theme.grey)
+    figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
+    _method_legend(figure, result, styles, theme, set(drawn), by_measure=True)
+    return figure
+
+
+def output_change(result: SanityResult, *, dark: bool = False) -> Figure:
+    """How far the predictions moved along the cascade: if they did not, no map had a reason to change."""
+    theme = DARK if dark else LIGHT
+    change = result.output_change
+    figure = new_figure(9, 4, theme)
+    axes = figure.subplots()
+    dress(axes, theme)
+    shown = (("same predicted class", change.agreement), ("correlation of outputs", change.correlation))
+    for index, (label, values) in enumerate(shown):
+        if bool(values.isnan().all()):
+            label += " (undefined)"
+        colour = theme.lines[index]
+        _line(
+            axes,
+            psi.spread(values[..., None]),
+            1.0,
+            colour,
+            marker=_MARKERS[index],
+            linestyle=("-", "--")[index],
+            label=label,
+        )
+    axes.set_ylim(top=1.05)
+    axes.set_ylabel("agreement with the trained model", color=theme.ink, fontsize=9)
+    _unit_axis(axes, result.units, theme, room=34)
+    gradient, spread = (float(ratio.nanmean()) for ratio in (change.gradient_ratio, change.spread_ratio))
+    axes.set_title(
+        "How far the predictions moved\nAt the last step, relative to the trained model: "
+        f"input gradient {_ratio(gradient)}, spread of outputs {_ratio(spread)}",
+        color=theme.ink,
+        fontsize=10,
+        loc="left",
+    )
+    figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="best")
+    return figure
+
+
+def _styles(result: SanityResult, theme: Theme) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of each method, gated first; beyond the number of colours the dashes differ."""
+    found: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(ordered(result)):
+        style: dict[str, Any] = {"marker": _MARKERS[index % len(_MARKERS)], "color": theme.grey}
+        if result.verdicts[name].gated:
+            style["color"] = theme.lines[index % len(theme.lines)]
+            style["linestyle"] = ("-", "-.", ":")[index // len(theme.lines) % 3]
+        else:
+            style |= {"linestyle": (0, (5, 2)), "linewidth": 0.9, "zorder": 1.5}
+        found[name] = style
+    return found
+
+
+def _panel(axes: Axes, result: SanityResult, similarity: str, styles: dict[str, dict[str, Any]], theme: Theme) -> None:
+    dress(axes, theme)
+    end = len(result.units)
+    undefined = []
+    for name, style in styles.items():
+        curve = result.curves.get((name, similarity))
+        if curve is None:
+            continue
+        _line(axes, psi.spread(curve.values), float(curve.ceiling.nanmean()), **style)
+        floor = float(curve.floor.nanmean())
+        axes.plot([end, end * 1.1], [floor, floor], ":", color=style["color"], linewidth=1.5, alpha=0.75)
+        if bool(curve.values.isnan().all()):
+            undefined.append(short_head(name, 24))
+    axes.margins(x=0.02)
+    if undefined:
+        note = literal("undefined: " + ", ".join(undefined))
+        axes.text(0.02, 0.03, note, transform=axes.transAxes, color=theme.grey, fontsize=8)
+
+
+def _line(axes: Axes, band: Tensor, start: float, color: str, label: str | None = None, **style: Any) -> None:
+    """A line with its band, ``(3, depths)``: value, low, high; from ``start`` at x = 0."""
+    middle, low, high = ([start, *row] for row in band.tolist())
+    x = range(len(middle))
+    style = {"linewidth": 1.7, "markersize": 4.5, "markevery": max(1, len(x) // 12)} | style
+    axes.plot(x, middle, color=color, label=label, **style)
+    axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
+
+
+def _unit_axis(axes: Axes, units: Sequence[str], theme: Theme, room: int) -> None:
+    """Names the depths: all of them where there is room for ``room`` labels, else every k-th and the last."""
+    shown = labelled(len(units), room)
+    names = [literal(short_tail(("trained", *units)[depth], 18)) for depth in shown]
+    slanted = sum(map(len, names)) + 2 * len(names) > 3 * room
+    turned: dict[str, Any] = {"rotation": 38, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axes.set_xticks(shown, names, fontsize=8, **turned)
+    axes.set_xticks(range(len(units) + 1), minor=True)
+    axes.tick_params(axis="x", which="minor", length=1.5, color=theme.grey)
+
+
+def _method_legend(
+    figure: Figure,
+    result: SanityResult,
+    styles: dict[str, dict[str, Any]],
+    theme: Theme,
+    drawn: set[str],
+    *,
+    by_measure: bool = False,
+) -> None:
+    """Every method with its verdict; those drawn with their line, and the measure or the floor that it stands for."""
+    handles, labels, colours = [], [], []
+    for name, style in styles.items():
+        verdict = result.verdicts[name]
+        if not verdict.gated and _CONTROLS not in labels:
+            handles.append(Line2D([], [], linestyle="none"))
+            labels.append(_CONTROLS)
+            colours.append(theme.grey)
+        handles.append(Line2D([], [], **style) if name in drawn else Line2D([], [], linestyle="none"))
+        label = f"{SYMBOL[verdict.outcome]} {short_head(name, 30)} - {verdict.outcome.value}"
+        label = label if len(label) <= 32 else label.replace(" - ", "\n    - ")
+        if by_measure:
+            label += f"\n    by {short_head(verdict.measure or '', 24)}" if name in drawn else "\n    undefined"
+        labels.append(label)
+        colours.append(theme.outcome[verdict.outcome] if verdict.gated else theme.grey)
+    if not by_measure:
+        handles.append(Line2D([], [], linestyle=":", color=theme.grey))
+        labels.append("floor: unrelated maps")
+        colours.append(theme.grey)
+    figure.legend(
+        handles,
+        [literal(label) for label in labels],
+        loc="outside right center",
+        frameon=False,
+        fontsize=8,
+        labelcolor=colours,
+        handlelength=2.6,
+    )
+
+
+def _ratio(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"\N{MULTIPLICATION SIGN}{value:.2g}"

@@ -1,0 +1,321 @@
+"""The report: one self-contained page about a result.
+
+No script, no network: styles, charts (SVG) and maps (small PNG) are inside the page, and its content security policy
+forbids the rest. Everything that comes from a model, a file or a user is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+
+import lightning_sanity
+from lightning_sanity.report import chart, psi, thumbnails
+from lightning_sanity.report.chart import Chart, Series
+from lightning_sanity.report.palette import DARK, LIGHT
+from lightning_sanity.report.reproduction import python_call
+from lightning_sanity.report.wording import SYMBOL, answer, ordered, stage, step_title, subject
+from lightning_sanity.result import Curve, SanityResult, Verdict
+
+_DUTY = {"random": "must be INCONCLUSIVE: it is noise", "gradient": "must not FAIL on a trained network"}
+_DASHES = 4  # patterns that the style sheet knows
+
+
+def write(result: SanityResult, path: str | os.PathLike[str]) -> Path:
+    """Write the page of a result; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(render(result), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(result: SanityResult) -> str:
+    """The page of a result as HTML."""
+    outcome, headline = answer(result)
+    names = ordered(result)
+    styles = _styles(result)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            result=result,
+            version=lightning_sanity.__version__,
+            light=LIGHT,
+            dark=DARK,
+            symbol=SYMBOL,
+            outcome=outcome,
+            headline=headline,
+            subject=subject(result),
+            stage=stage(result),
+            threshold=psi.threshold(result),
+            gated=[_Row.of(result, name) for name in names if result.verdicts[name].gated],
+            controls=[(_Row.of(result, name), _duty(name)) for name in names if not result.verdicts[name].gated],
+            styles=styles,
+            charts={name: _psi_chart(result, name) for name in names if result.verdicts[name].gated},
+            similarities=_similarity_charts(result, styles),
+            change=_change_chart(result),
+            agreement=_mean(result.output_change.agreement[:, -1]),
+            correlation=_mean(result.output_change.correlation[:, -1]),
+            gallery=_Gallery.of(result),
+            records=result.to_records(),
+            diagnostics=_diagnostics(result),
+            call=python_call(result),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lightning_sanity", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["figures"] = _significant
+    environment.filters["plain"] = _plain
+    environment.filters["mean"] = _mean
+    return environment
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    """A number as people read it; a missing one says so.
+
+    >>> _number(0.946), _number(float("nan")), _number(-0.0)
+    ('0.95', 'undefined', '0.00')
+    """
+    if value is None or not math.isfinite(value):
+        return "undefined"
+    return f"{value + 0.0:.{digits}f}"
+
+
+def _significant(value: float | None) -> str:
+    """A number of any size with two significant figures.
+
+    >>> _significant(0.00312), _significant(None)
+    ('0.0031', 'undefined')
+    """
+    return "undefined" if value is None or not math.isfinite(value) else f"{value:.2g}"
+
+
+def _plain(value: Any) -> str:
+    """A setting as text.
+
+    >>> _plain("layer"), _plain({"min_psi": 0.65}), _plain(None)
+    ('layer', '{"min_psi": 0.65}', 'null')
+    """
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.nanmean())
+
+
+def _duty(name: str) -> str:
+    return _DUTY.get(name, "must not PASS: it hardly looks at the model")
+
+
+# ------------------------------------------------------------------------------------------------------ verdict rows
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A method with what its row and its section show.
+
+    Attributes:
+        name: The method.
+        anchor: Its id in the page.
+        verdict: Its verdict.
+        undefined: Share of pairs without a similarity, by the deciding measure; NaN where nothing was measured.
+        ceiling: Of that measure.
+        floor: Of that measure.
+        bar: Left end and width of the interval on a scale of 0 to 100; None where there is none.
+        point: Place of the PSI on it.
+        dots: Places of the samples on it.
+    """
+
+    name: str
+    anchor: str
+    verdict: Verdict
+    undefined: float
+    ceiling: float
+    floor: float
+    bar: tuple[float, float] | None
+    point: float
+    dots: tuple[float, ...]
+
+    @classmethod
+    def of(cls, result: SanityResult, name: str) -> _Row:
+        """What ``result`` says about the method ``name``."""
+        verdict = result.verdicts[name]
+        curve = None if verdict.measure is None else result.curves.get((name, verdict.measure))
+        samples = psi.of_samples(result, name)
+        ends = [_place(end) for end in (verdict.psi_low, verdict.psi_high)]
+        known = math.isfinite(verdict.psi)
+        return cls(
+            name,
+            f"method-{list(result.verdicts).index(name)}",
+            verdict,
+            math.nan if curve is None else float(curve.values.isnan().float().mean()),
+            math.nan if curve is None else _mean(curve.ceiling),
+            math.nan if curve is None else _mean(curve.floor),
+            (ends[0], round(ends[1] - ends[0], 1)) if known and all(map(math.isfinite, ends)) else None,
+            _place(verdict.psi),
+            () if samples is None else tuple(_place(s) for s in samples.tolist() if math.isfinite(s)),
+        )
+
+
+def _place(value: float) -> float:
+    """Where a PSI stands on a bar from -0.25 to 1.25 that is 100 wide."""
+    return round(100 * (min(max(value, -0.25), 1.25) + 0.25) / 1.5, 1) if math.isfinite(value) else math.nan
+
+
+# ------------------------------------------------------------------------------------------------------------ charts
+
+
+def _styles(result: SanityResult) -> dict[str, str]:
+    """Classes of each method's line: colour and dashes, controls grey."""
+    gated = [name for name in ordered(result) if result.verdicts[name].gated]
+    colours = len(LIGHT.lines)
+    found = {name: f"line-{k % colours} dash-{k // colours % _DASHES}" for k, name in enumerate(gated)}
+    return {name: found.get(name, "line-control dash-1") for name in ordered(result)}
+
+
+def _psi_chart(result: SanityResult, name: str) -> Chart | None:
+    """PSI over depth by every measure, the deciding one with its interval; None where nothing is defined."""
+    verdict = result.verdicts[name]
+    measures = sorted({*verdict.psi_of, *filter(None, [verdict.measure])} - {verdict.measure})
+    found = {measure: psi.over_depth(result, name, measure) for measure in [*measures, verdict.measure] if measure}
+    series = [
+        Series(
+            measure,
+            band,
+            0.0,
+            f"outcome-{verdict.outcome.value}" if measure == verdict.measure else "line-aside",
+            filled=measure == verdict.measure,
+        )
+        for measure, band in found.items()
+        if band is not None
+    ]
+    if not series:
+        return None
+    limit = psi.threshold(result)
+    return chart.over_depth(
+        f"PSI of {name} over the depth of re-initialisation",
+        f"PSI by {verdict.measure}: " + _in_words(result, series[-1].band[0]),
+        result.units,
+        series,
+        {} if limit is None else {f"passes from {limit:g} on average": limit},
+    )
+
+
+def _similarity_charts(result: SanityResult, styles: Mapping[str, str]) -> list[Chart]:
+    """Similarity to the trained model's map, a chart per similarity, a line per method."""
+    asked = dict.fromkeys([*result.settings.get("similarities", ()), *(key for _, key in result.curves)])
+    charts = []
+    for similarity in asked:
+        curves = {
+            name: result.curves[name, similarity]
+            for name in reversed(list(styles))
+            if (name, similarity) in result.curves
+        }
+        if not curves:
+            continue
+        ends = ", ".join(f"{name} {_number(_mean(curve.values[:, -1]))}" for name, curve in curves.items())
+        charts.append(
+            chart.over_depth(
+                similarity,
+                f"Mean {similarity} to the trained model's map. At the last step: {ends}.",
+                result.units,
+                [_similarity(name, curve, styles[name]) for name, curve in curves.items()],
+                reach=(-1.0, 1.1),
+            )
+        )
+    return charts
+
+
+def _similarity(name: str, curve: Curve, style: str) -> Series:
+    return Series(name, psi.spread(curve.values), _mean(curve.ceiling), style, _mean(curve.floor))
+
+
+def _change_chart(result: SanityResult) -> Chart:
+    change = result.output_change
+    shown = (("same predicted class", change.agreement, 0), ("correlation of outputs", change.correlation, 1))
+    series = [
+        Series(label, psi.spread(values[..., None]), 1.0, f"line-{place} dash-{place}")
+        for label, values, place in shown
+        if not bool(values.isnan().all())
+    ]
+    words = "; ".join(f"{one.label}: {_in_words(result, one.band[0])}" for one in series)
+    return chart.over_depth(
+        "Agreement of the predictions with the trained model's", words or "undefined", result.units, series
+    )
+
+
+def _in_words(result: SanityResult, values: Tensor) -> str:
+    """First and last value of a line."""
+    return f"{_number(float(values[0]))} after {result.units[0]}, {_number(float(values[-1]))} after {result.units[-1]}"
+
+
+# -------------------------------------------------------------------------------------------------------------- maps
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    """The kept pictures as data URLs.
+
+    Attributes:
+        columns: What each map column shows, the trained model's first.
+        inputs: One per sample.
+        maps: ``maps[method][sample][column]``; None = blank.
+        width: Pixels across.
+        height: Pixels down.
+    """
+
+    columns: tuple[str, ...]
+    inputs: tuple[str, ...]
+    maps: Mapping[str, tuple[tuple[str | None, ...], ...]]
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, result: SanityResult) -> _Gallery | None:
+        """The pictures of ``result``, or None if it kept none."""
+        pictures = result.pictures
+        if pictures is None or not pictures.maps or not len(pictures.inputs):
+            return None
+        height, width = pictures.inputs.shape[1:3]
+        scale = 80 / max(height, width)
+        return cls(
+            ("trained", *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
+            tuple(thumbnails.of_input(picture) for picture in pictures.inputs),
+            {name: _rows(maps) for name, maps in pictures.maps.items()},
+            round(width * scale),
+            round(height * scale),
+        )
+
+
+def _rows(maps: Iterable[Tensor]) -> tuple[tuple[str | None, ...], ...]:
+    """Data URLs of the maps of each sample; a row shares its scale, as a method has one sign."""
+    return tuple(
+        tuple(thumbnails.of_map(shown, signed=bool((sample < 0).any())) for shown in sample) for sample in maps
+    )
+
+
+def _diagnostics(result: SanityResult) -> dict[str, dict[str, float]]:
+    """Further numbers per method, where a result has them."""
+    found = getattr(result, "diagnostics", None) or {}
+    return {name: dict(values) for name, values in found.items() if values}

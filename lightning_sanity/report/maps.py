@@ -1,0 +1,115 @@
+"""The grid of maps."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from lightning_sanity.report.palette import DARK, LIGHT, Theme
+from lightning_sanity.report.style import headline, literal, new_figure
+from lightning_sanity.report.wording import SYMBOL, ordered, step_title, wrapped
+from lightning_sanity.result import SanityResult, Verdict
+
+_GHOST = 0.55  # how far the picture under an overlay fades into the paper
+
+
+def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: bool = False) -> Figure:
+    """One sample's maps, one row per method, from the trained model's to the last step's.
+
+    Each map is scaled by itself, as the result keeps them.
+
+    Args:
+        result: What to draw.
+        sample: Which of the kept pictures.
+        overlay: Lay the maps over the faded grey input: strong values cover it, weak ones let it through.
+        dark: Light ink on dark paper; zero has the colour of the paper either way.
+
+    Raises:
+        ValueError: If the result kept no pictures, or no such sample.
+    """
+    pictures = result.pictures
+    if pictures is None or not pictures.maps:
+        raise ValueError("this result kept no pictures: inputs are not images, or the test ran with pictures=False")
+    if not 0 <= sample < len(pictures.inputs):
+        raise ValueError(f"sample must be from 0 to {len(pictures.inputs) - 1}, the pictures kept, not {sample}")
+    theme = DARK if dark else LIGHT
+    names = [name for name in ordered(result) if name in pictures.maps]
+    titles = ["input", "trained", *(step_title(result, depth) for depth in pictures.depths)]
+    signed, unsigned = (LinearSegmentedColormap.from_list("", c) for c in (theme.signed, theme.unsigned))
+    height, width = (1.1 * side / max(pictures.inputs.shape[1:3]) for side in pictures.inputs.shape[1:3])
+    left, gap = 2.15, 0.09
+    figure = new_figure(max(6.0, left + len(titles) * (width + gap)), 1, theme, layout="none")
+    title = headline(figure, result, theme)
+    top = 0.65 + 0.19 * len(title.get_text().splitlines())
+    bottom = top + len(names) * (height + gap)
+    figure.set_figheight(bottom + 0.35)
+    title.set_y(1 - 0.1 / figure.get_figheight())
+    # One pair of axes in inches: one for each map would take seconds to lay out.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
+    axes.set_axis_off()
+    for column, text in enumerate(titles):
+        x = left + column * (width + gap) + width / 2
+        axes.text(x, top - 0.05, literal(text), ha="center", va="bottom", color=theme.ink, fontsize=8)
+    for row, name in enumerate(names):
+        y = top + row * (height + gap)
+        shown = pictures.maps[name][sample]
+        _row_label(axes, left - 0.1, y + height / 2, name, result.verdicts[name], theme)
+        scale = (signed, -127) if bool((shown < 0).any()) else (unsigned, 0)
+        for column, picture in enumerate((pictures.inputs[sample], *shown)):
+            x = left + column * (width + gap)
+            extent = (x, x + width, y + height, y)
+            if overlay and column > 0:
+                _ghost(axes, pictures.inputs[sample], extent)
+            _picture(axes, picture, extent, scale, theme, overlay=overlay and column > 0)
+    zero, positive = ("black", "orange") if dark else ("white", "red")
+    caption = f"each map scaled by its own largest value; signed maps: blue negative, {zero} 0, {positive} positive"
+    axes.text(figure.get_figwidth() / 2, bottom + 0.2, caption, ha="center", color=theme.grey, fontsize=8)
+    return figure
+
+
+def _picture(
+    axes: Axes,
+    values: Tensor,
+    extent: tuple[float, float, float, float],
+    scale: tuple[Colormap, int],
+    theme: Theme,
+    *,
+    overlay: bool = False,
+) -> None:
+    """An input ``(H, W, 3)``, which brings its colours, or a map ``(H, W)``."""
+    left, right, bottom, top = extent
+    colours, low = scale
+    axes.imshow(
+        values.numpy(),
+        cmap=colours,
+        vmin=low,
+        vmax=127,
+        extent=extent,
+        aspect="auto",
+        interpolation="nearest",
+        alpha=(values.abs() / 127).sqrt().numpy() if overlay else None,
+    )
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=theme.grid, linewidth=0.8))
+    if values.ndim == 2 and not bool(values.any()):
+        middle = (left + right) / 2, (top + bottom) / 2
+        axes.text(*middle, "blank", ha="center", va="center", color=theme.grey, style="italic", fontsize=9)
+
+
+def _ghost(axes: Axes, picture: Tensor, extent: tuple[float, float, float, float]) -> None:
+    """The input ``(H, W, 3)`` in faded greys, under an overlay."""
+    grey = picture.float().mean(2).numpy()
+    colours = LinearSegmentedColormap.from_list("", ("black", "white"))
+    axes.imshow(grey, cmap=colours, vmin=0, vmax=255, extent=extent, aspect="auto", alpha=1 - _GHOST)
+
+
+def _row_label(axes: Axes, x: float, y: float, name: str, verdict: Verdict, theme: Theme) -> None:
+    outcome = f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}"
+    colour = theme.outcome[verdict.outcome]
+    if not verdict.gated:
+        outcome, colour = f"{outcome} (control)", theme.grey
+    axes.text(x, y, literal(wrapped(name, 26)), ha="right", va="bottom", color=theme.ink, fontsize=9)
+    axes.text(x, y + 0.03, outcome, ha="right", va="top", color=colour, fontsize=9, fontweight="bold")

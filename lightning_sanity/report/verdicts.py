@@ -1,0 +1,220 @@
+"""The verdicts: where each method stands, how its samples spread, and how that moved while training."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lightning_sanity.report import psi
+from lightning_sanity.report.palette import DARK, LIGHT, Theme
+from lightning_sanity.report.style import dress, headline, literal, new_figure
+from lightning_sanity.report.wording import SYMBOL, index_name, labelled, ordered, short_head, subject
+from lightning_sanity.result import Outcome, SanityResult, Verdict
+
+_POINT = {Outcome.PASS: "o", Outcome.FAIL: "X", Outcome.INCONCLUSIVE: "D"}
+
+
+def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
+    """Every method's parameter sensitivity index with its 95 % interval, against the threshold.
+
+    Gated methods come first, controls below a line in grey. If a control came out wrong, a banner says so.
+    """
+    theme = DARK if dark else LIGHT
+    names = ordered(result)
+    gated = sum(result.verdicts[name].gated for name in names)
+    figure = new_figure(9, 1.35 + 0.34 * max(1, len(names)) + (0.0 if result.valid else 0.5), theme)
+    headline(figure, result, theme)
+    axes = figure.subplots()
+    dress(axes, theme)
+    low, high = _psi_range(result)
+    axes.set(xlim=(low, high), ylim=(len(names) - 0.4, -0.6))
+    _threshold(axes, result, theme)
+    if 0 < gated < len(names):
+        axes.axhline(gated - 0.5, color=theme.grey, linewidth=0.8)
+    for row, name in enumerate(names):
+        _forest_row(axes, row, result.verdicts[name], (low, high), theme)
+    _method_rows(axes, result, names, theme)
+    axes.set_xticks([k / 4 for k in range(-2, 7) if low <= k / 4 <= high])
+    meaning = f"0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
+    label = f"{index_name(result)} with 95 % interval: {meaning}"
+    figure.supxlabel(label, color=theme.grey, fontsize=9)
+    return figure
+
+
+def samples(result: SanityResult, *, dark: bool = False) -> Figure:
+    """How the parameter sensitivity index of each method spreads over the samples.
+
+    A dot per sample, a bar from quartile to quartile, a line at the median. A verdict is about the mean: a wide or
+    split row says that the method answers differently for different inputs.
+    """
+    theme = DARK if dark else LIGHT
+    names = ordered(result)
+    figure = new_figure(9, 1.35 + 0.34 * max(1, len(names)) + (0.0 if result.valid else 0.5), theme)
+    headline(figure, result, theme)
+    axes = figure.subplots()
+    dress(axes, theme)
+    low, high = -0.5, 1.5
+    axes.set(xlim=(low, high), ylim=(len(names) - 0.4, -0.6))
+    _threshold(axes, result, theme)
+    for row, name in enumerate(names):
+        found = psi.of_samples(result, name)
+        known = None if found is None else found[found.isfinite()]
+        colour = theme.outcome[result.verdicts[name].outcome] if result.verdicts[name].gated else theme.grey
+        if known is None or not len(known):
+            axes.text(low + 0.02, row, "undefined", va="center", color=colour, fontsize=9, style="italic")
+            continue
+        shown = known.clamp(low, high)
+        first, median, third = (float(shown.quantile(q)) for q in (0.25, 0.5, 0.75))
+        axes.barh(row, third - first, left=first, height=0.52, color=colour, alpha=0.18)
+        # Every dot at its own height in its row, or equal values would hide one another.
+        heights = [row + 0.2 * (((7 * k) % 11) / 5 - 1) for k in range(len(shown))]
+        axes.plot(shown.tolist(), heights, "o", color=colour, alpha=0.55, markersize=3.2, markeredgewidth=0)
+        axes.plot([median, median], [row - 0.3, row + 0.3], color=theme.ink, linewidth=1.6)
+    _method_rows(axes, result, names, theme)
+    axes.set_xticks([k / 4 for k in range(-2, 7)])
+    label = f"PSI of each sample: 0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
+    figure.supxlabel(label, color=theme.grey, fontsize=9)
+    return figure
+
+
+def history(results: str | os.PathLike[str] | Iterable[SanityResult], *, dark: bool = False) -> Figure:
+    """Every gated method's parameter sensitivity index while the model trained, with 95 % intervals.
+
+    Args:
+        results: Results with their steps in any order, or the folder to which the callback wrote ``step=<n>.json``.
+        dark: Light ink on dark paper.
+
+    Raises:
+        ValueError: If there is no result, or one has no step.
+    """
+    theme = DARK if dark else LIGHT
+    measured = _in_training_order(results)
+    latest = measured[-1]
+    names = list(dict.fromkeys(name for r in measured for name in ordered(r) if r.verdicts[name].gated))
+    figure = new_figure(9, 4, theme)
+    headline(figure, latest, theme)
+    axes = figure.subplots()
+    dress(axes, theme)
+    steps = [result.step or 0 for result in measured]
+    for place, name in enumerate(names):
+        colour = theme.lines[place % len(theme.lines)]
+        dashes = ("-", "-.", ":")[place // len(theme.lines) % 3]
+        verdicts_ = [result.verdicts.get(name) for result in measured]
+        middle, low, high = (
+            [math.nan if v is None else getattr(v, end) for v in verdicts_] for end in ("psi", "psi_low", "psi_high")
+        )
+        axes.plot(steps, middle, color=colour, linestyle=dashes, linewidth=1.7, label=literal(short_head(name, 30)))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+        for step, value, verdict in zip(steps, middle, verdicts_, strict=True):
+            if verdict is not None:
+                axes.plot(step, value, _POINT[verdict.outcome], color=colour, markersize=6)
+    axes.set_ylim(-0.1, 1.25)
+    axes.set_xticks(sorted({steps[place] for place in labelled(len(steps) - 1, 8)}))
+    threshold = psi.threshold(latest)
+    if threshold is not None:
+        axes.axhline(threshold, color=theme.ink, linewidth=1.0)
+        axes.text(
+            1.0,
+            threshold,
+            f"passes from {threshold:g}",
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            color=theme.grey,
+            fontsize=8,
+        )
+    axes.set_ylabel(f"{index_name(latest)}: 0 = ignores the {subject(latest)}", color=theme.ink, fontsize=9)
+    changed = len({result.probe_digest for result in measured}) > 1
+    points = (
+        "step of training;  \N{BLACK CIRCLE} PASS   \N{HEAVY MULTIPLICATION X} FAIL   \N{BLACK DIAMOND} INCONCLUSIVE"
+    )
+    if changed:
+        points += "\nthe probe changed on the way: points of different probes do not compare"
+    figure.supxlabel(points, color=theme.grey, fontsize=9)
+    if names:
+        figure.legend(loc="outside right center", frameon=False, fontsize=8, labelcolor=theme.ink, handlelength=2.6)
+    return figure
+
+
+def _in_training_order(results: str | os.PathLike[str] | Iterable[SanityResult]) -> list[SanityResult]:
+    if isinstance(results, (str, os.PathLike)):
+        folder = Path(results)
+        measured = [SanityResult.from_json(path) for path in folder.glob("step=*.json")]
+        if not measured:
+            raise ValueError(f"no result in '{folder}': the callback writes 'step=<n>.json' to <log_dir>/sanity")
+    else:
+        measured = list(results)
+    if not measured:
+        raise ValueError("no result to draw a history of")
+    if any(result.step is None for result in measured):
+        raise ValueError("a result without a step has no place in a history: dataclasses.replace(result, step=...)")
+    return sorted(measured, key=lambda result: result.step or 0)
+
+
+def _method_rows(axes: Axes, result: SanityResult, names: list[str], theme: Theme) -> None:
+    """Names the rows of a chart with one method each."""
+    labels = [short_head(name, 34) + ("" if result.verdicts[name].gated else "  (control)") for name in names]
+    axes.set_yticks(range(len(names)), [literal(label) for label in labels])
+    for tick, name in zip(axes.get_yticklabels(), names, strict=True):
+        tick.set_color(theme.ink if result.verdicts[name].gated else theme.grey)
+    axes.tick_params(axis="y", length=0, labelsize=9)
+    axes.grid(visible=False, axis="y")
+
+
+def _psi_range(result: SanityResult) -> tuple[float, float]:
+    ends = [x for v in result.verdicts.values() for x in (v.psi_low, v.psi_high) if math.isfinite(x)]
+    return max(-0.5, min([-0.03, *(x - 0.05 for x in ends)])), min(1.5, max([1.03, *(x + 0.05 for x in ends)]))
+
+
+def _threshold(axes: Axes, result: SanityResult, theme: Theme) -> None:
+    threshold = psi.threshold(result)
+    if threshold is None:
+        return
+    low, high = axes.get_xlim()
+    axes.axvspan(low, threshold, color=theme.outcome[Outcome.FAIL], alpha=0.07, linewidth=0)
+    axes.axvspan(threshold, high, color=theme.outcome[Outcome.PASS], alpha=0.07, linewidth=0)
+    axes.axvline(threshold, color=theme.ink, linewidth=1.2)
+    label = f"passes from {threshold:g}"
+    axes.text(threshold, 1.01, label, transform=axes.get_xaxis_transform(), ha="center", color=theme.ink, fontsize=8)
+
+
+def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float], theme: Theme) -> None:
+    colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+    low, high = limits
+    if math.isfinite(verdict.psi):
+        ends = [
+            min(max(x, low), high) if math.isfinite(x) else verdict.psi for x in (verdict.psi_low, verdict.psi_high)
+        ]
+        axes.plot(ends, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
+        axes.plot(min(max(verdict.psi, low), high), row, _POINT[verdict.outcome], color=colour, markersize=8)
+        interval = f"{verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}]"
+    else:
+        interval = "undefined"
+        axes.text(low + 0.02 * (high - low), row, "undefined", va="center", color=colour, fontsize=9, style="italic")
+    columns = (
+        (10, f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}", "bold", colour),
+        (108, interval, "normal", theme.ink if verdict.gated else theme.grey),
+        (
+            198,
+            "" if verdict.measure is None else literal(f"by {short_head(verdict.measure, 22)}"),
+            "normal",
+            theme.grey,
+        ),
+    )
+    for offset, text, weight, ink in columns:
+        axes.annotate(
+            text,
+            (1, row),
+            (offset, 0),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            fontweight=weight,
+            color=ink,
+        )

@@ -1,0 +1,109 @@
+"""What figures, pages and summaries say alike: the answer in a line, what was randomised, names that fit."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+
+from lightning_sanity.result import Outcome, SanityResult
+
+SYMBOL = {Outcome.PASS: "\N{CHECK MARK}", Outcome.FAIL: "\N{BALLOT X}", Outcome.INCONCLUSIVE: "?"}
+
+_ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+_STAGE = {
+    "cascading": "unit re-initialised last; those to its left are re-initialised too (output first)",
+    "bottom_up": "unit re-initialised last; those to its left are re-initialised too (input first)",
+    "independent": "the only unit re-initialised",
+    "full": "all units re-initialised at once",
+}
+_STEP = {"cascading": "down to\n", "bottom_up": "up to\n", "independent": "only\n"}
+
+
+def answer(result: SanityResult) -> tuple[Outcome, str]:
+    """The whole result in one line, and the outcome whose colour it deserves."""
+    gated = {name: verdict.outcome for name, verdict in result.verdicts.items() if verdict.gated}
+    failed = [name for name, outcome in gated.items() if outcome is Outcome.FAIL]
+    undecided = [name for name, outcome in gated.items() if outcome is Outcome.INCONCLUSIVE]
+    if not result.valid:
+        return Outcome.FAIL, "NOT VALID"
+    if not gated:
+        return Outcome.INCONCLUSIVE, "Only controls were tested"
+    what, step = subject(result), "" if result.step is None else f" (step {result.step})"
+    if failed:
+        return Outcome.FAIL, f"FAIL: maps of {_some(failed, gated)} change too little with the {what}{step}"
+    if undecided:
+        return Outcome.INCONCLUSIVE, f"INCONCLUSIVE: no decision on {_some(undecided, gated)}{step}"
+    return Outcome.PASS, f"PASS: maps of {_some(list(gated), gated)} change with the {what}{step}"
+
+
+def _some(names: Sequence[str], gated: Sequence[str] | dict[str, Outcome]) -> str:
+    if len(names) < 3:
+        return " and ".join(short_head(name, 30) for name in names)
+    return f"{len(names)} of {len(gated)} methods"
+
+
+def ordered(result: SanityResult) -> list[str]:
+    """Method names, gated ones first."""
+    return sorted(result.verdicts, key=lambda name: not result.verdicts[name].gated)
+
+
+def subject(result: SanityResult) -> str:
+    """What the test randomised."""
+    return "labels" if str(result.settings.get("test", "")).startswith("data") else "weights"
+
+
+def index_name(result: SanityResult) -> str:
+    """Short name of the index that the verdicts rest on: of data or of parameter randomization."""
+    return "DRI" if subject(result) == "labels" else "PSI"
+
+
+def stage(result: SanityResult) -> str:
+    """What a point of the depth axis means."""
+    return "" if subject(result) == "labels" else _STAGE.get(str(result.settings.get("order")), "re-initialised")
+
+
+def step_title(result: SanityResult, depth: int) -> str:
+    """What had been re-initialised at a depth, in at most two short lines."""
+    name = short_tail(result.units[depth - 1], 17)
+    plain = subject(result) == "labels" or len(result.units) == 1
+    return name if plain else _STEP.get(str(result.settings.get("order")), "") + name
+
+
+def labelled(depths: int, room: int) -> list[int]:
+    """Which of the depths ``0 .. depths`` get a label if ``room`` of them fit: the first, the last, every k-th.
+
+    >>> labelled(10, 4)
+    [0, 4, 7, 10]
+    """
+    step = max(1, math.ceil(depths / room))
+    return [0, *sorted(depth for depth in range(depths, 0, -step) if depth > step / 2)]
+
+
+def short_head(name: str, limit: int) -> str:
+    """At most ``limit`` characters, cut at the end."""
+    return name if len(name) <= limit else name[: limit - 1] + _ELLIPSIS
+
+
+def short_tail(name: str, limit: int) -> str:
+    """At most ``limit`` characters: module paths differ at their ends, so the end stays, cut at a word if one is near.
+
+    >>> short_tail("backbone.encoder.layers.11.mlp.fc2", 16)
+    '…11.mlp.fc2'
+    """
+    if len(name) <= limit:
+        return name
+    tail = name[1 - limit :]
+    word = re.search(r"[._]", tail[: limit // 2])
+    return _ELLIPSIS + (tail[word.end() :] if word else tail)
+
+
+def wrapped(name: str, width: int) -> str:
+    r"""Lines of about ``width``, broken after dots and underscores where possible.
+
+    >>> wrapped("integrated_gradients", 14)
+    'integrated_\ngradients'
+    """
+    spaced = name.replace("_", "_\0 ").replace(".", ".\0 ")
+    return textwrap.fill(spaced, width + 1).replace("\0 ", "").replace("\0", "")
