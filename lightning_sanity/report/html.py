@@ -198,7 +198,10 @@ def _psi_chart(result: SanityResult, name: str) -> Chart | None:
     """PSI over depth by every measure, the deciding one with its interval; None where nothing is defined."""
     verdict = result.verdicts[name]
     measures = sorted({*verdict.psi_of, *filter(None, [verdict.measure])} - {verdict.measure})
-    found = {measure: psi.over_depth(result, name, measure) for measure in [*measures, verdict.measure] if measure}
+    # Only the deciding measure's interval is drawn.
+    found = {measure: psi.over_depth(result, name, measure) for measure in measures if measure}
+    if verdict.measure:
+        found[verdict.measure] = psi.over_depth(result, name)
     series = [
         Series(
             measure,

@@ -1,0 +1,265 @@
+"""The report in a real browser: no message, no request, nothing cut off, in every size and light."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+import torch
+from test_figures import make_result
+from test_html import EVIL
+
+import lightning_sanity
+from lightning_sanity.result import Outcome, Verdict
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+]
+
+
+class Tab:
+    """A page of a headless Chromium, spoken to over its DevTools protocol."""
+
+    def __init__(self, url):
+        host, _, path = url.removeprefix("ws://").partition("/")
+        name, _, port = host.partition(":")
+        self.socket = socket.create_connection((name, int(port)), timeout=30)
+        key = base64.b64encode(os.urandom(16)).decode()
+        request = (
+            f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        self.socket.sendall(request.encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self.socket.recv(1)
+        digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
+        assert base64.b64encode(digest) in answer
+        self.count, self.events = 0, []
+
+    def __call__(self, method, **parameters):
+        self.count += 1
+        text = json.dumps({"id": self.count, "method": method, "params": parameters}).encode()
+        mask = os.urandom(4)
+        size = bytes([0x80 | 126]) + struct.pack(">H", len(text)) if len(text) < 65536 else b""
+        masked = bytes(byte ^ mask[k % 4] for k, byte in enumerate(text))
+        self.socket.sendall(b"\x81" + size + mask + masked)
+        while True:
+            message = self._read()
+            if message.get("id") == self.count:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def evaluate(self, expression):
+        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+
+    def _read(self):
+        text = b""
+        while True:
+            first, second = self._exactly(2)
+            size = second & 127
+            if size > 125:
+                size = int.from_bytes(self._exactly(2 if size == 126 else 8), "big")
+            text += self._exactly(size)
+            if first & 0x80:
+                return json.loads(text)
+
+    def _exactly(self, count):
+        data = b""
+        while len(data) < count:
+            data += self.socket.recv(count - len(data))
+        return data
+
+
+@contextmanager
+def chromium(folder):
+    """A tab of a browser that can resolve no host name."""
+    process = subprocess.Popen(
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={folder / 'profile'}",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "about:blank",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port = folder / "profile" / "DevToolsActivePort"
+        deadline = time.monotonic() + 60
+        while not (port.exists() and port.read_text().strip()):
+            assert time.monotonic() < deadline, "Chromium did not start"
+            time.sleep(0.1)
+        number = port.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{number}/json/list") as answer:
+            (page,) = [page for page in json.load(answer) if page["type"] == "page"]
+        tab = Tab(page["webSocketDebuggerUrl"])
+        yield tab
+        tab.socket.close()
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("browser")) as opened:
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            opened(f"{domain}.enable")
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory, digits_network):
+    """A real result and one with hostile names, as files."""
+    folder = tmp_path_factory.mktemp("reports")
+    model, images, _ = digits_network
+    real = lightning_sanity.parameter_randomization_test(
+        model, images[:8], methods=["gradient", "gradcam", "guided_backprop"], trials=3, progress=False
+    )
+    evil = make_result(
+        methods={EVIL: Verdict(Outcome.FAIL, EVIL, 0.2, 0.1, 0.3, "ssim")}, units=[f"{EVIL}{k}" for k in range(5)]
+    )
+    long = make_result(units=[f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(40)])
+    return {
+        "real": real.to_html(folder / "real.html"),
+        "evil": evil.to_html(folder / "evil <img src=x onerror=alert(1)>.html"),
+        "long": long.to_html(folder / "long.html"),
+    }
+
+
+def show(tab, path, *, width=1280, scheme="light", media=""):
+    """Load a page; what it requested and said is in ``tab.events``."""
+    tab("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    tab("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
+    tab.events.clear()
+    tab("Page.navigate", url=path.as_uri())
+    deadline = time.monotonic() + 30
+    while tab.evaluate("document.readyState") != "complete" or tab.evaluate("location.href") == "about:blank":
+        assert time.monotonic() < deadline, "the page did not load"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["real", "evil", "long"])
+def test_page_is_quiet_and_fits_its_window(tab, reports, name, scheme, width):
+    show(tab, reports[name], width=width, scheme=scheme)
+    requested = [
+        event["params"]["request"]["url"] for event in tab.events if event["method"] == "Network.requestWillBeSent"
+    ]
+    said = [event for event in tab.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
+    said += [event for event in tab.events if event["method"] == "Runtime.consoleAPICalled"]
+    assert requested
+    assert all(url.startswith(("file:", "data:")) for url in requested)
+    assert said == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    light = tab.evaluate("parseInt(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])")
+    assert (light > 200) == (scheme == "light")
+
+
+def test_hostile_names_run_nothing(tab, reports):
+    show(tab, reports["evil"])
+    assert tab.evaluate("[...document.images].filter(image => !image.src.startsWith('data:')).length") == 0
+    assert EVIL in tab.evaluate("document.body.innerText")
+
+
+_CONTRAST = """
+(() => {
+  const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const ground = node => {
+    for (; node; node = node.parentElement) {
+      const colour = rgb(getComputedStyle(node).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  let worst = [21, ''];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !node.getClientRects().length) continue;
+    const style = getComputedStyle(node);
+    const ink = luminance(rgb(node.closest('svg') ? style.fill : style.color).slice(0, 3));
+    const paper = luminance(ground(node));
+    const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+    if (ratio < worst[0]) worst = [ratio, walker.currentNode.data];
+  }
+  return worst;
+})()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_contrast_enough(tab, reports, scheme):
+    show(tab, reports["real"], scheme=scheme)
+    ratio, text = tab.evaluate(_CONTRAST)
+    assert ratio >= 4.5, f"'{text}'"
+
+
+def test_everything_that_scrolls_can_be_reached_by_keyboard(tab, reports):
+    show(tab, reports["long"], width=390)
+    scrolling = (
+        "[...document.querySelectorAll('*')].filter(n => n.scrollWidth > n.clientWidth + 1 && getComputedStyle(n)"
+    )
+    assert tab.evaluate(f"{scrolling}.overflowX == 'auto').length") > 0
+    assert tab.evaluate(f"{scrolling}.overflowX == 'auto').every(n => n.tabIndex == 0)")
+
+
+def test_focus_is_visible(tab, reports):
+    show(tab, reports["real"])
+    for kind in ("keyDown", "keyUp"):
+        tab("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the verdicts"
+    assert tab.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"
+    assert tab.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+
+
+def test_dark_page_prints_on_white_paper(tab, reports):
+    show(tab, reports["real"], scheme="dark", media="print")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    pdf = base64.b64decode(tab("Page.printToPDF", printBackground=True)["data"])
+    assert pdf.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
+
+
+def test_screenshots_of_light_and_dark_differ_where_maps_are(tab, reports):
+    shades = []
+    for scheme in ("light", "dark"):
+        show(tab, reports["real"], scheme=scheme)
+        box = tab.evaluate("(r => ({x: r.x, y: r.y, width: r.width, height: r.height, scale: 1}))"
+                           "(document.querySelector('img.map').getBoundingClientRect())")  # fmt: skip
+        shot = tab("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"]
+        shades.append(brightness(base64.b64decode(shot)))
+    assert shades[0] > 128 > shades[1]
+
+
+def brightness(png):
+    from io import BytesIO
+
+    from PIL import Image
+
+    return float(
+        torch.frombuffer(bytearray(Image.open(BytesIO(png)).convert("L").tobytes()), dtype=torch.uint8).float().mean()
+    )
