@@ -135,7 +135,8 @@ def run(out: Path, epochs: int, trials: int, samples: int, seed: int) -> int:
         )
     result = replace(result, step=trainer.global_step)
     result.to_json(out / "result.json")
-    log_result([logger], result, prefix="release", step=trainer.global_step)
+    result.to_html(out / "report.html")
+    log_result([logger], result, prefix="release", step=trainer.global_step, over_training=False)
     logger.finalize("success")
     for name, figure in (
         ("verdicts", figures.verdicts(result)),
@@ -149,7 +150,7 @@ def run(out: Path, epochs: int, trials: int, samples: int, seed: int) -> int:
         console.print(f"[bold]Unexpected:[/bold] {line}")
     console.print(
         f"\nLook at {out / 'verdicts.png'}, {out / 'maps.png'} and {out / 'curves.png'}; everything is in "
-        f"{out / 'result.json'}.\nThe training run: tensorboard --logdir {out}"
+        f"{out / 'report.html'} and {out / 'result.json'}.\nThe training run: tensorboard --logdir {out}"
     )
     return 3 if not result.valid else int(bool(surprises))
 

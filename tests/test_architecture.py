@@ -101,6 +101,7 @@ def test_imports_go_down(path):
         ("captum", {"attribution", "explanation", "quality"}),
         ("zennit", {"attribution"}),
         ("matplotlib", {"report"}),
+        ("jinja2", {"html"}),
     ],
 )
 def test_foreign_libraries_enter_by_their_doors(library, doors):

@@ -107,6 +107,7 @@ def test_tensorboard_gets_figures_and_the_folder_gets_the_result(tmp_path, loade
     written = tmp_path / "run" / "sanity" / f"step={run.global_step}.json"
     assert SanityResult.from_json(written).step == run.global_step
     assert json.loads((tmp_path / "run" / "sanity" / "latest.json").read_text())["step"] == run.global_step
+    assert f"step {run.global_step}" in (tmp_path / "run" / "sanity" / "report.html").read_text(encoding="utf-8")
 
 
 def test_on_fail_warn_names_the_method_and_the_reason(tmp_path, loaders):

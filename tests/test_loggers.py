@@ -181,20 +181,33 @@ def test_tensorboard_curves_have_depth_as_their_axis_and_show_the_last_measureme
     assert [point.value for point in points] == pytest.approx(expected.tolist())
 
 
+def layout(directory):
+    """The custom scalars' layout of a run: ``{category: {chart: pattern}}``."""
+    (event, *_) = EventAccumulator(str(directory)).Reload().Tensors("custom_scalars__config__")
+    return {
+        category.title: {chart.title: chart.multiline.tag[0] for chart in category.chart}
+        for category in Layout.FromString(event.tensor_proto.string_val[0]).category
+    }
+
+
 def test_tensorboard_layout_puts_all_methods_of_a_similarity_into_one_chart(twice):
-    (event, *_) = EventAccumulator(str(twice / "sanity_curve")).Reload().Tensors("custom_scalars__config__")
-    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
+    charts = layout(twice / "sanity_curve")["sanity, over depth at the last measurement"]
     tags = EventAccumulator(str(twice / "sanity_curve")).Reload().Tags()["scalars"]
-    shown = {chart.title: [t for t in tags if re.search(chart.multiline.tag[0], t)] for chart in category.chart}
+    shown = {title: [tag for tag in tags if re.search(pattern, tag)] for title, pattern in charts.items()}
     assert {title: len(lines) for title, lines in shown.items()} == {"ssim": 3, "spearman": 3}
 
 
 def test_tensorboard_layout_over_training_finds_the_scalars_of_the_callback(twice):
-    (event, *_) = EventAccumulator(str(twice)).Reload().Tensors("custom_scalars__config__")
-    (category,) = Layout.FromString(event.tensor_proto.string_val[0]).category
-    logged = ["sanity/gradient/psi", "sanity/gradient/psi_low", "sanity/gradcam/psi", "sanity/gradient/ssim_auc"]
-    assert category.chart[0].title == "PSI"
-    assert [tag for tag in logged if re.search(category.chart[0].multiline.tag[0], tag)] == [logged[0], logged[2]]
+    pattern = layout(twice / "sanity_curve")["sanity, over training"]["PSI"]
+    tags = ["sanity/gradient/psi", "sanity/gradient/psi_low", "sanity/gradcam/psi", "other/gradient/psi"]
+    assert [tag for tag in tags if re.search(pattern, tag)] == [tags[0], tags[2]]
+
+
+def test_tensorboard_layout_leaves_out_what_the_caller_does_not_log(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    log_result([logger], make_result(), step=1, images=False, prefix="release", over_training=False)
+    logger.experiment.close()
+    assert list(layout(tmp_path / "release_curve")) == ["release, over depth at the last measurement"]
 
 
 def logged(data, block=32768, header=7):

@@ -95,7 +95,7 @@ def chromium(folder):
             "--disable-dev-shm-usage",
             "--remote-debugging-port=0",
             f"--user-data-dir={folder / 'profile'}",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             "about:blank",
         ],
         stdout=subprocess.DEVNULL,

@@ -27,7 +27,13 @@ _MLFLOW_BATCH = 1000  # the most metrics that a tracking server takes at once
 
 @rank_zero_only
 def log_result(
-    loggers: Iterable[Any], result: SanityResult, *, prefix: str = "sanity", step: int, images: bool = True
+    loggers: Iterable[Any],
+    result: SanityResult,
+    *,
+    prefix: str = "sanity",
+    step: int,
+    images: bool = True,
+    over_training: bool = True,
 ) -> None:
     """Show a result in every logger: figures, the verdicts in words, and the curves over depth.
 
@@ -52,12 +58,13 @@ def log_result(
         prefix: Begins every key and file name; may contain slashes.
         step: The trainer's step, x axis of everything that is not over depth.
         images: Whether to draw figures; the words and curves go out in any case.
+        over_training: Whether the caller logs ``<prefix>/<method>/psi``, so that TensorBoard gets a chart of them.
     """
     figures = _Figures(result, images)
     try:
         for logger in loggers:
             try:
-                _send(logger, result, figures, prefix, step)
+                _send(logger, result, figures, prefix, step, over_training)
             except Exception as error:  # whatever a remote service or a full disk can raise
                 rank_zero_warn(
                     f"{type(logger).__name__} could not show the randomization test of step {step} and was left out: "
@@ -67,11 +74,11 @@ def log_result(
         figures.close()
 
 
-def _send(logger: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
+def _send(logger: Any, result: SanityResult, figures: _Figures, prefix: str, step: int, over_training: bool) -> None:
     # An instance test would need every logger's package, and fails between `lightning` and `pytorch_lightning`.
     experiment = logger.experiment
     if hasattr(experiment, "add_figure"):
-        _to_tensorboard(logger, experiment, result, figures, prefix, step)
+        _to_tensorboard(logger, experiment, result, figures, prefix, step, over_training)
     elif hasattr(logger, "log_image"):
         _to_wandb(logger, experiment, result, figures, prefix, step)
     elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):
@@ -84,28 +91,27 @@ def _send(logger: Any, result: SanityResult, figures: _Figures, prefix: str, ste
             _to_directory(str(directory), result, figures, prefix, step)
 
 
-def _to_tensorboard(logger: Any, writer: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
+def _to_tensorboard(
+    logger: Any, writer: Any, result: SanityResult, figures: _Figures, prefix: str, step: int, over_training: bool
+) -> None:
     for name, figure in figures:
         writer.add_figure(f"{prefix}/{name}", figure, global_step=step, close=False)
     writer.add_text(f"{prefix}/verdicts", _markdown(result), global_step=step)
-    similarities = list(dict.fromkeys(similarity for _, similarity in result.curves))
-    start = re.escape(prefix)
-    over_training = {"PSI": ["Multiline", [rf"{start}/[^/]+/psi$"]]}
-    over_training |= {key: ["Multiline", [rf"{start}/[^/]+/{re.escape(key)}$"]] for key in similarities}
-    writer.add_custom_scalars({f"{prefix}, over training": over_training})
-    if not similarities:
-        return
     # A run of its own, because its steps are depths. A purge step of 0 makes TensorBoard forget the measurement before:
-    # of several curves under one name it would draw a zigzag.
+    # of several curves under one name it would draw a zigzag. A run has one layout, and TensorBoard joins those of all
+    # runs: the layout stands here, where no other prefix can replace it.
     curves = type(writer)(f"{logger.log_dir}/{prefix}_curve", purge_step=0)
     try:
-        curves.add_custom_scalars(
-            {
-                f"{prefix}, over depth at the last measurement": {
-                    key: ["Multiline", [rf"{start}_curve/{re.escape(key)}/"]] for key in similarities
-                }
+        start = re.escape(prefix)
+        layout = {
+            f"{prefix}, over depth at the last measurement": {
+                key: ["Multiline", [rf"{start}_curve/{re.escape(key)}/"]]
+                for key in dict.fromkeys(similarity for _, similarity in result.curves)
             }
-        )
+        }
+        if over_training:
+            layout[f"{prefix}, over training"] = {"PSI": ["Multiline", [rf"{start}/[^/]+/psi$"]]}
+        curves.add_custom_scalars(layout)
         for record in result.to_records():
             if math.isfinite(record["mean"]):
                 tag = f"{prefix}_curve/{record['similarity']}/{record['method']}"
