@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,30 +13,30 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_sanity import probe as probes
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
-from lightning_sanity.cascade import Progress
+from lightning_sanity.budget import Interrupted
 from lightning_sanity.diagnostics import check_names
 from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.randomization_tests import parameter_randomization_test
+from lightning_sanity.released import matches, obstacle, subject
 from lightning_sanity.report.loggers import log_result
 from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
+from lightning_sanity.shadow import weights_digest
+from lightning_sanity.shares import Share
+from lightning_sanity.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
 from lightning_sanity.units import ORDERS, Granularity
 from lightning_sanity.verdict import Criterion
 
-_PROGRESS_EVERY = 10.0  # seconds between lines
-
 
 class SaliencySanityCallback(pl.Callback):
-    """Runs the parameter randomization test at the end of validation, logs it, and acts on the verdict.
+    """Runs the parameter randomization test at the end of validation or testing, logs it, acts on the verdict.
 
-    Training is not touched: the test works on a detached clone and has random streams of its own.
+    Training is not touched: the test works on a detached clone and has random streams of its own. Processes that train
+    together share the work and get one result.
 
     Args:
         methods: Names of ``lightning_sanity.attribution.available()``, functions
@@ -57,6 +58,10 @@ class SaliencySanityCallback(pl.Callback):
         on_fail: ``"warn"``; ``"stop"`` ends training when a gated method FAILs; ``"raise"`` raises
             ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
         on_error: A test that cannot be run is a ``"warn"`` ing, or ``"raise"`` s.
+        max_time: About how long one test may take: seconds, or below 1 the share of the training time since the last
+            test. Depths and trials are thinned to fit, then methods are left out; the result says so. A method that
+            hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
+        precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         seed: See there.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         forward: See there.
@@ -67,11 +72,12 @@ class SaliencySanityCallback(pl.Callback):
 
     Attributes:
         result: The last ``SanityResult`` of this run, or None.
+        unmeasured: Why there is no result, in words, or None.
 
     Logged at every validation, under ``sanity/``: ``passed``, and per method ``<method>/passed``, ``<method>/psi``,
     ``<method>/psi_low``, ``<method>/<similarity>`` (mean at full randomization), ``<method>/<similarity>_auc`` (mean
-    over the cascade), ``age`` and ``seconds``. They are always finite, so that a monitor never breaks: what is
-    undefined is logged as the worst value (PSI 0, similarity 1) while the result holds NaN.
+    over the cascade), ``age`` (steps since measured) and ``seconds``. They are always finite, so that a monitor never
+    breaks: what is undefined is logged as the worst value (PSI 0, similarity 1) while the result holds NaN.
 
     Raises:
         MisconfigurationException: If an argument is wrong.
@@ -103,6 +109,8 @@ class SaliencySanityCallback(pl.Callback):
         criterion: Criterion | None = None,
         on_fail: Literal["warn", "stop", "raise"] = "warn",
         on_error: Literal["warn", "raise"] = "warn",
+        max_time: float | None = None,
+        precision: Literal["32"] | None = None,
         seed: int = 0,
         name: str | None = None,
         forward: Callable[..., Any] | None = None,
@@ -115,6 +123,9 @@ class SaliencySanityCallback(pl.Callback):
         _check_choice("order", order, ORDERS)
         _check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
         _check_choice("on_error", on_error, ("warn", "raise"))
+        _check_choice("precision", precision, (None, "32"))
+        if max_time is not None and not (isinstance(max_time, (int, float)) and max_time > 0):
+            raise MisconfigurationException(f"`max_time` must be a positive number, not {max_time!r}")
         _check_at_least("every_n_validations", every_n_validations, 1)
         if trials != "auto":
             _check_at_least("trials", trials, 1)
@@ -127,9 +138,10 @@ class SaliencySanityCallback(pl.Callback):
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
         self.probe, self.every_n_validations = probe, every_n_validations
-        self.on_fail, self.on_error = on_fail, on_error
+        self.on_fail, self.on_error, self.max_time, self.precision = on_fail, on_error, max_time, precision
         self.seed, self.name, self.log_images, self.report = seed, name, log_images, report
         self.result: SanityResult | None = None
+        self.unmeasured: str | None = None
         self._test: dict[str, Any] = {
             "methods": methods,
             "similarities": tuple(similarities),
@@ -149,7 +161,7 @@ class SaliencySanityCallback(pl.Callback):
             "pictures": log_images,
         }
         self._probe: Probe | None = None
-        self._validations = 0
+        self._validations, self._measured_step, self._since = 0, 0, time.monotonic()
         self._restored: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------------------------------------- hooks
@@ -167,15 +179,22 @@ class SaliencySanityCallback(pl.Callback):
                 "`Trainer(barebones=True)` drops all logging: remove SaliencySanityCallback"
             )
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-        earlier = callbacks[: callbacks.index(self)]
-        averaging = next((type(c).__name__ for c in earlier if hasattr(c, "_average_model")), None)
-        if averaging is not None:
-            raise MisconfigurationException(
-                f"{averaging} stands before SaliencySanityCallback, which would then measure other weights than the "
-                "checkpoint holds: list SaliencySanityCallback first"
-            )
+        problem = obstacle(callbacks, trainer.strategy, self)
+        if problem is not None:
+            raise MisconfigurationException(problem)
+        self._refuse_shared_keys(trainer, callbacks)
         self._refuse_stale_monitors(callbacks)
-        self._probe, self._validations, self.result = None, 0, None
+        self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
+
+    def _refuse_shared_keys(self, trainer: pl.Trainer, callbacks: Iterable[Any]) -> None:
+        for other in callbacks:
+            if isinstance(other, SaliencySanityCallback) and other is not self:
+                shared = sorted(self._scalars(trainer).keys() & other._scalars(trainer).keys())
+                if shared:
+                    raise MisconfigurationException(
+                        f"two instances of SaliencySanityCallback would log '{shared[0]}', and Lightning would log the "
+                        f"mean of both: tell them apart by `name`, which is {self.name!r} and {other.name!r}"
+                    )
 
     def _refuse_stale_monitors(self, callbacks: Iterable[Any]) -> None:
         if self.every_n_validations == 1:
@@ -190,10 +209,22 @@ class SaliencySanityCallback(pl.Callback):
                 )
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of a ``max_time`` that is a share of the training time."""
+        self._since = time.monotonic()
+
+    @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, log and decide."""
-        if trainer.sanity_checking:  # Lightning's dry validation run: nothing has been trained or will be kept
-            return
+        if not trainer.sanity_checking:  # Lightning's dry validation run: nothing has been trained or will be kept
+            self._observe(trainer, pl_module)
+
+    @override
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise, on the test set."""
+        self._observe(trainer, pl_module)
+
+    def _observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         due = self._validations % self.every_n_validations == 0
         self._validations += 1
         if due:
@@ -210,9 +241,32 @@ class SaliencySanityCallback(pl.Callback):
             self._raise_unless_passed()
 
     @override
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise after testing, once its metrics are logged."""
+        self._raise_unless_passed()
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise after training, when no work can be lost."""
+        # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
+        if (
+            self.on_fail == "raise"
+            and self.result is not None
+            and trainer.strategy.broadcast(weights_digest(pl_module) != self.result.weights_digest)
+        ):
+            self.unmeasured = f"training went on after the last test, at step {self.result.step}"
+            self.result = None
         self._raise_unless_passed()
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Record whether the checkpoint holds the weights that were measured."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is not None:
+            callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+            state["matches_measured"] = matches(checkpoint, callbacks, state["weights_digest"])
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -221,6 +275,7 @@ class SaliencySanityCallback(pl.Callback):
         result = self.result
         return {
             "version": 1,
+            "stale": False,
             "probe_ids": None if result.probe_ids is None else list(result.probe_ids),
             "probe_digest": result.probe_digest,
             "weights_digest": result.weights_digest,
@@ -231,58 +286,78 @@ class SaliencySanityCallback(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = dict(state_dict)  # of other weights: kept for the record, never counted as a result
+        # Of an earlier run: kept for the record, never counted as a result.
+        self._restored = {**state_dict, "stale": True}
+        self._measured_step = int(state_dict.get("step") or 0)
 
     # ----------------------------------------------------------------------------------------------------- measure
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set ``self.result``; on an error, None on every rank."""
+        """Set ``self.result``, the same on every rank; None, and ``self.unmeasured``, if there is none."""
+        gather = gatherer(trainer)
+        share = Share(trainer.global_rank, trainer.world_size, gather)
         result, error = None, None
         try:
-            probe = self._fixed_probe(trainer, pl_module)
-            with trainer.precision_plugin.forward_context():
-                result = parameter_randomization_test(
-                    pl_module, probe.inputs, progress=_lines(trainer), **self._test_for(trainer)
-                )
-            result = replace(result, step=trainer.global_step, probe_ids=probe.ids)
+            result = self._run(trainer, pl_module, share)
         except Exception as caught:
-            error = caught
-        # Ranks must agree, or the next collective hangs.
-        if not trainer.strategy.reduce_boolean_decision(error is None, all=True):
-            self.result = None
-            if self.on_error == "raise":
-                raise error if error is not None else RuntimeError("the randomization test failed on another rank")
-            rank_zero_warn(f"the randomization test could not be run; training goes on. {error or 'See another rank.'}")
+            share.fail(caught)
+            # A traceback keeps the clone alive, and is wanted only where it will be shown.
+            error = caught if self.on_error == "raise" else caught.with_traceback(None)
+        # Ranks must agree, or the next collective hangs; and they must log the same value.
+        found = gather((None if error is None else str(error), 0.0 if result is None else result.seconds))
+        messages = [message for message, _ in found if message is not None]
+        self._since = time.monotonic()
+        if result is not None and not messages:
+            self.result, self.unmeasured = replace(result, seconds=max(seconds for _, seconds in found)), None
+            self._measured_step = trainer.global_step
             return
-        self.result = result
+        self.result, self.unmeasured = None, messages[0]
+        if isinstance(error, Interrupted):
+            rank_zero_warn(f"the randomization test was interrupted and has no result: {error}")
+        elif self.on_error == "raise":
+            raise error if error is not None else RuntimeError(messages[0])
+        else:
+            rank_zero_warn(f"the randomization test could not be run; training goes on. {messages[0]}")
+
+    def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share) -> SanityResult:
+        tick = interruptible(trainer, progress_lines(trainer))
+        probe = self._fixed_probe(trainer, pl_module, share)
+        measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")
+        seconds = share.exchange(self._seconds(trainer))[0] if self.max_time is not None else None
+        with trainer.precision_plugin.forward_context() if self.precision is None else nullcontext():
+            result = parameter_randomization_test(
+                measured, probe.inputs, progress=tick, max_seconds=seconds, share=share, **self._test_for(trainer)
+            )
+        digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
+        return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest)
+
+    def _seconds(self, trainer: pl.Trainer) -> float | None:
+        """What ``max_time`` allows now; nothing to take a share of outside training."""
+        if self.max_time is None or self.max_time >= 1:
+            return self.max_time
+        return self.max_time * (time.monotonic() - self._since) if trainer.state.fn == "fit" else None
 
     def _test_for(self, trainer: pl.Trainer) -> dict[str, Any]:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # only whether it runs at all
             return {**self._test, "trials": 1, "max_steps": 1}
         return self._test
 
-    def _fixed_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Probe:
-        """The same probe at every validation and on every rank: formed once on rank 0 and broadcast."""
+    def _fixed_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share) -> Probe:
+        """The same probe at every validation and on every rank: formed once on rank 0 and sent to all."""
         if self._probe is None:
-            formed: Probe | Exception | None = None
-            if trainer.is_global_zero:
-                try:
-                    formed = probes.form(
-                        self.probe,
-                        _first_loader(trainer),
-                        seed=self.seed,
-                        transfer=lambda batch: _transferred(trainer, pl_module, batch),
-                    )
-                except Exception as error:  # raised below, on every rank
-                    formed = error
-            formed = trainer.strategy.broadcast(formed)
-            if not isinstance(formed, Probe):
-                raise formed or RuntimeError("no probe was broadcast")
-            self._probe = replace(formed, inputs=trainer.precision_plugin.convert_input(formed.inputs))
-            if self._restored.get("probe_ids") is not None and self._restored["probe_ids"] != list(formed.ids or ()):
+            formed: Probe | None = None
+            if share.rank == 0:
+                ids = self._restored.get("probe_ids")
+                formed = form_probe(trainer, pl_module, self.probe, ids, self.seed, self.precision == "32")
+            formed = share.exchange(formed)[0]
+            if formed is None:
+                raise RuntimeError("rank 0 sent no probe")
+            before = self._restored.get("probe_digest")
+            if before is not None and before != formed.digest:
                 rank_zero_warn(
                     "the probe differs from the one of the checkpoint: the curves before and after do not join"
                 )
+            self._probe = formed
         return self._probe
 
     # ------------------------------------------------------------------------------------------------- log and act
@@ -296,7 +371,7 @@ class SaliencySanityCallback(pl.Callback):
         result = self.result
         values: dict[str, float] = {
             "passed": float(result is not None and result.passed),
-            "age": float(0 if result is None or result.step is None else max(trainer.global_step - result.step, 0)),
+            "age": float(max(trainer.global_step - self._measured_step, 0)),
             "seconds": 0.0 if result is None else result.seconds,
         }
         for method in self._gated:
@@ -316,7 +391,7 @@ class SaliencySanityCallback(pl.Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.log_images:
-            log_result(trainer.loggers, result, prefix=self._prefix, step=_logged_step(trainer))
+            log_result(trainer.loggers, result, prefix=self._prefix, step=logged_step(trainer))
         if self.report:
             folder = Path(log_dir) / self._prefix
             try:
@@ -339,13 +414,16 @@ class SaliencySanityCallback(pl.Callback):
         if self.on_fail != "raise" or (self.result is not None and self.result.passed):
             return
         if self.result is None:
-            raise SanityCheckFailed("the randomization test never gave a result for these weights, which is not a pass")
+            why = f": {self.unmeasured}" if self.unmeasured else ""
+            raise SanityCheckFailed(
+                f"the randomization test never gave a result for these weights, which is not a pass{why}"
+            )
         verdicts = {key: self.result.verdicts[key] for key in self._gated if not self.result.verdicts[key].passed}
         lines = "; ".join(f"{key} is {v.outcome.value}: {v.reason}" for key, v in verdicts.items()) or "no gated method"
         raise SanityCheckFailed(f"saliency maps did not pass the randomization test: {lines}")
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+def _check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
     if value not in choices:
         raise MisconfigurationException(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
@@ -357,41 +435,3 @@ def _check_at_least(name: str, value: Any, least: int) -> None:
 
 def _finite(value: float | None, worst: float) -> float:
     return worst if value is None or not torch.isfinite(torch.tensor(value)) else value
-
-
-def _logged_step(trainer: pl.Trainer) -> int:
-    """The step that loggers use as their x axis; it differs from ``global_step`` with several optimizers."""
-    loop = getattr(trainer.fit_loop, "epoch_loop", None)
-    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
-
-
-def _first_loader(trainer: pl.Trainer) -> DataLoader[Any] | Iterable[Any] | None:
-    """The first validation loader, however many and however nested."""
-    loaders = trainer.val_dataloaders
-    return next((leaf for leaf in tree_leaves(loaders) if leaf is not None), None)
-
-
-def _transferred(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Any:
-    """The batch as ``validation_step`` would get it: converted, through the user's transfer hooks, on the device."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
-def _lines(trainer: pl.Trainer) -> Progress:
-    """Progress as an occasional line: a second live bar breaks some terminals."""
-    bar = trainer.progress_bar_callback
-    last = time.monotonic()
-
-    def tick(done: int, total: int, label: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _PROGRESS_EVERY:
-            last = now
-            line = f"randomization test: {done}/{total} ({label})"
-            if bar is not None:
-                bar.print(line)
-            else:
-                rank_zero_info(line)
-
-    return tick

@@ -168,6 +168,19 @@ def from_ids(
         return from_batch(transfer((collate or default_collate)(samples)), ids)
 
 
+def from_ids_of(loader: Any, ids: Sequence[int], *, seed: int = 0, transfer: Step = _as_is) -> Probe:
+    """The probe made of the given indices of a loader's data set.
+
+    Raises:
+        ProbeError: If its data set cannot be indexed.
+        IndexError: If it has become smaller.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or not hasattr(dataset, "__getitem__"):
+        raise ProbeError("the validation loader has no data set that can be indexed")
+    return from_ids(dataset, ids, seed=seed, collate=getattr(loader, "collate_fn", None), transfer=transfer)
+
+
 def from_loader(loader: Iterable[Any], size: int, *, seed: int = 0, transfer: Step = _as_is) -> Probe:
     """A probe from a loader: class-balanced where its data set can be indexed, else its first samples.
 

@@ -143,9 +143,16 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def state_digest(state: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a ``state_dict``, wherever its tensors lie."""
+    """SHA-256 over names, types, shapes and bytes of a ``state_dict``, wherever its tensors lie.
+
+    A pruned weight counts as the product with its mask, which is what a checkpoint may hold in its place.
+    """
+    effective = dict(state)
+    for name in [name[: -len("_mask")] for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state]:
+        original, mask = effective.pop(f"{name}_orig"), effective.pop(f"{name}_mask")
+        effective[name] = mask.to(original.dtype) * original
     sha = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
+    for name, tensor in sorted(effective.items()):
         sha.update(name.encode())
         if isinstance(tensor, Tensor):
             update_digest(sha, tensor)

@@ -55,7 +55,7 @@ FLOORS = (
     ("cascade", "comparison"),
     ("coverage", "validity"),
     ("randomization_tests", "data_randomization"),
-    ("checkpoint", "inferiority", "policy"),
+    ("checkpoint", "inferiority", "policy", "released", "trainer"),
     ("gate",),
     ("report", "datamodule", "callback", "testing", "registries"),
     ("label_experiment",),
@@ -97,7 +97,7 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize(
     ("library", "doors"),
     [
-        ("lightning", {"callback", "datamodule", "label_experiment", "loggers", "cli", "demo"}),
+        ("lightning", {"callback", "trainer", "datamodule", "label_experiment", "loggers", "cli", "demo"}),
         ("captum", {"attribution", "explanation", "quality"}),
         ("zennit", {"attribution"}),
         ("matplotlib", {"report"}),

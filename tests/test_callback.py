@@ -117,7 +117,7 @@ def test_on_fail_warn_names_the_method_and_the_reason(tmp_path, loaders):
 
 
 def test_long_tests_show_progress_as_lines(tmp_path, loaders, monkeypatch, caplog):
-    monkeypatch.setattr("lightning_sanity.callback._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("lightning_sanity.trainer._PROGRESS_EVERY", 0.0)
     with caplog.at_level("INFO"):
         trainer(tmp_path, callback()).fit(demo.DigitsClassifier(), *loaders)
     assert any("randomization test: " in message and "trial 2" in message for message in caplog.messages)

@@ -1,0 +1,93 @@
+"""The weights that are measured must be the weights that are released: what can come between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_sanity.shadow import clone, state_digest, weights_digest
+from lightning_sanity.shares import Share
+
+_SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
+
+
+def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
+    """Why the measured weights would not be the released ones, or could not be measured, with the way out.
+
+    Recognised by capability or name, so that the callbacks of both Lightning packages are.
+
+    Args:
+        callbacks: Of the trainer, in order.
+        strategy: Of the trainer.
+        me: The callback that measures; one of them.
+    """
+    sharded = next((name for name in _SHARDED if name in _kinds(strategy)), None)
+    if sharded is not None:
+        return (
+            f"{sharded} keeps the weights in parts, which cannot be copied and re-initialised while training: save a "
+            "consolidated checkpoint and measure it with `Trainer(devices=1).validate(model, ckpt_path=...)`"
+        )
+    place = next(index for index, callback in enumerate(callbacks) if callback is me)
+    for index, callback in enumerate(callbacks):
+        kind = type(callback).__name__
+        if hasattr(callback, "_average_model") and index < place:
+            return (
+                f"{kind} stands before {type(me).__name__}, which would then measure other weights than the checkpoint "
+                f"holds: list {type(me).__name__} first"
+            )
+        if "ModelPruning" in _kinds(callback) and (callback._prune_on_train_epoch_end or index > place):
+            return (
+                f"{kind} prunes after {type(me).__name__} has measured, so that the checkpoint would hold other "
+                f"weights: pass it prune_on_train_epoch_end=False and list it before {type(me).__name__}"
+            )
+    return None
+
+
+def _kinds(thing: Any) -> set[str]:
+    return {kind.__name__ for kind in type(thing).__mro__}
+
+
+def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: str) -> bool:
+    """Whether a checkpoint that is about to be written holds the weights of this digest.
+
+    Weight averaging replaces the checkpoint's weights only after the callbacks before it have been asked, so its
+    average is looked up.
+    """
+    for callback in callbacks:
+        average = getattr(callback, "_average_model", None)
+        if isinstance(average, nn.Module):
+            return weights_digest(getattr(average, "module", average)) == measured
+    return state_digest(checkpoint.get("state_dict") or {}) == measured
+
+
+def subject(module: nn.Module, share: Share, clone_fn: Callable[..., Any] | None, single_precision: bool) -> nn.Module:
+    """The module to measure: the one in training, or a copy that differs from it where it must.
+
+    Processes that train together have the same parameters but each its own running statistics; those of rank 0 are
+    saved, so those of rank 0 are measured.
+
+    Args:
+        module: The module in training.
+        share: Makes two exchanges if there are several processes.
+        clone_fn: See ``parameter_randomization_test``.
+        single_precision: Measure in float32, whatever the module is in.
+    """
+    theirs: dict[str, torch.Tensor] | None = None
+    if share.world > 1:
+        mine = weights_digest(module)
+        alike = len(set(share.exchange(mine))) == 1
+        kept = {name: buffer.detach().cpu() for name, buffer in module.named_buffers()}
+        sent = share.exchange(kept if share.rank == 0 and not alike else None)[0]
+        theirs = sent if share.rank > 0 else None
+    lower = any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters())
+    if theirs is None and not (single_precision and lower):
+        return module
+    copied = clone(module, clone_fn)
+    with torch.inference_mode(False), torch.no_grad():
+        for name, buffer in copied.named_buffers():
+            if theirs is not None and name in theirs:
+                buffer.copy_(theirs[name])
+        return copied.float() if single_precision else copied
