@@ -105,11 +105,9 @@ class Cascade:
         """
         self._total = (1 + trials * len(self.steps)) * len(self.methods)
         self._guards = self._share.owners(self._passes(self.methods))
-        self._voice: str | None = None  # the method during whose explanation the outputs come by
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), lambda key, table: self._reference(key, table))
-                self._voice = name if heard and self._voice is None else self._voice
                 self._tick(f"trained model, {name}")
         self._trained_outputs = heard[0] if heard else self.what.outputs()
         if "random_logit" in self.settings.diagnostics:
@@ -132,8 +130,7 @@ class Cascade:
         self._total = self._done + trials * len(self.steps) * len(following)
         depths = len(self.steps)
         tables = {name: self._tables(name, trials) for name in following}
-        voice = self._voice if self._voice in following else None
-        division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL, voice)
+        division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
         outputs: Outputs = {}
         saved = _snapshot(self.model)
         self._previous_twin: Reference | None = None
@@ -146,12 +143,12 @@ class Cascade:
         finally:
             _restore(self.model, saved)
         tables = {name: table.cpu() for name, table in tables.items()}
-        outputs = {key: value.cpu() for key, value in outputs.items()}
+        outputs = {key: (order, value.cpu()) for key, (order, value) in outputs.items()}
         walked = division.unite(tables, outputs, walked, self.picture_depths)
         for name, table in tables.items():
             self.tracks[name].append(table, walked)
         for trial in range(walked):
-            self._outputs.append(torch.stack([outputs[trial, depth] for depth in range(depths)]))
+            self._outputs.append(torch.stack([outputs[trial, depth][1] for depth in range(depths)]))
         self.trials += walked
         for name in self._changes:
             del self._changes[name][self.trials :]
@@ -237,13 +234,17 @@ class Cascade:
                 recalibrate_(self.model, random, self.what.outputs)
             now = self._retargeted() if self.settings.retarget else self.what
             with now.overheard() as heard:
-                for name, table in tables.items():
+                told: int | None = None
+                for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
                         at = (trial, depth)
                         self._guarded(name, table, at, lambda key, rows: self._step(key, rows, now, place, depth))  # noqa: B023
+                    told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
-            if division.tell(place, depth):
-                outputs[place, depth] = heard[0] if heard else now.outputs()
+            if told is not None:
+                outputs[place, depth] = told, heard[0]
+            elif division.tell(place, depth):
+                outputs[place, depth] = len(tables), now.outputs()
         if "dependence" in self.settings.diagnostics:
             for name, table in tables.items():
                 if division.mine(name, place, len(self.steps) - 1):

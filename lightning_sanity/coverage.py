@@ -97,7 +97,7 @@ def thinning_note(thinned: Mapping[str, Any], seconds: float | None) -> tuple[st
     """What a limit on time left out."""
     if not thinned:
         return ()
-    parts = [f"{kept} of {wanted} {what}" for what, (kept, wanted) in thinned.items() if what != "methods"]
+    parts = ["{} of {} {}".format(*thinned[what], what) for what in ("trials", "depths") if what in thinned]
     if thinned.get("methods"):
         parts.append(f"without {', '.join(thinned['methods'])}")
     return (f"thinned to fit into {seconds:.3g} s: {', '.join(parts)}",)

@@ -9,8 +9,9 @@ from torch import Tensor
 from lightning_sanity.shares import Share
 from lightning_sanity.tracks import Track, Trials
 
-Outputs = dict[tuple[int, int], Tensor]
-_COMPARING = 0.2  # of a pass: what comparing a map costs beside making it
+Outputs = dict[tuple[int, int], tuple[int, Tensor]]
+"""Per trial and depth the model's outputs, and the place in line of the method that told them."""
+_COMPARING = 0.5  # of a pass: what comparing a map costs beside making it, roughly: more on a small network
 
 
 class Division:
@@ -22,14 +23,11 @@ class Division:
         trials: How many trials.
         depths: Their depths.
         together: The method whose last steps one process must do for all trials, because it compares them.
-        voice: The method whose explanation also tells the model's outputs, or None.
     """
 
-    def __init__(
-        self, share: Share, passes: Mapping[str, float], trials: int, depths: int, together: str, voice: str | None
-    ) -> None:
+    def __init__(self, share: Share, passes: Mapping[str, float], trials: int, depths: int, together: str) -> None:
         self.share, self.depths = share, depths
-        self._passes, self._together, self._voice = passes, together, voice
+        self._passes, self._together = passes, together
         costs: dict[tuple[str, int, int], float] = {}
         for trial in range(trials):
             for depth in range(depths):
@@ -49,14 +47,13 @@ class Division:
         return self._owner(name, trial, depth) == self.share.rank
 
     def tell(self, trial: int, depth: int) -> bool:
-        """Whether this process tells the outputs of a depth: the one that hears them anyway."""
-        return self._teller(trial, depth) == self.share.rank
+        """Whether this process must tell the outputs of a depth, even if none of its methods lets it hear them."""
+        looking = next((name for name, passes in self._passes.items() if passes > 0), None)
+        owner = depth % self.share.world if looking is None else self._owner(looking, trial, depth)
+        return owner == self.share.rank
 
     def _owner(self, name: str, trial: int, depth: int) -> int:
         return self._owners[self._group(name, trial, depth)]
-
-    def _teller(self, trial: int, depth: int) -> int:
-        return self._owner(self._voice, trial, depth) if self._voice is not None else depth % self.share.world
 
     def unite(self, tables: Mapping[str, Trials], outputs: Outputs, walked: int, pictured: Sequence[int]) -> int:
         """Fill in, on every process, what the others measured.
@@ -84,7 +81,8 @@ class Division:
                     self._fill(table, everyone[self._owner(name, trial, depth)], trial, depth, pictured)
         for trial in range(walked):
             for depth in range(self.depths):
-                outputs[trial, depth] = parts[self._teller(trial, depth)][1][trial, depth]
+                heard = [part[1][trial, depth] for part in parts if (trial, depth) in part[1]]
+                outputs[trial, depth] = min(heard, key=lambda pair: pair[0])
         return walked
 
     def _fill(self, table: Trials, owner: Trials, trial: int, depth: int, pictured: Sequence[int]) -> None:

@@ -174,6 +174,8 @@ def parameter_randomization_test(
         with progress_bar(progress) as tick:
             cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share)
             walk = _walk(cascade, trials, gated, criterion)
+        if share is not None:
+            share.close()
         measured = {
             name: track.trials
             for name, track in walk.tracks.items()

@@ -55,20 +55,25 @@ class Share:
             loads[rank] += costs[item]
         return found
 
-    def exchange(self, part: Any, *, last: bool = False) -> list[Any]:
+    def exchange(self, part: Any) -> list[Any]:
         """Every process's part, in the order of ranks.
 
         Raises:
             Interrupted: If a process was interrupted.
             PeerFailed: If a process failed.
         """
+        was_open, self._open = self._open, False  # closed for good if the gathering itself breaks
         parts = self._gather(part)
         failure = next(((rank, found) for rank, found in enumerate(parts) if isinstance(found, _Failure)), None)
-        self._open = self._open and not last and failure is None
+        self._open = was_open and failure is None
         if failure is not None:
             rank, found = failure
             raise (Interrupted if found.interrupted else PeerFailed)(f"{found.message} (on rank {rank})")
         return parts
+
+    def close(self) -> None:
+        """Say that no exchange follows, so that nobody waits for this process any more."""
+        self._open = False
 
     def fail(self, error: BaseException) -> None:
         """Tell the other processes, if they are still waiting for this one."""

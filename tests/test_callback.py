@@ -1,10 +1,11 @@
+import copy
 import json
 import warnings
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelPruning
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult, demo
+from lightning_sanity.released import obstacle
+from lightning_sanity.shadow import state_digest, weights_digest
 
 METHODS = ("gradient", "guided_backprop")
 
@@ -46,6 +49,7 @@ def _quiet():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "saliency maps failed the randomization test")  # guided backprop should
         warnings.filterwarnings("ignore", ".*number of training batches.*")
+        warnings.filterwarnings("ignore", "The dirpath has changed")
         yield
 
 
@@ -269,6 +273,126 @@ def test_a_twin_from_saved_hyperparameters_is_used(tmp_path, loaders):
     assert measured.result.coverage.share == 1.0
 
 
+def saved_state(path):
+    loaded = torch.load(path, weights_only=True)
+    return next(state for key, state in loaded["callbacks"].items() if key.startswith("SaliencySanityCallback"))
+
+
+def test_a_checkpoint_says_whether_it_holds_the_measured_weights(tmp_path, loaders):
+    after = ModelCheckpoint(tmp_path, filename="after")
+    before = ModelCheckpoint(tmp_path, filename="before", every_n_train_steps=3)  # one step before the validation
+    trainer(tmp_path, after, before, callback("gradient"), max_epochs=2).fit(demo.DigitsClassifier(), *loaders)
+    assert saved_state(tmp_path / "after.ckpt")["matches_measured"] is True
+    assert saved_state(tmp_path / "before.ckpt")["matches_measured"] is False
+
+
+def test_a_checkpoint_of_averaged_weights_matches_the_measured_average(tmp_path, loaders):
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging", reason="came with Lightning 2.6")
+    checkpoint = ModelCheckpoint(tmp_path, filename="average")
+    measured = callback("gradient")
+    run = trainer(tmp_path, measured, averaging.EMAWeightAveraging(decay=0.5), checkpoint)
+    run.fit(demo.DigitsClassifier(), *loaders)
+    assert saved_state(tmp_path / "average.ckpt")["matches_measured"] is True
+    saved = torch.load(tmp_path / "average.ckpt", weights_only=True)
+    assert state_digest(saved["state_dict"]) == measured.result.weights_digest
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_checkpoint_of_pruned_weights_matches_the_measured_ones(tmp_path, loaders, permanent):
+    pruning = ModelPruning(
+        "l1_unstructured", amount=0.3, prune_on_train_epoch_end=False, make_pruning_permanent=permanent
+    )
+    measured, checkpoint = callback("gradient"), ModelCheckpoint(tmp_path, filename="pruned")
+    trainer(tmp_path, pruning, measured, checkpoint).fit(demo.DigitsClassifier(), *loaders)
+    assert saved_state(tmp_path / "pruned.ckpt")["matches_measured"] is True
+    assert measured.result.coverage.share == 1.0
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_pruning_after_the_measurement_is_refused(tmp_path, loaders, first):
+    pruning = ModelPruning("l1_unstructured", amount=0.3, prune_on_train_epoch_end=first)
+    run = trainer(tmp_path, *([pruning, callback()] if first else [callback(), pruning]))
+    with pytest.raises(MisconfigurationException, match="pass it prune_on_train_epoch_end=False and list it before"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+
+
+def test_sharded_strategies_are_refused_with_the_way_out(tmp_path):
+    class FSDPStrategy:
+        pass
+
+    measured = callback()
+    assert "consolidated checkpoint" in obstacle([measured], FSDPStrategy(), measured)
+
+
+def test_a_restored_result_is_marked_stale_and_counts_as_none(tmp_path, loaders):
+    checkpoint = ModelCheckpoint(tmp_path, filename="first")
+    trainer(tmp_path, callback("gradient"), checkpoint).fit(demo.DigitsClassifier(), *loaders)
+    assert saved_state(tmp_path / "first.ckpt")["stale"] is False
+
+    class Look(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            assert resumed.result is None
+            trainer.save_checkpoint(tmp_path / "again.ckpt")
+
+    resumed = callback("gradient")
+    run = trainer(tmp_path, resumed, Look(), ModelCheckpoint(tmp_path / "second"), max_epochs=2)
+    run.fit(demo.DigitsClassifier(), *loaders, ckpt_path=tmp_path / "first.ckpt")
+    again = saved_state(tmp_path / "again.ckpt")
+    assert (again["stale"], again["step"], again["matches_measured"]) == (True, 4, True)  # resumed at these weights
+    assert resumed.result.step == 8
+
+
+def test_on_fail_raise_refuses_weights_that_were_trained_on_after_the_last_test(tmp_path, loaders):
+    run = trainer(tmp_path, callback("gradient", on_fail="raise"), max_steps=6, max_epochs=2)
+    with pytest.raises(SanityCheckFailed, match="training went on after the last test, at step 4"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+
+
+def test_trainer_test_measures_on_the_test_set(tmp_path, loaders):
+    class Tested(demo.DigitsClassifier):
+        def test_step(self, batch, batch_idx):
+            self.log("test/accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    images, labels = loaders[1].dataset.tensors
+    measured = callback("gradient")
+    run = trainer(tmp_path, measured)
+    (logged,) = run.test(Tested(), DataLoader(TensorDataset(images[:64], labels[:64]), 64), verbose=False)
+    assert "sanity/gradient/psi" in logged
+    assert max(measured.result.probe_ids) < 64
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_precision_32_measures_in_float32_whatever_the_trainer_uses(tmp_path, digits_network, precision):
+    model, images, labels = digits_network
+    loader = DataLoader(TensorDataset(images, labels), 397)
+    seen = set()
+
+    def looking(model, inputs, target):
+        outputs = model(leaf := inputs.clone().requires_grad_())
+        seen.add(outputs.dtype)
+        return torch.autograd.grad(outputs.float().gather(1, target[:, None]).sum(), leaf)[0]
+
+    measured = callback({"looking": looking}, precision="32")
+    trained = copy.deepcopy(model)
+    trainer(tmp_path, measured, precision=precision).validate(trained, loader, verbose=False)
+    assert seen == {torch.float32}
+    assert measured.result.weights_digest == weights_digest(trained)
+    seen.clear()
+    theirs = callback({"looking": looking})
+    trainer(tmp_path, theirs, precision=precision).validate(trained, loader, verbose=False)
+    assert seen == {torch.bfloat16}
+    assert theirs.result.probe_ids == measured.result.probe_ids
+
+
+def test_two_classes_that_log_the_same_keys_are_refused(tmp_path, loaders):
+    class Own(SaliencySanityCallback):
+        pass
+
+    run = trainer(tmp_path, callback("gradient"), Own("gradient"))
+    with pytest.raises(MisconfigurationException, match=r"two instances .* would log 'sanity/age'.*tell them apart"):
+        run.fit(demo.DigitsClassifier(), *loaders)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -277,6 +401,8 @@ def test_a_twin_from_saved_hyperparameters_is_used(tmp_path, loaders):
         ({"order": "sideways"}, "`order` must be one of 'cascading'"),
         ({"on_fail": "ignore"}, "`on_fail` must be one of 'warn', 'stop', 'raise', not 'ignore'"),
         ({"probe": 1}, "`probe` must be an integer of at least 2, not 1"),
+        ({"max_time": 0}, "`max_time` must be a positive number, not 0"),
+        ({"precision": "16"}, "`precision` must be one of None, '32', not '16'"),
         ({"trials": 0}, "`trials` must be an integer of at least 1, not 0"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Two processes on the CPU: every rank gets one probe and logs one value."""
+"""Several processes on the CPU: every rank gets one probe and logs one value, that of one process."""
+
+import json
 
 import lightning.pytorch as pl
 import pytest
@@ -41,3 +43,31 @@ def test_two_processes_log_one_result_of_one_probe(tmp_path):
     )
     assert one.callback_metrics.keys() == two.callback_metrics.keys()
     assert results[0].step == 24  # 768 images, 16 a batch, 2 processes
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Using `DistributedSampler`|saliency maps failed|.*sync_dist")
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_any_number_of_processes_finds_the_same_of_the_same_weights(tmp_path, digits_network, devices):
+    model, images, labels = digits_network
+    found, logged = [], []
+    for number in (1, devices):
+        callback = SaliencySanityCallback(
+            ["gradient", "smoothgrad", "guided_backprop"], probe=8, trials=2, repeats=2, max_steps=3
+        )
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=number,
+            strategy="auto" if number == 1 else "ddp_fork",
+            logger=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+            callbacks=[callback],
+        )
+        trainer.validate(model, DataLoader(TensorDataset(images, labels), 100), verbose=False)
+        found.append(json.loads((tmp_path / "sanity" / "latest.json").read_text()))
+        logged.append({key: float(value) for key, value in trainer.callback_metrics.items() if "sanity" in key})
+    for measured in (*found, *logged):
+        measured.pop("seconds", None), measured.pop("sanity/seconds", None)
+    assert found[0] == found[1]
+    assert logged[0] == logged[1]

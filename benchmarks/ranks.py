@@ -1,0 +1,101 @@
+"""Question: how much faster is a test that two processes share, and is its result the same?
+
+A trained digits network, the callback's default methods and controls, five trials of every layer, 32 samples; every
+process on one thread. Alone and shared runs take turns in the same processes; medians are printed, of the wall clock,
+which wants two idle cores, and of the processor time of the busier process. Before any timing the results of one, two
+and four processes are asserted equal in every number.
+
+    python benchmarks/ranks.py [--repeats 5] [--equality-only] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from lightning_sanity import demo, parameter_randomization_test
+from lightning_sanity.shares import Share
+
+LIMIT = 0.65
+
+
+def gather(part):
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return parts
+
+
+def measured(model, inputs, share, **changes):
+    started, worked = time.perf_counter(), time.process_time()
+    result = parameter_randomization_test(model, inputs, trials=5, progress=False, share=share, **changes)
+    seconds = time.perf_counter() - started, time.process_time() - worked
+    return seconds, {key: value for key, value in result.to_dict().items() if key != "seconds"}
+
+
+def work(rank, world, folder, repeats):
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", f"file://{folder}/{world}", rank=rank, world_size=world)
+    model, inputs = torch.load(f"{folder}/problem.pt", weights_only=False)
+    share = lambda: Share(rank, world, gather)  # noqa: E731  # good for one test
+    changes = {"methods": ("gradient", "gradcam", "guided_backprop", "smoothgrad", "edge_detector"), "max_steps": 3}
+    equal = measured(model, inputs, share(), **changes)[1] == measured(model, inputs, Share(), **changes)[1]
+    times = {"one": [], "shared": []}
+    for _ in range(repeats):
+        dist.barrier()
+        if rank == 0:
+            times["one"].append(measured(model, inputs, Share())[0])
+        dist.barrier()
+        times["shared"].append(measured(model, inputs, share())[0])
+    Path(folder, f"{world}-{rank}.json").write_text(json.dumps({"equal": equal, **times}))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run(world, repeats):
+    training, validation = demo.digits()
+    arguments = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        model, _ = demo.train(training, validation, epochs=2, seed=0, **arguments)
+        torch.save((model.eval(), validation.tensors[0][:32]), f"{folder}/problem.pt")
+        mp.spawn(work, (world, folder, repeats), nprocs=world)
+        found = [json.loads(Path(folder, f"{world}-{rank}.json").read_text()) for rank in range(world)]
+    assert all(one["equal"] for one in found), f"{world} processes found something else than one"
+    return found
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--equality-only", action="store_true", help="assert equal results and leave")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    run(4, 0)
+    found = run(2, 0 if given.equality_only else given.repeats)
+    if given.equality_only:
+        print("one, two and four processes: equal results")
+        return
+    figures = {"limit": LIMIT}
+    for place, clock in enumerate(("wall", "cpu")):
+        one = statistics.median(pair[place] for pair in found[0]["one"])
+        parts = zip(*(part["shared"] for part in found), strict=True)
+        two = statistics.median(max(pair[place] for pair in pairs) for pairs in parts)
+        figures[clock] = {"one": one, "two": two, "ratio": two / one}
+        if not given.json:
+            print(f"{clock}: one process {one:.3f} s, two {two:.3f} s: ratio {two / one:.2f} (limit {LIMIT})")
+    if given.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
