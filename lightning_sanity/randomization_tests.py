@@ -38,9 +38,11 @@ from lightning_sanity.shadow import (
     check_fidelity,
     check_liveness,
     clone,
+    eager,
     evaluating,
     launder,
     logits,
+    preserved,
     weights_digest,
 )
 from lightning_sanity.shares import Share
@@ -260,13 +262,13 @@ def quiet_copy(
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     batch_size(inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad():
+    with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad(), eager():
         values = launder(inputs, device)
         copied = clone(model, clone_fn)
         graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward))
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), preserved(model):
             some, theirs = _few(values, lambda few: logits(_call(model, few, forward)))
             ours = logits(_call(copied, some, forward))
         check_fidelity(theirs, ours)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -96,6 +97,68 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for child, flag in flags:
             child.training = flag
+
+
+@contextmanager
+def preserved(module: nn.Module) -> Iterator[None]:
+    """Whatever a forward pass inside the block writes to the module is undone: buffers, caches, counters, metrics.
+
+    What hooks write elsewhere is not.
+    """
+    saved = [(child, dict(vars(child)), _contents(child)) for child in module.modules()]
+    try:
+        yield
+    finally:
+        for child, attributes, contents in saved:
+            now = vars(child)  # put back one by one: a signal handler may look at the module at any moment
+            for key in now.keys() - attributes.keys():
+                del now[key]
+            now.update({key: value for key, value in attributes.items() if now.get(key, _Plain) is not value})
+            for held, before in contents:
+                if isinstance(held, Tensor):
+                    if not torch.equal(held, before):
+                        held.copy_(before)
+                elif isinstance(held, list):
+                    held[:] = before
+                else:
+                    held.clear()
+                    held.update(before)
+
+
+def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
+    """What a module holds that can be changed in place, each with a copy; not its parameters."""
+    held = [value for key, value in vars(module).items() if key != "_parameters"] + list(module._buffers.values())
+    found: list[tuple[Any, Any]] = []
+    for value in held:
+        if isinstance(value, Tensor) and not value.is_inference():
+            found.append((value, value.detach().clone()))
+        elif isinstance(value, (list, dict, set)):
+            found.append((value, copy.copy(value)))
+    return found
+
+
+class _Plain:
+    """Runs a checkpointed function as it is."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Nothing is compiled inside the block, and no checkpointed part refuses ``torch.autograd.grad``.
+
+    A compiled module would be compiled again for the probe's shapes; the reentrant kind of activation checkpointing
+    only supports ``backward()``. The results are the same.
+    """
+    reentrant = torch.utils.checkpoint.CheckpointFunction
+    with torch.compiler.set_stance("force_eager"):
+        torch.utils.checkpoint.CheckpointFunction = _Plain  # type: ignore[misc,assignment]
+        try:
+            yield
+        finally:
+            torch.utils.checkpoint.CheckpointFunction = reentrant  # type: ignore[misc]
 
 
 def launder(inputs: Any, device: torch.device | None = None) -> Any:
