@@ -1,6 +1,8 @@
-"""Training with the callback is bit-identical to training without it."""
+"""Fitting, validating and testing with the callback is bit-identical to doing so without it."""
 
 import random
+from dataclasses import dataclass
+from functools import partial
 
 import lightning.pytorch as pl
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_sanity import SaliencySanityCallback, demo
 
@@ -28,46 +31,82 @@ class Noisy(Dataset):
 
 
 class Regularised(demo.DigitsClassifier):
-    """With dropout beside BatchNorm, momentum and a schedule."""
+    """With dropout beside BatchNorm, momentum and a schedule, a hook, a counter, a cached tensor and a metric."""
 
     def __init__(self):
         super().__init__()
         self.classifier = nn.Sequential(
             nn.Flatten(), nn.Linear(512, 32), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(32, 10)
         )
+        self.register_buffer("batches", torch.zeros(()))
+        self.accuracy = MulticlassAccuracy(10)
+        self.classifier[0].register_forward_hook(Counter())
+        self.cached, self.forwards = None, 0
+
+    def forward(self, images):
+        self.forwards += 1
+        self.batches += 1
+        scores = super().forward(images)
+        self.cached = scores.detach()
+        self.accuracy.update(self.cached, self.cached.argmax(1))
+        return scores
 
     def training_step(self, batch, batch_idx):
         return F.cross_entropy(self(batch[0]), batch[1])
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
 
 
-def checkpoint(tmp_path, callbacks, **changes):
-    """Everything a checkpoint holds except the callbacks' own states, and the streams' states afterwards."""
+class Counter:
+    """A hook with a state of its own."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, module, arguments, output):
+        if not torch.is_inference_mode_enabled() and module.training:
+            self.calls += 1
+
+
+@dataclass
+class Run:
+    """How a trainer is used: fitted, or only validated or tested, with how many loader workers, resumed or not."""
+
+    how: str = "fit"
+    workers: int = 0
+    resume: bool = False
+
+
+def state_after(folder, callbacks, run=None, **changes):
+    """A whole checkpoint but for the callbacks' own states, and whatever else a run leaves behind."""
+    run = run or Run()
     pl.seed_everything(7, verbose=False)
     training, validation = demo.digits()
     model = Regularised()
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-        callbacks=callbacks,
-        **changes,
-    )
-    trainer.fit(model, DataLoader(Noisy(training.tensors), 16, shuffle=True), DataLoader(Noisy(validation.tensors), 64))
-    path = tmp_path / f"{len(callbacks)}.ckpt"
+    given = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    given |= {"enable_model_summary": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
+    trainer = pl.Trainer(default_root_dir=folder, callbacks=callbacks, **{**given, **changes})
+    loader = partial(DataLoader, num_workers=run.workers, multiprocessing_context="fork" if run.workers else None)
+    held_out = loader(Noisy(validation.tensors), 64)
+    path = folder / f"{len(callbacks)}.ckpt"
+    if run.how == "fit":
+        start = folder / "start.ckpt" if run.resume else None
+        trainer.fit(model, loader(Noisy(training.tensors), 16, shuffle=True), held_out, ckpt_path=start)
+    else:
+        getattr(trainer, run.how)(model, held_out, verbose=False)
     trainer.save_checkpoint(path)
     saved = torch.load(path, weights_only=True)
     saved.pop("callbacks", None)
     modes = [(module.training, [p.requires_grad for p in module.parameters()]) for module in model.modules()]
     gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    return saved, modes, gradients, (torch.get_rng_state(), np.random.get_state()[1], random.getstate())
+    hooks = [hook.calls for hook in model.classifier[0]._forward_hooks.values()]
+    others = (model.cached, model.forwards, model.accuracy.tp, hooks, sorted(vars(model)))
+    return saved, modes, gradients, others, (torch.get_rng_state(), np.random.get_state()[1], random.getstate())
 
 
 def assert_identical(one, two, path=""):
@@ -93,22 +132,73 @@ def observer(**changes):
     return SaliencySanityCallback(["gradient", "smoothgrad", "guided_gradcam"], **{**given, **changes})
 
 
-@pytest.mark.filterwarnings("ignore:saliency maps failed")
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"val_check_interval": 0.25, "accumulate_grad_batches": 4},
-        {"gradient_clip_val": 0.1, "accumulate_grad_batches": 2},
-        {"precision": "bf16-mixed"},
-        {"precision": "64-true"},
-    ],
-    ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()) or "plain",
+quiet = pytest.mark.filterwarnings(
+    "ignore:saliency maps failed",
+    "ignore:.*fork.*:DeprecationWarning",
+    "ignore:.*sync_dist",
+    "ignore:.*use_distributed_sampler",
+    "ignore:Using `DistributedSampler`",
+    "ignore:Be aware that when using `ckpt_path`",
+    "ignore:.*did not compute .*metric",
+    "ignore:.*strategy and fork",
 )
-def test_training_is_bit_identical_with_the_callback(tmp_path, changes):
-    with_callback = checkpoint(tmp_path, [observer()], **changes)
-    without = checkpoint(tmp_path, [], **changes)
+CASES = {
+    "plain": (Run(), {}),
+    "validation in the middle of accumulation": (Run(), {"val_check_interval": 0.25, "accumulate_grad_batches": 4}),
+    "clipping": (Run(), {"gradient_clip_val": 0.1, "accumulate_grad_batches": 2}),
+    "workers": (Run(workers=2), {"max_epochs": 1}),
+    "bf16-mixed": (Run(), {"precision": "bf16-mixed"}),
+    "bf16-true": (Run(), {"precision": "bf16-true"}),
+    "64-true": (Run(), {"precision": "64-true"}),
+    "resumed": (Run(resume=True), {"max_epochs": 2}),
+    "validate": (Run("validate"), {}),
+    "test": (Run("test"), {}),
+}
+
+
+SLOW = pytest.mark.slow
+LONG = {"plain", "clipping", "bf16-mixed", "64-true"}  # beside the others, which find most
+
+
+@quiet
+@pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW if case in LONG else ()) for case in CASES])
+def test_a_run_is_bit_identical_with_the_callback(tmp_path, case):
+    run, changes = CASES[case]
+    if run.resume:
+        state_after(tmp_path, [], max_epochs=1)
+        (tmp_path / "0.ckpt").rename(tmp_path / "start.ckpt")
+    with_callback = state_after(tmp_path, [observer()], run, **changes)
+    without = state_after(tmp_path, [], run, **changes)
     assert_identical(with_callback, without)
+
+
+@quiet
+@pytest.mark.parametrize(
+    "how", [pytest.param("fit", marks=pytest.mark.slow), "validate", pytest.param("test", marks=pytest.mark.slow)]
+)
+def test_a_run_in_two_processes_is_bit_identical_with_the_callback(tmp_path, how):
+    changes = {"devices": 2, "strategy": "ddp_fork", "max_epochs": 1}
+    with_callback = state_after(tmp_path, [Witness(), observer()], Run(how), **changes)
+    witnessed = torch.load(tmp_path / "streams.pt", weights_only=False)
+    without = state_after(tmp_path, [Witness()], Run(how), **changes)
+    assert_identical(with_callback[0], without[0])
+    assert_identical(witnessed, torch.load(tmp_path / "streams.pt", weights_only=False))
+
+
+class Witness(pl.Callback):
+    """Writes down what both processes have at the end: their own memory does not come back from a fork."""
+
+    def teardown(self, trainer, pl_module, stage):
+        mine = {
+            "streams": (torch.get_rng_state(), np.random.get_state()[1], random.getstate()),
+            "modes": [module.training for module in pl_module.modules()],
+            "weights": {key: value.clone() for key, value in pl_module.state_dict().items()},
+            "others": (pl_module.forwards, pl_module.cached),
+        }
+        everyone = [None, None]
+        torch.distributed.all_gather_object(everyone, mine)
+        if trainer.is_global_zero:
+            torch.save(everyone, f"{trainer.default_root_dir}/streams.pt")
 
 
 def test_training_is_bit_identical_when_the_test_breaks(tmp_path):
@@ -116,5 +206,5 @@ def test_training_is_bit_identical_when_the_test_breaks(tmp_path):
         torch.rand(5), np.random.rand(5), random.random()
         raise RuntimeError("broken on purpose")
 
-    with_callback = checkpoint(tmp_path, [SaliencySanityCallback(broken, probe=4, trials=1, report=False)])
-    assert_identical(with_callback, checkpoint(tmp_path, []))
+    with_callback = state_after(tmp_path, [SaliencySanityCallback(broken, probe=4, trials=1, report=False)])
+    assert_identical(with_callback, state_after(tmp_path, []))
