@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sanity import checkpoint, result_file
-from lightning_sanity.inferiority import compare
+from lightning_sanity.noninferiority import compare
 from lightning_sanity.policy import Policy, duration
 from lightning_sanity.result import Outcome, SanityResult, Verdict
 from lightning_sanity.validity import wrong_control

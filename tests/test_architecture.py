@@ -55,7 +55,7 @@ FLOORS = (
     ("cascade", "comparison"),
     ("coverage", "validity"),
     ("randomization_tests", "data_randomization"),
-    ("checkpoint", "inferiority", "policy", "released", "trainer"),
+    ("checkpoint", "noninferiority", "policy", "released", "trainer"),
     ("gate",),
     ("report", "datamodule", "callback", "testing", "registries"),
     ("label_experiment",),

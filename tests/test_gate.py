@@ -11,7 +11,7 @@ from torch import nn
 from lightning_sanity import Criterion, Outcome, SanityResult
 from lightning_sanity.checkpoint import digests
 from lightning_sanity.gate import at_threshold, gate
-from lightning_sanity.inferiority import compare
+from lightning_sanity.noninferiority import compare
 from lightning_sanity.policy import Policy, duration, read_policy
 from lightning_sanity.shadow import weights_digest
 from lightning_sanity.verdict import Evidence, judge

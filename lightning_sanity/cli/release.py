@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_sanity.cli.terminal import print_decision, say, table
 from lightning_sanity.gate import EXIT_CODES, Check, Decision, gate
-from lightning_sanity.inferiority import compare, incomparable
+from lightning_sanity.noninferiority import compare, incomparable
 from lightning_sanity.policy import Policy, read_policy
 from lightning_sanity.report import decision as forms
 from lightning_sanity.result import Outcome, SanityResult
