@@ -144,6 +144,7 @@ def test_wrong_arguments_are_named(tmp_path, changes, message):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*sync_dist")
 @pytest.mark.filterwarnings("ignore:.*use_distributed_sampler|.*fork.*:DeprecationWarning")
 def test_two_processes_train_and_agree(tmp_path):
     result = run(tmp_path, trainer={"devices": 2, "strategy": "ddp_fork", "max_epochs": 2})
