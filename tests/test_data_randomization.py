@@ -21,7 +21,7 @@ MEASURES = ("spearman", "spearman_support", "spearman_signed", "ssim")
 
 @pytest.fixture(scope="module")
 def kinds(digits_network):
-    """Three almost equal networks that were trained on digits, three with other weights, and 16 images."""
+    """Three almost equal networks that were trained on digits, three with other weights, and 24 images."""
     trained, images, _ = digits_network
     alike = []
     for seed in range(3):
@@ -33,7 +33,7 @@ def kinds(digits_network):
     for seed in range(3):
         torch.manual_seed(10 + seed)
         other.append(demo.DigitsClassifier().eval())
-    return alike, other, images[:16]
+    return alike, other, images[:24]
 
 
 def compare(kinds, methods="gradient", **changes):
@@ -51,8 +51,8 @@ def result(kinds):
 def test_curves_have_a_row_per_pair_of_models(result):
     curve = result.curves["gradient", "ssim"]
     assert result.units == ("random labels",)
-    assert curve.values.shape == curve.floor.shape == (9, 1, 16)
-    assert curve.ceiling.shape == (3, 16)
+    assert curve.values.shape == curve.floor.shape == (9, 1, 24)
+    assert curve.ceiling.shape == (3, 24)
 
 
 def test_a_map_that_ignores_the_model_has_index_zero(result):
@@ -75,7 +75,7 @@ def test_the_same_model_twice_is_no_evidence_and_has_index_zero(kinds):
     verdict = result.verdicts["gradient"]
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert verdict.psi == pytest.approx(0, abs=1e-6)
-    assert "permuted-label model 0 predicts the class of true-label model 0 for 16 of 16 samples" in verdict.reason
+    assert "permuted-label model 0 predicts the class of true-label model 0 for 24 of 24 samples" in verdict.reason
     assert not result.valid
 
 
@@ -197,7 +197,7 @@ def test_one_pair_of_models_never_passes(kinds):
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "train three of each kind" in verdict.reason
     assert verdict.psi > 0.8
-    assert torch.equal(result.curves["gradient", "ssim"].ceiling, torch.ones(1, 16))
+    assert torch.equal(result.curves["gradient", "ssim"].ceiling, torch.ones(1, 24))
     assert verdict.p_dependence is None
 
 
@@ -205,7 +205,7 @@ def test_the_ceiling_of_one_stochastic_explanation_is_its_own_repeat(kinds):
     one = Memorization((1.0,), (1.0,), (0.1,), 400, 0.1)
     result = compare((kinds[0][0], kinds[1][0], kinds[2]), "smoothgrad", memorization=one, repeats=2, controls=False)
     ceiling = result.curves["smoothgrad", "spearman"].ceiling
-    assert ceiling.shape == (2, 16)
+    assert ceiling.shape == (2, 24)
     assert 0.3 < ceiling.mean() < 0.999
 
 
@@ -267,7 +267,7 @@ def test_every_model_explains_the_class_that_the_true_label_models_predict(kinds
 
     compare(kinds, {"spy": spy}, controls=False)
     expected = torch.stack([model(kinds[2]).softmax(1) for model in kinds[0]]).mean(0).argmax(1)
-    assert all(torch.equal(target[:16], expected) for target in seen)
+    assert all(torch.equal(target[:24], expected) for target in seen)
 
 
 def test_parameters_that_both_kinds_share_are_named(kinds):
