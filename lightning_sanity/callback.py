@@ -15,17 +15,22 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from lightning_sanity import checkpoint
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
 from lightning_sanity.budget import Interrupted
+from lightning_sanity.data_randomization import data_randomization_test
 from lightning_sanity.diagnostics import check_names
+from lightning_sanity.drift import drift
+from lightning_sanity.noninferiority import against
 from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.randomization_tests import parameter_randomization_test
 from lightning_sanity.released import matches, obstacle, subject
 from lightning_sanity.report.loggers import log_result
 from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
-from lightning_sanity.shadow import weights_digest
+from lightning_sanity.scalars import scalars
+from lightning_sanity.shadow import clone, weights_digest
 from lightning_sanity.shares import Share
 from lightning_sanity.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
 from lightning_sanity.units import ORDERS, Granularity
@@ -68,15 +73,23 @@ class SaliencySanityCallback(pl.Callback):
         layer: See there.
         clone_fn: See there.
         log_images: Send figures to the loggers.
-        report: Write ``step=<n>.json`` and ``latest.json`` under ``<trainer.log_dir>/sanity/``.
+        report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.
+        baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
+            more than ``max_drop``.
+        max_drop: See ``noninferiority.compare``.
+        reference_checkpoint: Checkpoint of the same module trained on permuted labels (see ``RandomLabelDataModule``).
+            Every measurement then runs the data randomization test against it as well, which informs and never gates.
 
     Attributes:
         result: The last ``SanityResult`` of this run, or None.
+        label_result: That of the data randomization test, or None.
         unmeasured: Why there is no result, in words, or None.
 
     Logged at every validation, under ``sanity/``: ``passed``, and per method ``<method>/passed``, ``<method>/psi``,
     ``<method>/psi_low``, ``<method>/<similarity>`` (mean at full randomization), ``<method>/<similarity>_auc`` (mean
-    over the cascade), ``age`` (steps since measured) and ``seconds``. They are always finite, so that a monitor never
+    over the cascade), ``<method>/drift`` (correlation of the maps with those of the last validation), ``age`` (steps
+    since measured) and ``seconds``; with a baseline ``<method>/baseline_drift`` and ``<method>/baseline_change`` (PSI
+    minus the baseline's), with a reference checkpoint ``<method>/dri``. They are always finite, so that a monitor never
     breaks: what is undefined is logged as the worst value (PSI 0, similarity 1) while the result holds NaN.
 
     Raises:
@@ -118,6 +131,9 @@ class SaliencySanityCallback(pl.Callback):
         clone_fn: Callable[..., Any] | None = None,
         log_images: bool = True,
         report: bool = True,
+        baseline: str | Path | None = None,
+        max_drop: float = 0.1,
+        reference_checkpoint: str | Path | None = None,
     ) -> None:
         super().__init__()
         _check_choice("order", order, ORDERS)
@@ -140,8 +156,14 @@ class SaliencySanityCallback(pl.Callback):
         self.probe, self.every_n_validations = probe, every_n_validations
         self.on_fail, self.on_error, self.max_time, self.precision = on_fail, on_error, max_time, precision
         self.seed, self.name, self.log_images, self.report = seed, name, log_images, report
+        if not (isinstance(max_drop, (int, float)) and 0 <= max_drop <= 1):
+            raise MisconfigurationException(f"`max_drop` must be a number from 0 to 1, not {max_drop!r}")
+        self.baseline, self.max_drop, self.reference_checkpoint = baseline, max_drop, reference_checkpoint
         self.result: SanityResult | None = None
+        self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None
+        self._baseline: SanityResult | None = None
+        self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {
             "methods": methods,
             "similarities": tuple(similarities),
@@ -184,7 +206,21 @@ class SaliencySanityCallback(pl.Callback):
             raise MisconfigurationException(problem)
         self._refuse_shared_keys(trainer, callbacks)
         self._refuse_stale_monitors(callbacks)
+        self._read_references()
         self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
+        self.label_result, self._drift = None, {}
+
+    def _read_references(self) -> None:
+        """Find out now, not after an epoch, that a file is missing or none of ours."""
+        try:
+            self._baseline = None if self.baseline is None else SanityResult.from_json(self.baseline)
+        except (OSError, ValueError) as error:
+            raise MisconfigurationException(f"`baseline` cannot be read: {error}") from error
+        if self.reference_checkpoint is not None:
+            try:
+                checkpoint.load(self.reference_checkpoint)
+            except (OSError, ValueError) as error:
+                raise MisconfigurationException(f"`reference_checkpoint` cannot be read: {error}") from error
 
     def _refuse_shared_keys(self, trainer: pl.Trainer, callbacks: Iterable[Any]) -> None:
         for other in callbacks:
@@ -308,7 +344,12 @@ class SaliencySanityCallback(pl.Callback):
         messages = [message for message, _ in found if message is not None]
         self._since = time.monotonic()
         if result is not None and not messages:
-            self.result, self.unmeasured = replace(result, seconds=max(seconds for _, seconds in found)), None
+            result = replace(result, seconds=max(seconds for _, seconds in found))
+            if self._baseline is not None:
+                result = against(result, self._baseline, self.max_drop)
+            if self.result is not None and self.result.probe_digest == result.probe_digest:
+                self._drift = drift(result, self.result)
+            self.result, self.unmeasured = result, None
             self._measured_step = trainer.global_step
             return
         self.result, self.unmeasured = None, messages[0]
@@ -328,8 +369,23 @@ class SaliencySanityCallback(pl.Callback):
             result = parameter_randomization_test(
                 measured, probe.inputs, progress=tick, max_seconds=seconds, share=share, **self._test_for(trainer)
             )
+            self.label_result = self._compare_labels(measured, probe)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
         return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest)
+
+    def _compare_labels(self, measured: torch.nn.Module, probe: Probe) -> SanityResult | None:
+        """The data randomization test against the stored model; every rank runs it, with the same result."""
+        if self.reference_checkpoint is None:
+            return None
+        twin = clone(measured, self._test["clone_fn"])
+        try:
+            twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
+        except RuntimeError as error:
+            raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
+        shared = ("methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures")
+        return data_randomization_test(
+            measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
+        )
 
     def _seconds(self, trainer: pl.Trainer) -> float | None:
         """What ``max_time`` allows now; nothing to take a share of outside training."""
@@ -367,23 +423,17 @@ class SaliencySanityCallback(pl.Callback):
         return f"sanity/{self.name}" if self.name else "sanity"
 
     def _scalars(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Every key of the contract at every validation, always finite."""
-        result = self.result
-        values: dict[str, float] = {
-            "passed": float(result is not None and result.passed),
-            "age": float(max(trainer.global_step - self._measured_step, 0)),
-            "seconds": 0.0 if result is None else result.seconds,
-        }
-        for method in self._gated:
-            verdict = None if result is None else result.verdicts[method]
-            values[f"{method}/passed"] = float(verdict is not None and verdict.passed)
-            values[f"{method}/psi"] = _finite(None if verdict is None else verdict.psi, 0.0)
-            values[f"{method}/psi_low"] = _finite(None if verdict is None else verdict.psi_low, 0.0)
-            for key in self._similarities:
-                curve = None if result is None else result.curves.get((method, key))
-                values[f"{method}/{key}"] = _finite(None if curve is None else float(curve.mean[-1]), 1.0)
-                values[f"{method}/{key}_auc"] = _finite(None if curve is None else float(curve.mean.nanmean()), 1.0)
-        return {f"{self._prefix}/{key}": value for key, value in values.items()}
+        found = scalars(
+            self.result,
+            self._gated,
+            self._similarities,
+            age=max(trainer.global_step - self._measured_step, 0),
+            moved=self._drift,
+            baseline=self._baseline,
+            labels=self.label_result,
+            compares_labels=self.reference_checkpoint is not None,
+        )
+        return {f"{self._prefix}/{key}": value for key, value in found.items()}
 
     def _publish(self, trainer: pl.Trainer, result: SanityResult) -> None:
         """Figures and files, on rank 0; a full disk or a failing logger is a warning."""
@@ -392,12 +442,18 @@ class SaliencySanityCallback(pl.Callback):
             return
         if self.log_images:
             log_result(trainer.loggers, result, prefix=self._prefix, step=logged_step(trainer))
+            if self.label_result is not None:
+                log_result(
+                    trainer.loggers, self.label_result, prefix=f"{self._prefix}_labels", step=logged_step(trainer)
+                )
         if self.report:
             folder = Path(log_dir) / self._prefix
             try:
                 result.to_json(folder / f"step={result.step}.json")
                 result.to_json(folder / "latest.json")
                 result.to_html(folder / "report.html")
+                if self.label_result is not None:
+                    self.label_result.to_json(Path(log_dir) / f"{self._prefix}_labels" / "latest.json")
             except OSError as error:
                 rank_zero_warn(f"the result of the randomization test could not be written to '{folder}': {error}")
 
@@ -431,7 +487,3 @@ def _check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
 def _check_at_least(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise MisconfigurationException(f"`{name}` must be an integer of at least {least}, not {value!r}")
-
-
-def _finite(value: float | None, worst: float) -> float:
-    return worst if value is None or not torch.isfinite(torch.tensor(value)) else value

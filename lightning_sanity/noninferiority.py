@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,6 +85,26 @@ def compare(reference: SanityResult, candidate: SanityResult, method: str, max_d
         outcome = Outcome.INCONCLUSIVE
         reason = f"may be worse by more than {max_drop:g}: {numbers}; more trials or samples would tell"
     return Change(outcome, reason, found.value, found.low, found.high)
+
+
+def against(result: SanityResult, baseline: SanityResult, max_drop: float = 0.1) -> SanityResult:
+    """The result with verdicts that also ask for no loss: a PASS that is worse than the baseline's stands no more.
+
+    Args:
+        result: Of the new model.
+        baseline: Of the model that was accepted before, on the same probe.
+        max_drop: By how much PSI may fall.
+    """
+    verdicts = dict(result.verdicts)
+    for name, verdict in result.verdicts.items():
+        if verdict.gated and verdict.passed:
+            change = compare(baseline, result, name, max_drop)
+            if change.outcome is not Outcome.PASS:
+                verdicts[name] = replace(
+                    verdict, outcome=change.outcome, reason=f"{verdict.reason}; against the baseline: {change.reason}"
+                )
+    settings = {**result.settings, "baseline": baseline.weights_digest, "max_drop": max_drop}
+    return replace(result, verdicts=verdicts, settings=settings)
 
 
 def _tables(result: SanityResult, method: str) -> list[Tables]:

@@ -27,6 +27,7 @@ FLOORS = (
         "budget",
         "shares",
         "drift",
+        "scalars",
     ),
     (
         "graph",
