@@ -34,6 +34,7 @@ FLOORS = (
         "units",
         "randomization",
         "twins",
+        "smoothing",
         "shadow",
         "probe",
         "statistics",

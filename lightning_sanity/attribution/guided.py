@@ -51,7 +51,7 @@ class _Rectify(torch.autograd.Function):
         return positive, None, None, None
 
 
-def _bounds(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bool] | None:
+def rectifier_bounds(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bool] | None:
     """``(upper bound, in place)`` if this call rectifies, else None."""
 
     def argument(position: int, names: tuple[str, ...], default: Any) -> Any:
@@ -102,7 +102,7 @@ class GuidedRectifiers(TorchFunctionMode):
     ) -> Any:
         """Replace rectifying calls, pass on all others."""
         kwargs = kwargs or {}
-        bounds = _bounds(func, args, kwargs)
+        bounds = rectifier_bounds(func, args, kwargs)
         if bounds is None:
             return func(*args, **kwargs)
         self.met += 1
