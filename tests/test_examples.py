@@ -43,3 +43,30 @@ def test_random_labels_compares_both_kinds_of_models(tmp_path, capsys):
     assert "learned only" in result.validity  # two epochs are too few
     assert "| gradient | INCONCLUSIVE |" in capsys.readouterr().out
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("label_maps.png", "verdicts.png"))
+
+
+def test_orders_writes_its_figure(tmp_path):
+    results = load("orders").main(tmp_path, trials=2, samples=6, epochs=1)
+    assert set(results) == {"cascading", "bottom_up", "independent", "full"}
+    assert (tmp_path / "orders.png").stat().st_size > 10_000
+
+
+def test_two_tasks_tell_a_map_of_the_network_from_one_of_the_picture(tmp_path):
+    rows = load("two_tasks").main(tmp_path, epochs=2, samples=16)
+    assert rows["edge_detector"]["alike"] == pytest.approx(1)
+    assert rows["gradient"]["alike"] < rows["input_x_gradient"]["alike"] < 1
+    assert (tmp_path / "two_tasks.png").stat().st_size > 10_000
+
+
+def test_roar_writes_its_figure(tmp_path):
+    found = load("roar").main(tmp_path, shares=(0.5,), epochs=1, seeds=1)
+    assert set(found) == {"gradient", "integrated_gradients", "edge_detector", "random"}
+    assert (tmp_path / "roar.png").stat().st_size > 10_000
+
+
+def test_smoothing_study_covers_the_cascade_of_both_networks(tmp_path):
+    names, found = load("smoothing_study").main(tmp_path, samples=3, epochs=1)
+    assert names[0] == "trained"
+    assert {kind for _, kind in found} == {"original", "smoothed"}
+    assert all(len(values) == len(names) for values in found.values())
+    assert (tmp_path / "smoothing_study.png").stat().st_size > 10_000
