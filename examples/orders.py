@@ -30,7 +30,7 @@ def figure(results):
         axis.set(title=title, xticks=range(len(units)), xlabel="re-initialised", ylim=(-0.05, 1.02))
         axis.set_xticklabels(units, rotation=30, ha="right")
     axes[0].set_ylabel("Spearman correlation of magnitudes\nwith the trained network's map")
-    axes[0].legend(loc="lower left", fontsize=8)
+    axes[1].legend(loc="center", bbox_to_anchor=(0.5, 0.6), fontsize=8)
     drawn.suptitle("1 = the map did not change; diamonds: all layers at once")
     return drawn
 

@@ -56,7 +56,10 @@ def test_controls_that_ignore_the_model_are_unchanged_at_every_step_and_measure(
     result = studies[seed]
     for name in ("edge_detector", "input_copy"):
         for measure in result.settings["similarities"]:
-            assert result.curves[name, measure].values.sub(1).abs().max() < 1e-6, (name, measure)
+            values = result.curves[name, measure].values
+            defined = values[~values.isnan()]  # a sample without a background has no support
+            assert len(defined) > 0.5 * values.numel()
+            assert defined.sub(1).abs().max() < 1e-6, (name, measure)
         assert result.verdicts[name].outcome is not Outcome.PASS
 
 
