@@ -242,7 +242,9 @@ def parameter_randomization_test(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         pictures=kept_pictures,
         diagnostics=diagnosed,
-        trained_maps={name: track.coarse for name, track in walk.tracks.items() if track.coarse is not None},
+        trained_maps={
+            name: track.coarse for name, track in walk.tracks.items() if name in measured and track.coarse is not None
+        },
     )
 
 

@@ -1,4 +1,5 @@
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
-from lightning_sanity import SaliencySanityCallback, demo
+from lightning_sanity import SaliencySanityCallback, SanityResult, demo
+from lightning_sanity.cli import main
 
 pytestmark = [
     # Lightning 2.6 calls jsonargparse in a way that newer ones deprecate.
@@ -37,22 +39,17 @@ def inverted(model, inputs, target) -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def _no_arguments_of_pytest(monkeypatch):
+def _no_arguments_of_pytest(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # the example writes its checkpoint to the current folder
     monkeypatch.setattr(sys, "argv", ["program"])
 
 
-def run(tmp_path, *arguments):
+def run(tmp_path, config=EXAMPLE):
+    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
     cli = LightningCLI(
         demo.DigitsClassifier,
         Digits,
-        args=[
-            "fit",
-            f"--config={EXAMPLE}",
-            "--trainer.max_epochs=1",
-            f"--trainer.default_root_dir={tmp_path}",
-            *QUIET,
-            *arguments,
-        ],
+        args=["fit", f"--config={config}", "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}", *quiet],
         save_config_callback=None,
         seed_everything_default=0,
     )
@@ -67,8 +64,10 @@ def test_the_example_configures_methods_with_parameters(tmp_path):
 
 
 def test_a_function_is_named_by_its_import_path(tmp_path):
-    path = f"{__name__}.inverted"
-    result = run(tmp_path, "--trainer.callbacks.methods={own: " + path + "}")
+    config = yaml.safe_load(EXAMPLE.read_text())
+    config["trainer"]["callbacks"][0]["init_args"]["methods"] = {"own": f"{__name__}.inverted"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+    result = run(tmp_path, tmp_path / "own.yaml")
     assert result.verdicts["own"].psi == pytest.approx(0, abs=1e-6)
 
 
@@ -110,3 +109,31 @@ def test_the_printed_configuration_of_the_example_reads_as_itself(tmp_path, caps
         key: example["init_args"][key] for key in ("probe", "granularity", "trials", "criterion", "on_fail")
     }
     assert set(whole["init_args"]["methods"]) == {"gradient", "guided_backprop", "ig"}
+
+
+@pytest.mark.slow
+def test_random_labels_trains_both_kinds_from_a_configuration(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {class_path: lightning_sanity.demo.DigitsClassifier, init_args: {learning_rate: 0.002}}\n"
+        f"data: {{class_path: {__name__}.Digits}}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}\n"
+    )
+    arguments = ["--methods", "gradient", "--models", "1", "--samples", "8", "--out", str(tmp_path / "labels")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = main(["random-labels", "--config", str(config), *arguments])
+    assert code == 3  # one epoch is not enough to learn labels by heart
+    result = SanityResult.from_json(tmp_path / "labels" / "result.json")
+    assert result.settings["test"] == "data_randomization"
+    assert result.settings["model"] == "DigitsClassifier"
+    record = (tmp_path / "labels" / "true-labels-0" / "run.json").stat().st_mtime_ns
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["random-labels", "--config", str(config), *arguments]) == 3
+    assert (tmp_path / "labels" / "true-labels-0" / "run.json").stat().st_mtime_ns == record  # not trained again
+
+
+def test_random_labels_needs_a_configuration(capsys):
+    assert main(["random-labels"]) == 2
+    assert "needs --config" in capsys.readouterr().err

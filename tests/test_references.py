@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader
 from lightning_sanity import Outcome, RandomLabelDataModule, SaliencySanityCallback, SanityResult, demo
 from lightning_sanity.drift import drift
 
+pytestmark = pytest.mark.filterwarnings("ignore:saliency maps failed")
+
 QUIET = {
     "accelerator": "cpu",
     "logger": False,
@@ -82,7 +84,8 @@ def test_a_stored_model_with_random_labels_is_compared_at_every_validation(digit
     training, validation = demo.digits()
     twin = demo.DigitsClassifier()
     trainer = pl.Trainer(max_epochs=2, **QUIET)
-    trainer.fit(twin, datamodule=RandomLabelDataModule(DataLoader(training, 64, shuffle=True)))
+    loaders = DataLoader(training, 64, shuffle=True), DataLoader(validation, 256)
+    trainer.fit(twin, datamodule=RandomLabelDataModule(loaders[0], val_dataloaders=loaders[1]))
     trainer.save_checkpoint(tmp_path / "random.ckpt")
     callback = SaliencySanityCallback(
         ["gradient", "input_x_gradient"],

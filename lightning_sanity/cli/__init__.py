@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_sanity.cli import check, release
+from lightning_sanity.cli import check, labels, release
 from lightning_sanity.cli.terminal import complain, say
 from lightning_sanity.randomization import RandomizationError
 from lightning_sanity.shadow import CloneError
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of training and test (default: %(default)s)")
     demo.set_defaults(run=_demo)
     check.add_to(commands)
+    labels.add_to(commands)
     release.add_to(commands)
     methods = commands.add_parser("methods", help="list the attribution methods")
     methods.set_defaults(run=_methods)

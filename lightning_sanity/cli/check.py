@@ -80,7 +80,7 @@ def _check(arguments: argparse.Namespace) -> int:
         raise ValueError("check needs the checkpoint: --ckpt FILE")
     if not Path(arguments.ckpt).is_file():
         raise FileNotFoundError(f"there is no checkpoint file '{arguments.ckpt}'")
-    with _current_folder_first():
+    with current_folder_first():
         results = _by_configuration(arguments) if arguments.config else {"result": _by_factory(arguments)}
     for name, result in results.items():
         say(f"wrote {one_line(str(result.to_json(arguments.out / f'{name}.json')))}")
@@ -134,8 +134,8 @@ def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
         warnings.filterwarnings("ignore", ".*does not have many workers")
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # between lightning and its own parser
         cli = Validation(
-            _named(arguments.model_class, "--model-class"),
-            _named(arguments.data_class, "--data-class"),
+            named(arguments.model_class, "--model-class"),
+            named(arguments.data_class, "--data-class"),
             None,  # the configuration is there already: do not save it again
             args=["validate", *configs, f"--ckpt_path={arguments.ckpt}", "--verbose=false", *data, *arguments.rest],
         )
@@ -164,12 +164,12 @@ def _by_factory(arguments: argparse.Namespace) -> SanityResult:
             raise ValueError(f"check does not know {unknown[0]} without --config")
         raise ValueError("check needs --config FILE, or MODULE:FACTORY and --data MODULE:DATA; see check --help")
     samples, test = _samples(arguments), _test(arguments)
-    model = _named(arguments.rest[0], "the model")
+    model = named(arguments.rest[0], "the model")
     model = model if isinstance(model, nn.Module) else model()
     if not isinstance(model, nn.Module):
         raise ValueError(f"'{arguments.rest[0]}' gave a {type(model).__name__}, not a torch.nn.Module")
     _load(model, arguments.ckpt)
-    values = _probe(_named(arguments.data, "--data"), samples, test["seed"], arguments.data)
+    values = _probe(named(arguments.data, "--data"), samples, test["seed"], arguments.data)
     return parameter_randomization_test(model, values, **test)
 
 
@@ -205,7 +205,7 @@ def _probe(data: Any, samples: int, seed: int, name: str) -> Any:
 # ------------------------------------------------------------------------------------------------------------- imports
 
 
-def _named(name: str | None, option: str) -> Any:
+def named(name: str | None, option: str) -> Any:
     """What ``module:attribute`` names; None for None.
 
     Raises:
@@ -226,7 +226,7 @@ def _named(name: str | None, option: str) -> Any:
 
 
 @contextmanager
-def _current_folder_first() -> Iterator[None]:
+def current_folder_first() -> Iterator[None]:
     """Modules beside the user, as ``python program.py`` finds them and a console script would not."""
     folder = os.getcwd()
     sys.path.insert(0, folder)

@@ -1,0 +1,100 @@
+"""The command ``random-labels``: the data randomization test of a LightningCLI configuration, trainings included."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lightning_sanity.cli.check import current_folder_first, named
+from lightning_sanity.cli.terminal import print_decision, say
+from lightning_sanity.gate import gate
+from lightning_sanity.label_experiment import random_label_experiment
+from lightning_sanity.report.decision import one_line
+
+_USAGE = "lightning-sanity random-labels --config CONFIG.yaml [option ...] [option of LightningCLI ...]"
+
+_EPILOG = """\
+Trains the configured model on the true labels and on permuted ones, several times each, until it has learned them by
+heart, and compares the attributions of both kinds. A training that was interrupted is done anew, a finished one is kept
+in --out, so that the command can be given again. Of the configuration's trainer everything but its callbacks, loggers
+and checkpoints is used. What this parser does not know goes on to LightningCLI, such as --trainer.max_epochs=200.
+
+exit codes: 0 every method passed, 1 one failed, 2 the test could not be run, 3 inconclusive.
+
+example:
+  lightning-sanity random-labels --config config.yaml --model-class my_project.models:Classifier \\
+      --data-class my_project.data:Scans --methods gradient,gradcam --out labels
+"""
+
+_NOT_TAKEN = ("callbacks", "logger", "default_root_dir", "enable_checkpointing", "fast_dev_run", "plugins", "profiler")
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to a parser's subparsers."""
+    parser = commands.add_parser(
+        "random-labels",
+        help="train on permuted labels and compare the maps",
+        description="Runs the data randomization test, trainings included.",
+        usage=_USAGE,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
+    parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
+    parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
+    parser.add_argument("--out", type=Path, default=Path("random_labels"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--methods", default="gradient,gradcam,guided_backprop", metavar="A,B", help="%(default)s")
+    parser.add_argument("--models", type=int, default=3, metavar="N", help="of each kind (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=64, metavar="N", help="explained (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    parser.set_defaults(run=_run, passes_on=True)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not arguments.config:
+        raise ValueError("random-labels needs --config FILE, a configuration of LightningCLI")
+    with current_folder_first(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # between lightning and its own parser
+        cli = _configured(arguments)
+        if cli.datamodule is None:
+            raise ValueError("the configuration has no data: the labels to permute are those of a LightningDataModule")
+        given = cli.config["trainer"].as_dict()
+        result = random_label_experiment(
+            lambda: _fresh_model(cli),
+            cli.datamodule,
+            out=arguments.out,
+            models=arguments.models,
+            probe=arguments.samples,
+            trainer={key: value for key, value in given.items() if value is not None and key not in _NOT_TAKEN},
+            seed=arguments.seed,
+            methods=[name.strip() for name in arguments.methods.split(",")],
+        )
+    say(f"wrote {one_line(str(arguments.out / 'result.json'))}")
+    decision = gate([result])
+    print_decision(decision)
+    return decision.exit_code
+
+
+def _configured(arguments: argparse.Namespace) -> Any:
+    from lightning.pytorch.cli import LightningCLI  # needs jsonargparse
+
+    return LightningCLI(
+        named(arguments.model_class, "--model-class"),
+        named(arguments.data_class, "--data-class"),
+        None,  # the configuration is there already: do not save it again
+        run=False,
+        args=[*(f"--config={path}" for path in arguments.config), *arguments.rest],
+    )
+
+
+def _fresh_model(cli: Any) -> pl.LightningModule:
+    """Another instance of the configured model, from the random streams as they are now."""
+    model: pl.LightningModule = cli.parser.instantiate_classes(cli.config)["model"]
+    return model
