@@ -65,6 +65,7 @@ class Cascade:
         progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
         deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
         share: This process's part of the work.
+        trained: The module that ``model`` is a copy of, whose weights need no second safekeeping.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Cascade:
         progress: Progress | None = None,
         deadline: float | None = None,
         share: Share | None = None,
+        trained: nn.Module | None = None,
     ) -> None:
+        self.trained = trained
         self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
         self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
         self.samples = len(first(what.inputs))
@@ -132,7 +135,7 @@ class Cascade:
         tables = {name: self._tables(name, trials) for name in following}
         division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
         outputs: Outputs = {}
-        saved = _snapshot(self.model)
+        saved = _snapshot(self.model, self.trained)
         self._previous_twin: Reference | None = None
         begun, walked = time.perf_counter(), 0
         try:
@@ -411,9 +414,21 @@ class Cascade:
         return small(chosen[:, None])[:, 0]
 
 
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor.detach().clone() for name, tensor in tensors}
+def _snapshot(model: nn.Module, trained: nn.Module | None) -> dict[str, Tensor]:
+    """The model's weights; of those that are the very ones of the trained module, not a third copy."""
+    original = trained if trained is not None else nn.Module()
+    there = {name: tensor.detach() for name, tensor in [*original.named_parameters(), *original.named_buffers()]}
+    saved = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        same = there.get(name)
+        if same is None or same.data_ptr() == tensor.data_ptr() or not _equal(same, tensor):
+            same = tensor.detach().clone()
+        saved[name] = same
+    return saved
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.dtype == two.dtype and one.device == two.device and torch.equal(one, two)
 
 
 @torch.no_grad()

@@ -174,7 +174,10 @@ def parameter_randomization_test(
         used = tuple(m for m in measures if fits(m, first(values), support))
         deadline = None if max_seconds is None else started + max_seconds
         with progress_bar(progress) as tick:
-            cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share)
+            original = getattr(model, "_orig_mod", model)
+            cascade = Cascade(
+                copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share, original
+            )
             walk = _walk(cascade, trials, gated, criterion)
         if share is not None:
             share.close()

@@ -15,6 +15,7 @@ from lightning_sanity._rng import isolated_rng
 from lightning_sanity.randomization import Change, Reinitialize, describe, device_of, redraw
 from lightning_sanity.units import Plan, Unit
 
+_HEAD = 4096  # values of a parameter that tell whether two twins share it
 NORM_STATS = ("auto", "keep", "reset", "recalibrate")
 
 
@@ -147,17 +148,18 @@ def _twins(factory: Callable[[], nn.Module], model: nn.Module, seed: int) -> Cal
 
 def _factory_problem(factory: Callable[[], nn.Module], model: nn.Module, plan_: Plan, seed: int) -> str | None:
     """Why the factory's modules cannot serve as twins, or None."""
+    heads: list[dict[str, torch.Tensor]] = []
     try:
-        first, second = (
-            dict(_build(factory, (seed, probe, "factory"), device_of(model)).named_parameters()) for probe in (0, 1)
-        )
+        for number in (0, 1):  # one after the other, so that only one of them takes memory
+            made = dict(_build(factory, (seed, number, "factory"), device_of(model)).named_parameters())
+            for name in (name for unit in plan_.units for name in unit.parameters):
+                if name not in made or made[name].shape != model.get_parameter(name).shape:
+                    return f"parameter '{name}' is missing or has another shape"
+            heads.append({name: made[name].detach().reshape(-1)[:_HEAD].clone() for name in made})
+            del made
     except Exception as error:
         return f"building one raised {type(error).__name__}: {error}"
-    for name in (name for unit in plan_.units for name in unit.parameters):
-        wanted = model.get_parameter(name)
-        if name not in first or first[name].shape != wanted.shape:
-            return f"parameter '{name}' is missing or has another shape"
-        one, two = first[name].detach(), second[name].detach()
-        if one.numel() > 1 and torch.equal(one, two) and not bool((one == one.reshape(-1)[0]).all()):
+    for name, one in ((name, heads[0][name]) for unit in plan_.units for name in unit.parameters):
+        if one.numel() > 1 and torch.equal(one, heads[1][name]) and not bool((one == one[0]).all()):
             return f"parameter '{name}' comes out the same every time (pretrained weights?)"
     return None

@@ -61,7 +61,7 @@ FLOORS = (
     ("gate",),
     ("report", "datamodule", "callback", "testing", "registries"),
     ("label_experiment",),
-    ("demo", "cli", "__main__", "__init__"),
+    ("pytorch_lightning", "demo", "cli", "__main__", "__init__"),
 )
 
 
