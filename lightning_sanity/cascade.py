@@ -21,7 +21,8 @@ from lightning_sanity.budget import alarm, thin
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.division import Division, Outputs, unite_references
-from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, explain
+from lightning_sanity.engine import Engine, Trial, engine_for
+from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, explain, reduced
 from lightning_sanity.pictures import coarse, small
 from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
@@ -45,6 +46,7 @@ class Settings:
     norm_stats: str
     diagnostics: tuple[str, ...]
     picture_samples: tuple[int, ...]
+    engine: str = "auto"
 
 
 Progress = Callable[[int, int, str], None]
@@ -100,6 +102,7 @@ class Cascade:
         self._wanted = 0
         self._outputs: list[Tensor] = []
         self._changes: dict[str, list[Change]] = {}
+        self._engines: dict[str, str] = {}
 
     def start(self, trials: int) -> None:
         """Explain the trained model: reference maps, their ceiling and the noise guard.
@@ -134,13 +137,14 @@ class Cascade:
         depths = len(self.steps)
         tables = {name: self._tables(name, trials) for name in following}
         division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
+        engine = self._engine(following)
         outputs: Outputs = {}
         saved = _snapshot(self.model, self.trained)
         self._previous_twin: Reference | None = None
         begun, walked = time.perf_counter(), 0
         try:
             while walked < trials and self._in_time(begun, walked):
-                self._walk_trial(walked, tables, division, outputs, saved)
+                self._walk_trial(walked, tables, division, outputs, saved, engine)
                 _restore(self.model, saved)
                 walked += 1
         finally:
@@ -153,6 +157,8 @@ class Cascade:
         for trial in range(walked):
             self._outputs.append(torch.stack([outputs[trial, depth][1] for depth in range(depths)]))
         self.trials += walked
+        if engine is not None:
+            self._engines |= dict.fromkeys(engine.methods, "two_stream")
         for name in self._changes:
             del self._changes[name][self.trials :]
 
@@ -174,6 +180,7 @@ class Cascade:
             finite=bool(trained.isfinite().all()),
             twin_agreement=float(torch.cat(twins).nanmean()) if twins else math.nan,
             changes=self._changes,
+            engines={name: self._engines.get(name, "plain") for name in self.methods},
         )
 
     def _tables(self, name: str, trials: int) -> Trials:
@@ -220,31 +227,40 @@ class Cascade:
         division: Division,
         outputs: Outputs,
         saved: Mapping[str, Tensor],
+        engine: Engine | None,
     ) -> None:
         """One trial, which is row ``place`` of the tables."""
         trial = self.trials + place
         redraw = self.reinitializer.start_trial(trial)
+        ready = engine.attempt(redraw) if engine is not None else None
+        if ready is not None:
+            self._note(change for changes in ready.changes.values() for change in changes)
+        needs_weights = self._needs_weights(tables, ready)
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
                 _restore(self.model, saved)
                 random = []
-            for unit in (unit for unit in step if unit not in random):
-                for change in redraw(self.model, unit):
-                    self._changes.setdefault(change.parameter, []).append(change)
+            for unit in (unit for unit in step if needs_weights and unit not in random):
+                changes = redraw(self.model, unit)
+                if ready is None:
+                    self._note(changes)
             random = list(step)
             if self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
             now = self._retargeted() if self.settings.retarget else self.what
             with now.overheard() as heard:
                 told: int | None = None
+                made = {} if ready is None else {name: each[depth] for name, each in ready.attributions.items()}
                 for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
                         at = (trial, depth)
-                        self._guarded(name, table, at, lambda key, rows: self._step(key, rows, now, place, depth))  # noqa: B023
+                        self._guarded(name, table, at, lambda key, rows: self._step(key, rows, now, place, depth, made))  # noqa: B023
                     told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
-            if told is not None:
+            if ready is not None:
+                outputs[place, depth] = 0, ready.outputs[depth]
+            elif told is not None:
                 outputs[place, depth] = told, heard[0]
             elif division.tell(place, depth):
                 outputs[place, depth] = len(tables), now.outputs()
@@ -253,6 +269,25 @@ class Cascade:
                 if division.mine(name, place, len(self.steps) - 1):
                     at = (trial, len(self.steps))
                     self._guarded(name, table, at, lambda key, rows: self._depend(key, rows, place))
+
+    def _engine(self, following: Sequence[str]) -> Engine | None:
+        """What explains all depths of a trial at once, where that is exact and this process does all the work."""
+        alone = self._share.world == 1 and not self._at_once
+        exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
+        if self.settings.engine == "plain" or not (alone and exact and following):
+            return None
+        methods = {name: self.methods[name] for name in following}
+        return engine_for(self.model, self.what, methods, self.steps, stream_seed(self.settings.seed, "explainer"))
+
+    def _needs_weights(self, tables: Mapping[str, Trials], ready: Trial | None) -> bool:
+        """Whether something is still to be explained on the re-initialised clone itself."""
+        if ready is None or "dependence" in self.settings.diagnostics:
+            return True
+        return any(self.methods[name][0].passes > 0 and name not in ready.attributions for name in tables)
+
+    def _note(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._changes.setdefault(change.parameter, []).append(change)
 
     def _tick(self, label: str) -> None:
         self._done += 1
@@ -366,7 +401,9 @@ class Cascade:
 
     # --------------------------------------------------------------------------------------------- randomised models
 
-    def _step(self, name: str, table: Trials, now: Explanation, place: int, depth: int) -> None:
+    def _step(
+        self, name: str, table: Trials, now: Explanation, place: int, depth: int, made: Mapping[str, Tensor]
+    ) -> None:
         method = self.methods[name][0]
         trial = self.trials + place
         if method.passes == 0 and depth > 0:  # never looks at the model, so one map per trial says all
@@ -375,7 +412,7 @@ class Cascade:
             if method.fresh and self._pictured(trial, depth):
                 self._draw(table, depth, self._explain(name, now, trial, depth))
             return
-        maps = self._explain(name, now, trial, depth)
+        maps = reduced(made[name], name, now) if name in made else self._explain(name, now, trial, depth)
         # Which other sample a map is compared with changes from step to step, so that the floor averages over pairs.
         shift = 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
         for key, (same, other) in self.references[name].against(maps, shift).items():

@@ -118,11 +118,20 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
             attribution = function(what.model, what.inputs, what.target)
     except Exception as error:
         raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}") from error
+    return reduced(attribution, name, what)
+
+
+def reduced(attribution: Tensor, name: str, what: Explanation) -> Maps:
+    """The maps of an attribution of this batch.
+
+    Raises:
+        AttributionFailed: If it is none; names the method.
+    """
     if isinstance(attribution, tuple) and len(attribution) == 1:
         attribution = attribution[0]
     if not isinstance(attribution, Tensor):
         raise AttributionFailed(f"method '{name}' returned {type(attribution).__name__} instead of a tensor")
-    return _reduced(attribution.detach(), value, name)
+    return _reduced(attribution.detach(), first(what.inputs), name)
 
 
 def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:

@@ -184,6 +184,6 @@ def _spatial_outputs(model: nn.Module, found: list[SpatialMap], recorder: _Recor
             handle.remove()
 
 
-def first_tensor(structure: Any) -> Tensor | None:
-    """The first tensor in a nested structure, or None."""
-    return next((leaf for leaf in tree_leaves(structure) if isinstance(leaf, Tensor)), None)
+def first_tensor(structure: Any, kinds: Any = Tensor) -> Any:
+    """The first tensor in a nested structure, or None; ``kinds`` are the types that count as one."""
+    return next((leaf for leaf in tree_leaves(structure) if isinstance(leaf, kinds)), None)

@@ -24,6 +24,7 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.cascade import Cascade, Progress, Settings
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
+from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
 from lightning_sanity.probe import batch_size, digest
@@ -80,6 +81,7 @@ def parameter_randomization_test(
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
     share: Share | None = None,
+    engine: str = "auto",
 ) -> SanityResult:
     """Do attributions depend on the model's parameters? The model parameter randomization test.
 
@@ -126,6 +128,8 @@ def parameter_randomization_test(
         max_seconds: About how long the test may take: depths and trials are thinned evenly to fit, then methods are
             left out, which the result's settings and notes say. A method that hangs for twice as long ends the test.
         share: This process's part where several of them run the same test together.
+        engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
+            ``settings["engine"]``; ``"plain"`` always explains one depth after the other.
 
     Returns:
         Curves, verdicts and the proof of what was re-initialised.
@@ -148,6 +152,8 @@ def parameter_randomization_test(
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine '{engine}'; choose from: {', '.join(ENGINES)}")
     if order not in ORDERS:
         raise ValueError(f"unknown order '{order}'; choose from: {', '.join(ORDERS)}")
     with quiet_copy(model, inputs, forward, clone_fn, seed) as (copied, explained, values, device, graph):
@@ -170,6 +176,7 @@ def parameter_randomization_test(
             norm_stats=norm_stats,
             diagnostics=further,
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
+            engine=engine,
         )
         used = tuple(m for m in measures if fits(m, first(values), support))
         deadline = None if max_seconds is None else started + max_seconds
@@ -229,6 +236,7 @@ def parameter_randomization_test(
             "trials": trials,
             "trials_run": {name: len(found.norm) for name, found in measured.items()},
             "thinned": walk.thinned,
+            "engine": walk.engines,
             "diagnostics": list(further),
             "repeats": repeats,
             "retarget": retarget,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.utils._pytree import tree_map
 
 from lightning_sanity.graph import first_tensor
@@ -231,18 +232,21 @@ def update_digest(sha: hashlib._Hash, tensor: Tensor) -> None:
 
 def logits(outputs: Any) -> Tensor:
     """The tensor to be explained among a model's outputs: the output itself, its ``logits``, or the first tensor."""
-    if isinstance(outputs, Tensor):
+    if isinstance(outputs, _TENSORS):
         return outputs
     named = getattr(outputs, "logits", None)
     if named is None and isinstance(outputs, dict):
         named = outputs.get("logits")
-    found = named if isinstance(named, Tensor) else first_tensor(outputs)
+    found = named if isinstance(named, _TENSORS) else first_tensor(outputs, _TENSORS)
     if found is None:
         raise TypeError(
             f"the model returned {type(outputs).__name__} without a tensor: pass forward=, a function "
             "(model, *inputs) -> outputs (N, classes)"
         )
     return found
+
+
+_TENSORS: Any = (Tensor, Proxy)  # a proxy stands for a tensor while a model is traced symbolically
 
 
 class Adapted(nn.Module):

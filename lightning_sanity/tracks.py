@@ -151,6 +151,7 @@ class Walk:
         twin_agreement: Mean Spearman correlation between the plain gradients of consecutive twins, same sample: near
             the floor for random twins, near 1 for twins that differ in name only; NaN where it was not measured.
         changes: Per parameter, one per trial.
+        engines: Per method, how its depths were explained: "two_stream" (all at once) or "plain".
     """
 
     tracks: dict[str, Track]
@@ -163,6 +164,7 @@ class Walk:
     finite: bool
     twin_agreement: float
     changes: Mapping[str, Sequence[Change]]
+    engines: Mapping[str, str]
 
 
 def _on_cpu(found: Any) -> Any:

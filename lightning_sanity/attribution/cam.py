@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, repeated, rows_of, target_of
+from lightning_sanity.attribution.derived import Derived, Evidence
 from lightning_sanity.attribution.guided import guided_gradient, not_guidable
 from lightning_sanity.attribution.layers import (
     Layer,
@@ -50,11 +52,10 @@ def gradcam(layer: str | None = None) -> Method:
         layer: Name of the module whose output is weighted; the last feature map if None. Channels may come first or
             last, and a transformer's tokens are laid out as the grid they are, without the class token.
     """
-    return _map_method("gradcam", layer, _gradcam)
+    return _map_method("gradcam", layer, _BySlope(_gradcam))
 
 
-def _gradcam(model: nn.Module, inputs: Any, target: Tensor | None, layer: Layer) -> Tensor:
-    activation, slope = activation_and_gradient(model, inputs, target, layer)
+def _gradcam(activation: Tensor, slope: Tensor) -> Tensor:
     return (activation * slope.mean((2, 3), keepdim=True)).sum(1, keepdim=True).clamp_min(0)
 
 
@@ -65,8 +66,7 @@ def gradcam_plus_plus(layer: str | None = None) -> Method:
         layer: See ``gradcam``.
     """
 
-    def cam(model: nn.Module, inputs: Any, target: Tensor | None, at: Layer) -> Tensor:
-        activation, slope = activation_and_gradient(model, inputs, target, at)
+    def cam(activation: Tensor, slope: Tensor) -> Tensor:
         # With Y = exp(S) all derivatives of a piecewise linear S are powers of its slope; exp(S) itself only scales.
         above = slope.square()
         below = 2 * above + activation.sum((2, 3), keepdim=True) * slope**3
@@ -74,7 +74,7 @@ def gradcam_plus_plus(layer: str | None = None) -> Method:
         weight = (share * slope.clamp_min(0)).sum((2, 3), keepdim=True)
         return (activation * weight).sum(1, keepdim=True).clamp_min(0)
 
-    return _map_method("gradcam_plus_plus", layer, cam)
+    return _map_method("gradcam_plus_plus", layer, _BySlope(cam))
 
 
 def layercam(layer: str | None = None) -> Method:
@@ -84,11 +84,10 @@ def layercam(layer: str | None = None) -> Method:
         layer: See ``gradcam``.
     """
 
-    def cam(model: nn.Module, inputs: Any, target: Tensor | None, at: Layer) -> Tensor:
-        activation, slope = activation_and_gradient(model, inputs, target, at)
+    def cam(activation: Tensor, slope: Tensor) -> Tensor:
         return (activation * slope.clamp_min(0)).sum(1, keepdim=True).clamp_min(0)
 
-    return _map_method("layercam", layer, cam)
+    return _map_method("layercam", layer, _BySlope(cam))
 
 
 def scorecam(layer: str | None = None, max_channels: int | None = None, max_batch: int = ROWS) -> Method:
@@ -146,14 +145,20 @@ def guided_gradcam(layer: str | None = None) -> Method:
     """
 
     def with_guidance(cam: AttributionFn) -> AttributionFn:
-        return lambda model, inputs, target: guided_gradient(model, inputs, target) * cam(model, inputs, target)
+        def plain(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+            return guided_gradient(model, inputs, target) * cam(model, inputs, target)
+
+        if not isinstance(cam, Derived):
+            return plain
+        combine = cam.combine
+        return Derived(plain, lambda value, seen: seen.mean["guided"] * combine(value, seen), ("guided",), cam.layer)
 
     return Method(
         "guided_gradcam",
-        with_guidance(_attribute(layer, _gradcam)),
+        with_guidance(_attribute(layer, _BySlope(_gradcam))),
         passes=2.0,
         refuses=any_of(refuses_layer(layer), not_guidable),
-        prepare=lambda model, inputs: with_guidance(_prepare(layer, _gradcam)(model, inputs)),
+        prepare=lambda model, inputs: with_guidance(_prepare(layer, _BySlope(_gradcam))(model, inputs)),
     )
 
 
@@ -197,6 +202,21 @@ def internal_influence(
     return _map_method(name, layer, influence, passes=n_steps, signed=True)
 
 
+@dataclass(frozen=True)
+class _BySlope:
+    """A map made of a layer's activation and the explained output's gradient there."""
+
+    weigh: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None, at: Layer) -> Tensor:
+        return self.weigh(*activation_and_gradient(model, inputs, target, at))
+
+    def combine(self, value: Tensor, seen: Evidence) -> Tensor:
+        assert seen.activation is not None
+        assert seen.slope is not None
+        return resized(self.weigh(seen.activation, seen.slope), value)
+
+
 def _map_method(name: str, layer: str | None, cam: _OnLayer, *, passes: float = 1.0, signed: bool = False) -> Method:
     return Method(
         name,
@@ -217,7 +237,7 @@ def _prepare(layer: str | None, cam: _OnLayer) -> Callable[[nn.Module, Any], Att
         def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
             return resized(cam(model, inputs, target, at), first(inputs))
 
-        return attribute
+        return Derived(attribute, cam.combine, (), at) if isinstance(cam, _BySlope) else attribute
 
     return prepare
 

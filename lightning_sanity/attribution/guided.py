@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import (
     Method,
     any_of,
@@ -132,7 +133,8 @@ def not_guidable(model: nn.Module, inputs: Any, target: Tensor | None) -> str | 
 
 def guided_backprop() -> Method:
     """Guided Backprop; Springenberg et al. 2014 (arXiv:1412.6806)."""
-    return Method("guided_backprop", guided_gradient, refuses=any_of(not_differentiable, not_guidable))
+    derived = Derived(guided_gradient, lambda value, seen: seen.mean["guided"], rules=("guided",))
+    return Method("guided_backprop", derived, refuses=any_of(not_differentiable, not_guidable))
 
 
 def deconvnet() -> Method:
@@ -142,4 +144,5 @@ def deconvnet() -> Method:
         with GuidedRectifiers(masked=False):
             return output_gradient(model, inputs, target)
 
-    return Method("deconvnet", attribute, refuses=any_of(not_differentiable, not_guidable))
+    derived = Derived(attribute, lambda value, seen: seen.mean["deconvnet"], rules=("deconvnet",))
+    return Method("deconvnet", derived, refuses=any_of(not_differentiable, not_guidable))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
 from lightning_sanity.attribution.completeness import TOLERANCE, incomplete, relative_gap
+from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.gradient import over_noise
 from lightning_sanity.attribution.method import (
     AttributionFn,
@@ -49,10 +51,14 @@ def integrated_gradients(
         value = first(inputs).detach()
         return (value - baseline_for(baseline, value)) * mean(model, inputs, target)
 
+    def combine(value: Tensor, seen: Evidence) -> Tensor:
+        found = seen.mean["gradient"]
+        return (value - baseline_for(baseline, value)) * found if multiply_by_inputs else found
+
     gap = _gap(whole, baseline)
     return Method(
         name,
-        whole if multiply_by_inputs else mean,
+        Derived(whole if multiply_by_inputs else mean, combine, copies=_path(n_steps, baseline)),
         passes=n_steps,
         refuses=any_of(not_differentiable, incomplete(gap, f"raise n_steps, which is {n_steps}", tolerance)),
         completeness=gap,
@@ -120,6 +126,17 @@ def _mean_on_path(name: str, n_steps: int, baseline: Baseline, max_batch: int) -
         return total
 
     return attribute
+
+
+def _path(n_steps: int, baseline: Baseline) -> Copies:
+    points, weights = gauss_legendre(n_steps)
+
+    def make(value: Tensor) -> Callable[[int, slice], Tensor]:
+        start = baseline_for(baseline, value)
+        return lambda k, samples: start[samples] + points[k] * (value[samples] - start[samples])
+
+    # A tensor is told by its identity: two methods share a path where they were given the same one.
+    return Copies(("path", n_steps, id(baseline) if isinstance(baseline, Tensor) else baseline), tuple(weights), make)
 
 
 def gauss_legendre(n_steps: int) -> tuple[list[float], list[float]]:

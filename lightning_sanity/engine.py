@@ -1,0 +1,300 @@
+"""Which attributions a cascade gets from shared walks over the network, and the proof that they are the plain ones.
+
+Methods say what they need (see ``attribution.derived``); equal needs are one walk, whatever the methods are called. A
+walk serves all depths of a trial at once (see ``streams``). What cannot be had this way, a user's own function or a
+network that cannot be traced, stays with the plain loop, which is also the reference: one depth of the first trial is
+explained both ways, and a method whose maps differ goes back to the plain loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sanity._rng import reseed
+from lightning_sanity.attribution.batching import Rows, rows_of, target_of
+from lightning_sanity.attribution.derived import Copies, Derived, Evidence
+from lightning_sanity.attribution.layers import Layer
+from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.explanation import Explanation
+from lightning_sanity.randomization import Change
+from lightning_sanity.streams import Network, NotTraceable, Observed, Plan, named_tensors, observe
+from lightning_sanity.units import Unit
+
+ENGINES = ("auto", "plain")
+BUDGET = 512 * 2**20
+"""Bytes that a walk may keep."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All depths of one trial.
+
+    Attributes:
+        outputs: Of the model, ``(depths, N, ...)``.
+        attributions: Per method one per depth.
+        changes: Per unit name, what its re-initialisation changed.
+    """
+
+    outputs: Tensor
+    attributions: Mapping[str, list[Tensor]]
+    changes: Mapping[str, tuple[Change, ...]]
+
+
+def engine_for(
+    model: nn.Module,
+    what: Explanation,
+    methods: Mapping[str, tuple[Method, AttributionFn]],
+    steps: Sequence[Sequence[Unit]],
+    seed: int,
+) -> Engine | None:
+    """The engine of a cascade, or None, with a line in the debug log, where only the plain loop is to be had."""
+    try:
+        return Engine(model, what, methods, steps, seed)
+    except NotTraceable as error:
+        _log.debug("plain loop: %s", error)
+        return None
+
+
+class Engine:
+    """The walks of one cascade.
+
+    Args:
+        model: The clone whose units are re-initialised; back on its trained weights after every call.
+        what: The explanation of the untouched clone.
+        methods: Attribution functions by name; those that are not ``Derived`` are left alone.
+        steps: Which units are random at each depth.
+        seed: Of the explainers' draws, the same for every depth.
+        budget: Bytes that a walk may keep.
+
+    Raises:
+        NotTraceable: If nothing can be had this way; says why.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        what: Explanation,
+        methods: Mapping[str, tuple[Method, AttributionFn]],
+        steps: Sequence[Sequence[Unit]],
+        seed: int,
+        budget: int = BUDGET,
+    ) -> None:
+        self.what, self.seed, self.budget = what, seed, budget
+        self.model, self.samples = model, len(first(what.inputs))
+        self.methods: dict[str, Derived] = {
+            name: function
+            for name, (method, function) in methods.items()
+            if isinstance(function, Derived) and not method.fresh
+        }
+        if not self.methods:
+            raise NotTraceable("no method says what it needs")
+        self.units = tuple(dict.fromkeys(unit for step in steps for unit in step))
+        place = {unit: index for index, unit in enumerate(self.units)}
+        self.steps = steps
+        self._random = [frozenset(place[unit] for unit in step) for step in steps]
+        self.network = Network(what.model, what.inputs, self.units, model)
+        for name, derived in list(self.methods.items()):
+            if derived.layer is not None and derived.layer.name not in self.network.returned:
+                self._give_up(name, f"layer '{derived.layer.name}' is no single value of the traced network")
+        self._proven: set[object] = set()
+        self._planned: dict[tuple[object, ...], Plan] = {}
+
+    def _give_up(self, name: str, reason: str) -> None:
+        _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
+        self.methods.pop(name)
+
+    def attempt(self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]]) -> Trial | None:
+        """All depths of a trial for the methods that are left; None, now and from here on, where a walk fails."""
+        if not self.methods:
+            return None
+        try:
+            return self.trial(redraw)
+        except NotTraceable as error:
+            _log.debug("plain loop: %s", error)
+            self.methods.clear()
+            return None
+
+    def trial(self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]]) -> Trial:
+        """Explain all depths.
+
+        Args:
+            redraw: Re-initialises a unit of the clone for this trial.
+
+        Raises:
+            NotTraceable: If a walk fails, or no method is left.
+        """
+        saved = {name: tensor.detach().clone() for name, tensor in named_tensors(self.model)}
+        try:
+            changes = {unit.name: redraw(self.model, unit) for unit in self.units}
+            self.network.take_random(self.what.model)
+            _put_back(self.model, saved)
+            outputs, found = self._walks()
+            for name in [name for name in self.methods if self._needs(name) - self._proven]:
+                if name in self.methods:
+                    self._check(name, found[name], redraw)
+                    _put_back(self.model, saved)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # an operation that minds the batch's size
+            raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
+        finally:
+            _put_back(self.model, saved)
+        return Trial(outputs, {name: found[name] for name in self.methods}, changes)
+
+    def _needs(self, name: str) -> set[object]:
+        derived = self.methods[name]
+        return {(derived.copies, rule) for rule in derived.rules} | ({derived.layer} if derived.layer else set())
+
+    def _check(self, name: str, ours: list[Tensor], redraw: Callable[..., Any]) -> None:
+        """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
+        depth = len(self.steps) // 2
+        if not self.network.lend_random(self._random[depth]):
+            for unit in self.steps[depth]:
+                redraw(self.model, unit)
+        reseed(self.seed, first(self.what.inputs).device)
+        with torch.enable_grad():
+            plain = self.methods[name].plain(self.what.model, self.what.inputs, self.what.target).detach()
+        norm = torch.linalg.vector_norm
+        difference = float(norm((ours[depth] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
+        needs = self._needs(name)
+        if difference <= self.methods[name].tolerance:
+            self._proven |= needs
+            return
+        for other in [other for other in self.methods if self._needs(other) & needs]:
+            self._give_up(other, f"the map of '{name}' at depth {depth} differs by {difference:.1e} of its norm")
+        if not self.methods:
+            raise NotTraceable("every map differs from the plain loop's")
+
+    def _walks(self) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """Every pass that some method needs, once; and what the methods make of them."""
+        groups: dict[Copies | None, list[str]] = {}
+        for name, derived in self.methods.items():
+            groups.setdefault(derived.copies, []).append(name)
+        outputs, found = None, {}
+        for copies, names in groups.items():
+            sums = _Sums(len(self.steps), self.what)
+            rules = {rule for name in names for rule in self.methods[name].rules}
+            layers = {layer.name: layer for name in names if (layer := self.methods[name].layer) is not None}
+            for rule in sorted(rules | ({"gradient"} if layers else set())):
+                watched = layers if rule == "gradient" else {}
+                self._pass(copies, rule, watched, rule in rules, sums)
+            if copies is None:
+                outputs = sums.outputs
+            for name in names:
+                found[name] = [
+                    self.methods[name].combine(first(self.what.inputs), sums.evidence(depth, self.methods[name].layer))
+                    for depth in range(len(self.steps))
+                ]
+        if outputs is None:  # only altered copies were explained
+            sums = _Sums(len(self.steps), self.what)
+            self._pass(None, "gradient", {}, False, sums)
+            outputs = sums.outputs
+        assert outputs is not None
+        return outputs, found
+
+    def _pass(self, copies: Copies | None, rule: str, layers: Mapping[str, Layer], to_input: bool, sums: _Sums) -> None:
+        """Walk all depths for all rows, as many at once as the budget holds."""
+        inputs, target = self.what.inputs, self.what.target
+        make = None
+        if copies is not None:
+            reseed(self.seed, first(inputs).device)
+            make = copies.make(first(inputs).detach())
+        for plan in self._plans(tuple(layers), to_input):
+
+            def run(samples: slice, which: range, plan: Plan = plan) -> Observed:
+                rows = torch.cat([make(k, samples) for k in which]) if make is not None else None
+                stacked = rows_of(inputs, samples, len(which), rows)
+                return observe(
+                    plan, stacked, target_of(target, samples, len(which)), None if rule == "gradient" else rule
+                )
+
+            room = Rows(max(1, self.budget // max(1, plan.bytes_per_sample())), "walk")
+            number = len(copies.weights) if copies is not None else 1
+            for samples, which, seen in room.chunks(self.samples, number, run):
+                weights = [copies.weights[k] for k in which] if copies is not None else None
+                sums.add(plan.chosen, samples, seen, rule, weights, layers)
+
+    def _plans(self, layers: tuple[str, ...], to_input: bool) -> Iterator[Plan]:
+        """The depths in as few walks as the budget allows for a single sample."""
+        waiting = [tuple(range(len(self.steps)))]
+        while waiting:
+            chosen = waiting.pop()
+            key = (chosen, layers, to_input)
+            if key not in self._planned:
+                self._planned[key] = Plan(self.network, self._random, chosen, layers, to_input)
+            plan = self._planned[key]
+            if plan.bytes_per_sample() > self.budget and len(chosen) > 1:
+                waiting += [chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]]
+            else:
+                yield plan
+
+
+class _Sums:
+    """What the chunks of a pass add up to, all depths and samples; on their device."""
+
+    def __init__(self, depths: int, what: Explanation) -> None:
+        self.depths, self.value = depths, first(what.inputs)
+        self.outputs: Tensor | None = None
+        self.mean: dict[str, Tensor] = {}
+        self.square: dict[str, Tensor] = {}
+        self.layers: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(
+        self,
+        chosen: tuple[int, ...],
+        samples: slice,
+        seen: Observed,
+        rule: str,
+        weights: list[float] | None,
+        layers: Mapping[str, Layer],
+    ) -> None:
+        """One walk's share; ``weights`` of its copies, None for the batch itself."""
+        copies, count = len(weights or [1]), len(chosen)
+
+        def rows(value: Tensor) -> Tensor:
+            return value.reshape(count, copies, -1, *value.shape[1:])
+
+        def room(like: Tensor) -> Tensor:
+            return like.new_zeros(self.depths, len(self.value), *like.shape[1:])
+
+        where = torch.tensor(chosen, device=self.value.device), samples
+        if weights is None:
+            self.outputs = room(seen.outputs) if self.outputs is None else self.outputs
+            self.outputs[where] = rows(seen.outputs)[:, 0]
+        if seen.gradient is not None:
+            slope = rows(seen.gradient)
+            mean = self.mean.setdefault(rule, room(seen.gradient))
+            if weights is None:
+                mean[where] = slope[:, 0]
+            else:
+                weight = slope.new_tensor(weights)
+                mean[where] += torch.tensordot(slope, weight, ([1], [0]))
+                self.square.setdefault(rule, room(seen.gradient))[where] += torch.tensordot(
+                    slope.square(), weight, ([1], [0])
+                )
+        for name, layer in layers.items():
+            grids = [layer.layout.grid(tensor[name]) for tensor in (seen.activation, seen.slope)]
+            for total, grid in zip(self.layers.setdefault(name, (room(grids[0]), room(grids[1]))), grids, strict=True):
+                total[where] = rows(grid)[:, 0]
+
+    def evidence(self, depth: int, layer: Layer | None) -> Evidence:
+        """What was seen of one depth."""
+        activation, slope = (t[depth] for t in self.layers[layer.name]) if layer is not None else (None, None)
+        return Evidence(
+            {rule: total[depth] for rule, total in self.mean.items()},
+            {rule: total[depth] for rule, total in self.square.items()},
+            activation,
+            slope,
+        )
+
+
+@torch.no_grad()
+def _put_back(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    for name, tensor in named_tensors(model):
+        tensor.copy_(saved[name])

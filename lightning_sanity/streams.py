@@ -1,0 +1,843 @@
+"""All depths of a cascade in one walk over the network: two streams of rows instead of one pass per depth.
+
+At depth d of a cascade some units carry random weights and the others trained ones, so below its first random unit a
+depth computes what the trained model computes. The network is therefore walked once, operation by operation, by a
+trained stream that all depths share and a random stream that holds the rows of those depths which differ from it:
+
+      forward, up                 trained stream         random stream           backward, down
+                                                       d0   d1   d2  outputs
+      unit 0 (head, first            :              ┌─[d0]─[d1]─[d2]            one pass through the random stream;
+        to become random)            T3 ── born ────┘   │    │                  what arrives at a birth becomes the
+                                     ^                  │    │                  cotangent of that depth in the
+      unit 1                         T2 ── born ────────┘    │                  trained stream,
+                                     ^                       │
+      unit 2 (lowest)                T1 ── born ─────────────┘                  whose activations exist once: all
+                                     ^                                          depths go down through them, stacked
+                                   inputs                                       ──> gradient of every depth
+
+A depth is *born* where it first differs: the trained rows are appended to the random stream there. Which depths differ
+at an operation follows from the units that its ancestors read, so skip connections, branches, shared modules and the
+other orders need no rule of their own. Nothing is computed that the plain loop would not compute, and each sample's
+arithmetic is the same; only the batches differ.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_sanity.attribution.guided import GuidedRectifiers
+from lightning_sanity.attribution.method import first, select
+from lightning_sanity.units import Unit
+
+JOIN = 4 * 2**20
+"""Bytes up to which small groups of rows are joined before an operation with weights: a copy that a larger batch
+repays. Above it the copy costs more than the batch gains."""
+
+Steps = tuple[int, ...]
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+class NotTraceable(RuntimeError):
+    """The network cannot be walked operation by operation; says why."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one walk saw of some samples, the rows of a depth together, depths as they were asked for.
+
+    Attributes:
+        outputs: ``(depths * n, ...)``.
+        gradient: Of the explained outputs with respect to the explained input; None where it was not asked for.
+        activation: Of the layer, per layer; as the module returns it.
+        slope: The explained outputs' gradient there.
+    """
+
+    outputs: Tensor
+    gradient: Tensor | None
+    activation: Mapping[str, Tensor]
+    slope: Mapping[str, Tensor]
+
+
+# ------------------------------------------------------------------------------------------------------- the graph
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracing with as many arguments as there are inputs; remembers which value each module returned."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, inputs: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.returned: dict[str, list[Any]] = defaultdict(list)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Tensors become placeholders; what else the model is called with, its defaults included, stays as it is."""
+        given = [
+            self.create_proxy("placeholder", f"input_{index}", (), {}) if isinstance(value, Tensor) else value
+            for index, value in enumerate(self.inputs)
+        ]
+        return (lambda root, *arguments: root.forward(*arguments)), [self.root, *given]
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Note what the module returned."""
+        made = super().call_module(m, forward, args, kwargs)
+        self.returned[self.path_of_module(m)].append(made.node if isinstance(made, fx.Proxy) else None)
+        return made
+
+
+@dataclass
+class _Operation:
+    """One node of the graph and what is known of it.
+
+    Attributes:
+        node: The node.
+        reads: Units whose tensors it reads itself.
+        above: Units that its value depends on, with all its ancestors.
+        of_data: Whether its value depends on the inputs.
+        dim: Dimension along which samples are stacked; None where the value holds no row per sample.
+        fixed: Whether the value is the same for any number of samples.
+        per_sample: Bytes of one sample's rows.
+    """
+
+    node: fx.Node
+    reads: frozenset[int] = frozenset()
+    above: frozenset[int] = frozenset()
+    of_data: bool = False
+    dim: int | None = None
+    fixed: bool = False
+    per_sample: int = 0
+
+
+class Network:
+    """A network taken apart into operations, with trained and with random weights.
+
+    Args:
+        model: The explained model in eval mode, on trained weights. Left as it is, in-place activations apart, which
+            are switched off during a walk.
+        inputs: Its inputs.
+        units: The units that become random.
+
+    Raises:
+        NotTraceable: If its operations cannot be told: control flow that depends on the data, for example.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module) -> None:
+        self.trained = model
+        given = inputs if isinstance(inputs, tuple) else (inputs,)
+        if any(isinstance(leaf, Tensor) for value in given if not isinstance(value, Tensor) for leaf in _leaves(value)):
+            raise NotTraceable("an input is a collection of tensors")
+        try:
+            self.random = copy.deepcopy(model)
+            tracer = _Tracer(given)
+            self.graph = tracer.trace(self.random)
+        except Exception as error:  # whatever the model's own code makes of symbolic values
+            raise NotTraceable(f"symbolic tracing failed ({type(error).__name__}: {error})") from error
+        self.returned = {
+            name: nodes[0] for name, nodes in tracer.returned.items() if len(nodes) == 1 and nodes[0] is not None
+        }
+        self._unit_of = {id(tensor): index for index, unit in enumerate(units) for tensor in _tensors_of(owner, unit)}
+        self._mixed: dict[tuple[str, frozenset[int]], nn.Module] = {}
+        self.operations: dict[fx.Node, _Operation] = {}
+        for node in self._rewritten():
+            self.operations[node] = self._operation(node)
+        output = next(node for node in self.operations if node.op == "output").args[0]
+        if not isinstance(output, fx.Node):
+            raise NotTraceable("the model does not return a tensor")
+        self.output: fx.Node = output
+        self.inputs = [node for node in self.operations if node.op == "placeholder"]
+        if not isinstance(first(inputs), Tensor) or self.inputs[0].target != "input_0":
+            raise NotTraceable("the explained input is no tensor")
+        self.last_use = {argument: node for node in self.operations for argument in node.all_input_nodes}
+        self._measure(given)
+
+    def _rewritten(self) -> Iterator[fx.Node]:
+        """The graph's nodes, those that work in place replaced by their out-of-place equals."""
+        for node in self.graph.nodes:
+            if node.op == "call_function":
+                name = getattr(node.target, "__name__", "")
+                if node.target in _OUT_OF_PLACE:
+                    node.target = _OUT_OF_PLACE[node.target]
+                elif name.endswith("_") and not name.startswith("_"):
+                    node.target = _twin_of(node.target, name)
+                elif node.target is operator.setitem or node.kwargs.get("out") is not None:
+                    raise NotTraceable("it assigns into a tensor")
+                else:
+                    _not_in_place(node)
+            elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+                if not hasattr(Tensor, node.target[:-1]):
+                    raise NotTraceable(f"it calls {node.target} in place")
+                node.target = node.target[:-1]
+            yield node
+
+    def _operation(self, node: fx.Node) -> _Operation:
+        reads: set[int] = set()
+        if node.op == "get_attr":
+            reads = self._units_among([_attribute(self.trained, self.random, node.target)])
+        elif node.op == "call_module":
+            module = self.trained.get_submodule(str(node.target))
+            reads = self._units_among([*module.parameters(), *module.buffers()])
+            if len(reads) > 1 and any(parametrize.is_parametrized(child) for child in module.modules()):
+                raise NotTraceable(f"'{node.target}' mixes units and parametrised weights")
+        made = _Operation(node, frozenset(reads), of_data=node.op == "placeholder")
+        parents = [self.operations[argument] for argument in node.all_input_nodes]
+        made.of_data |= any(parent.of_data for parent in parents)
+        made.above = made.reads.union(*(parent.above for parent in parents))
+        if made.of_data:  # a weight read by another node is read here
+            made.reads = made.reads.union(*(parent.above for parent in parents if not parent.of_data))
+        return made
+
+    def _units_among(self, tensors: Sequence[Any]) -> set[int]:
+        return {self._unit_of[id(tensor)] for tensor in tensors if id(tensor) in self._unit_of}
+
+    @torch.no_grad()
+    def _measure(self, given: tuple[Any, ...]) -> None:
+        """Run two and three samples, to see where rows lie in every value and that no sample depends on another."""
+        total = len(given[0])
+        runs = []
+        for samples in (2, 3):
+            index = torch.arange(samples) % total
+            values: dict[fx.Node, Any] = {}
+            rows = iter([v[index.to(v.device)] if _has_rows(v, total) else v for v in given if isinstance(v, Tensor)])
+            with self.out_of_place():
+                for node in self.operations:
+                    if node.op == "placeholder":
+                        values[node] = next(rows)
+                    elif node.op != "output":
+                        values[node] = self.call(node, frozenset(), values.__getitem__)
+            runs.append(values)
+        for node, operation in self.operations.items():
+            if not operation.of_data or node.op == "output":
+                continue
+            two, three = runs[0][node], runs[1][node]
+            if not isinstance(two, Tensor) or not isinstance(three, Tensor):
+                operation.fixed = not _holds_tensor(two) and _same(two, three)
+            elif two.shape == three.shape:
+                operation.fixed = _alike(two, three)
+            else:
+                operation.dim = _dim_of_rows(two, three)
+                operation.per_sample = two.numel() * two.element_size() // 2
+                if operation.dim is None:
+                    raise NotTraceable(f"rows of {node} depend on one another or lie in no order")
+        if self.operations[self.output].dim != 0:
+            raise NotTraceable("the output has no row per sample")
+
+    # ------------------------------------------------------------------------------------------------------ weights
+
+    @torch.no_grad()
+    def take_random(self, model: nn.Module) -> None:
+        """Copy the weights that ``model``, the trained module itself, carries just now into the random copy."""
+        self._mixed.clear()
+        theirs = dict(named_tensors(model))
+        for name, tensor in named_tensors(self.random):
+            if name in theirs:
+                tensor.copy_(theirs[name])
+
+    def lend_random(self, key: frozenset[int]) -> bool:
+        """Give the trained module the random weights of some units; False where only redrawing can do that."""
+        if any(parametrize.is_parametrized(module) for module in self.trained.modules()):
+            return False
+        self._mix(self.trained, self.trained, self.random, key)
+        return True
+
+    @torch.no_grad()
+    def _mix(self, into: nn.Module, trained: nn.Module, random: nn.Module, key: frozenset[int]) -> None:
+        mine, theirs = dict(named_tensors(trained)), dict(named_tensors(random))
+        for path, tensor in named_tensors(into):
+            if self._unit_of.get(id(mine[path])) in key:
+                tensor.copy_(theirs[path])
+
+    def call(self, node: fx.Node, key: frozenset[int], value_of: Callable[[fx.Node], Any]) -> Any:
+        """Run a node with the units in ``key`` random."""
+        if node.op == "get_attr":
+            return _attribute(self.random if key else self.trained, self.random, node.target)
+        args = fx.node.map_arg(node.args, value_of)
+        kwargs = fx.node.map_arg(node.kwargs, value_of)
+        if node.op == "call_function":
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return self._module(str(node.target), key, self.operations[node].reads)(*args, **kwargs)
+
+    def _module(self, name: str, key: frozenset[int], reads: frozenset[int]) -> nn.Module:
+        if not key:
+            return self.trained.get_submodule(name)
+        trained, random = self.trained.get_submodule(name), self.random.get_submodule(name)
+        own = self._units_among([*trained.parameters(), *trained.buffers()])
+        if key & own == own:
+            return random
+        if (name, key) not in self._mixed:
+            mixed = copy.deepcopy(trained)
+            self._mix(mixed, trained, random, key)
+            self._mixed[name, key] = mixed
+        return self._mixed[name, key]
+
+    @contextmanager
+    def out_of_place(self) -> Iterator[None]:
+        """A value may be read by several depths, so no module may overwrite it."""
+        both: Any = (self.trained, self.random)
+        flagged = [module for root in both for module in root.modules() if getattr(module, "inplace", False)]
+        for module in flagged:
+            module.inplace = False
+        try:
+            yield
+        finally:
+            for module in flagged:
+                module.inplace = True
+
+
+# --------------------------------------------------------------------------------------------------------- the walk
+
+
+@dataclass
+class _Group:
+    """Rows of some depths, one depth after the other."""
+
+    steps: Steps
+    value: Any
+
+
+@dataclass
+class _Birth:
+    """Where depths leave the trained stream: a leaf of the random stream's graph."""
+
+    node: fx.Node
+    steps: Steps
+    leaf: Tensor
+
+
+class Plan:
+    """Which depths differ from the trained model at which operation, and what a walk over them costs.
+
+    Args:
+        network: The network.
+        steps: Indices of the random units at each depth.
+        chosen: The depths to walk, as indices into ``steps``.
+        layers: Modules whose activation and slope are wanted.
+        to_input: Whether the gradient with respect to the input is.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        steps: Sequence[frozenset[int]],
+        chosen: Steps,
+        layers: tuple[str, ...] = (),
+        to_input: bool = True,
+    ) -> None:
+        self.network, self.steps, self.chosen, self.to_input = network, steps, chosen, to_input
+        self.layers = {layer: network.returned[layer] for layer in layers}
+        operations = network.operations
+        self.active: dict[fx.Node, Steps] = {
+            node: tuple(s for s in chosen if operation.above & steps[s]) if operation.of_data else ()
+            for node, operation in operations.items()
+        }
+        self.born: dict[fx.Node, bool] = dict.fromkeys(operations, False)
+        for node in operations:
+            if node.op == "output":
+                continue
+            for argument in node.all_input_nodes:
+                if operations[argument].of_data and set(self.active[node]) - set(self.active[argument]):
+                    self.born[argument] = True
+        for node in (network.output, *self.layers.values()):
+            self.born[node] |= len(self.active[node]) < len(chosen)
+        for node, born in self.born.items():
+            if born and operations[node].dim is None and not operations[node].fixed and _not_plain(node):
+                raise NotTraceable(f"'{node}' returns several values where a depth begins")
+        self.needed = self._needed()
+
+    def _needed(self) -> set[fx.Node]:
+        """What the trained stream must compute."""
+        needed: set[fx.Node] = set()
+        waiting = [node for node, born in self.born.items() if born]
+        while waiting:
+            node = waiting.pop()
+            if node not in needed:
+                needed.add(node)
+                waiting += [a for a in node.all_input_nodes if self.network.operations[a].of_data]
+        return needed
+
+    def bytes_per_sample(self) -> int:
+        """What a walk keeps of one sample, about."""
+        return sum(
+            operation.per_sample * (len(self.active[node]) + (node in self.needed))
+            for node, operation in self.network.operations.items()
+        )
+
+
+@dataclass
+class Walk:
+    """One walk; see ``observe``."""
+
+    plan: Plan
+    inputs: Any
+    samples: int
+    trained: dict[fx.Node, Any] = field(default_factory=dict)
+    above: dict[fx.Node, Any] = field(default_factory=dict)
+    random: dict[fx.Node, list[_Group]] = field(default_factory=dict)
+    births: list[_Birth] = field(default_factory=list)
+    static: dict[tuple[fx.Node, frozenset[int]], Any] = field(default_factory=dict)
+
+    def forward(self) -> None:
+        """Up through both streams."""
+        network, plan = self.plan.network, self.plan
+        given = iter(
+            [v for v in (self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)) if isinstance(v, Tensor)]
+        )
+        watched = set(plan.layers.values())
+        kept = watched | {network.output, network.inputs[0]} | {node for node, born in plan.born.items() if born}
+        for node, operation in network.operations.items():
+            if node.op == "output":
+                continue
+            if node.op == "placeholder":
+                value = next(given)
+                self.trained[node] = value.detach().requires_grad_(
+                    plan.to_input and node is network.inputs[0] and value.is_floating_point()
+                )
+                continue
+            if not operation.of_data:
+                continue
+            if node in plan.needed:
+                self._trained(node, node in watched)
+            if plan.active[node]:
+                self.random[node] = [
+                    _Group(steps, self._random(node, steps, node in watched)) for steps in self._partition(node)
+                ]
+            for argument in node.all_input_nodes:
+                if network.last_use[argument] is node and argument not in kept:
+                    self.random.pop(argument, None)
+                    self.trained.pop(argument, None)
+
+    def _trained(self, node: fx.Node, watched: bool) -> None:
+        value = self.plan.network.call(node, frozenset(), lambda a: self._known(a, frozenset()))
+        if self.plan.born[node] and isinstance(value, Tensor) and (value.requires_grad or watched):
+            # The stream goes on from a leaf: what reaches it from above is sent down by ``backward``.
+            self.above[node] = value
+            value = value.detach().requires_grad_()
+        self.trained[node] = value
+
+    def _known(self, node: fx.Node, key: frozenset[int]) -> Any:
+        """A value of the trained stream, or one that depends on weights alone."""
+        operation = self.plan.network.operations[node]
+        if operation.of_data:
+            return self.trained[node]
+        key = key & operation.above
+        if (node, key) not in self.static:
+            self.static[node, key] = self.plan.network.call(node, key, lambda a: self._known(a, key))
+        return self.static[node, key]
+
+    def _random(self, node: fx.Node, steps: Steps, watched: bool) -> Any:
+        network = self.plan.network
+        key = network.operations[node].reads & self.plan.steps[steps[0]]
+
+        def value_of(argument: fx.Node) -> Any:
+            operation = network.operations[argument]
+            return self.rows(argument, steps) if operation.of_data else self._known(argument, key)
+
+        value = network.call(node, key, value_of)
+        if watched and not value.requires_grad:
+            value = value.detach().requires_grad_()
+        return value
+
+    def _partition(self, node: fx.Node) -> list[Steps]:
+        """Groups of depths that go through a node together: equal weights, and no more copying than pays."""
+        operations, plan = self.plan.network.operations, self.plan
+        active = plan.active[node]
+        parents = [a for a in node.all_input_nodes if operations[a].of_data]
+        cuts = [[group.steps for group in self.random.get(a, [])] for a in parents]
+        for argument, groups in zip(parents, cuts, strict=True):
+            fresh = set(active).difference(plan.active[argument])
+            groups += [(step,) for step in active if step in fresh]
+        # A number of samples, for example, suits the very groups it was taken from.
+        apart = [
+            groups
+            for a, groups in zip(parents, cuts, strict=True)
+            if operations[a].dim is None and not operations[a].fixed
+        ]
+        reads = operations[node].reads
+        if apart:
+            pieces = apart[0]
+            if any(set(map(frozenset, groups)) != set(map(frozenset, pieces)) for groups in apart):
+                raise NotTraceable(f"'{node}' reads values that belong to different groups of depths")
+        else:
+            pieces = cuts[0] if len(cuts) == 1 else _coarsened(cuts)
+        if not reads:
+            return pieces
+        if apart:
+            if any(len({reads & plan.steps[s] for s in piece}) > 1 for piece in pieces):
+                raise NotTraceable(f"'{node}' reads weights and the size of a group of depths")
+            return pieces
+        pieces = [part for piece in pieces for part in _split(piece, lambda s: reads & plan.steps[s])]
+        bytes_each = self.samples * max((operations[a].per_sample for a in parents), default=0)
+        return _joined(pieces, lambda s: reads & plan.steps[s], max(1, JOIN // max(1, bytes_each)))
+
+    def rows(self, node: fx.Node, steps: Steps) -> Any:
+        """A node's value for these depths, whole groups where possible; depths that are new here are born."""
+        operation = self.plan.network.operations[node]
+        groups = self.random.get(node, [])
+        owner = {step: group for group in groups for step in group.steps}
+        if operation.dim is None:
+            return owner[steps[0]].value if steps[0] in owner else self.trained[node]
+        blocks, at = [], 0
+        while at < len(steps):
+            group = owner.get(steps[at])
+            if group is None:
+                stop = at
+                while stop < len(steps) and steps[stop] not in owner:
+                    stop += 1
+                blocks.append(self._born(node, steps[at:stop]))
+            elif group.steps == steps[at : at + len(group.steps)]:
+                stop = at + len(group.steps)
+                blocks.append(group.value)
+            else:
+                stop = at + 1
+                each = group.value.shape[operation.dim] // len(group.steps)
+                blocks.append(group.value.narrow(operation.dim, group.steps.index(steps[at]) * each, each))
+            at = stop
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, operation.dim)
+
+    def _born(self, node: fx.Node, steps: Steps) -> Tensor:
+        trained = self.trained[node]
+        leaf = trained.detach()
+        if len(steps) > 1:
+            leaf = torch.cat([leaf] * len(steps), self.plan.network.operations[node].dim or 0)
+        if trained.requires_grad:
+            self.births.append(_Birth(node, steps, leaf.requires_grad_()))
+        return leaf
+
+    def backward(self, scores: Callable[[Tensor, int], Tensor]) -> Observed:
+        """Down through the random stream, then from every birth down through the trained one."""
+        plan, network = self.plan, self.plan.network
+        chosen, output = plan.chosen, self.plan.network.output
+        ends = [group.steps for group in self.random.get(output, [])]
+        late = tuple(s for s in chosen if s not in plan.active[output])
+        tops = [(steps, self.rows(output, steps)) for steps in (*ends, *([late] if late else []))]
+        watched = [(name, group) for name, node in plan.layers.items() for group in self.random.get(node, [])]
+        leaves = [*(birth.leaf for birth in self.births), *(group.value for _, group in watched)]
+        totals = [scores(rows, len(steps)).sum() for steps, rows in tops if rows.requires_grad]
+        found = torch.autograd.grad(totals, leaves, allow_unused=True) if totals and leaves else (None,) * len(leaves)
+        outputs = self._ordered([(steps, rows.detach()) for steps, rows in tops], output)
+        arrived: dict[fx.Node, dict[int, Tensor]] = defaultdict(dict)
+        for birth, slope in zip(self.births, found[: len(self.births)], strict=True):
+            if slope is not None:
+                self._add(arrived[birth.node], birth.node, birth.steps, slope)
+        slopes: dict[str, dict[int, Tensor]] = {name: {} for name in plan.layers}
+        for (name, group), slope in zip(watched, found[len(self.births) :], strict=True):
+            slope = torch.zeros_like(group.value) if slope is None else slope
+            slopes[name].update(zip(group.steps, self._blocks(slope, plan.layers[name], len(group.steps)), strict=True))
+        self.births.clear()
+        del totals, tops, leaves, found
+        activation = self._activations()
+        self.random.clear()
+        names = {node: name for name, node in plan.layers.items()}
+        for node in reversed(list(self.above)):
+            waiting = arrived.pop(node, {})
+            if node in names:
+                slopes[names[node]].update(waiting)
+            self._descend(node, waiting, arrived)
+        inputs = network.inputs[0]
+        gradient = None
+        if plan.to_input:
+            gradient = self._filled(arrived.get(inputs, {}), self.trained[inputs])
+        return Observed(
+            outputs,
+            gradient,
+            activation,
+            {name: self._filled(slopes[name], activation[name].tensor_split(len(chosen))[0]) for name in plan.layers},
+        )
+
+    def _activations(self) -> dict[str, Tensor]:
+        found = {}
+        for name, node in self.plan.layers.items():
+            parts = [(group.steps, group.value.detach()) for group in self.random.get(node, [])]
+            late = [s for s in self.plan.chosen if s not in self.plan.active[node]]
+            parts += [((s,), self.trained[node].detach()) for s in late]
+            found[name] = self._ordered(parts, node)
+        return found
+
+    def _descend(self, node: fx.Node, waiting: dict[int, Tensor], arrived: dict[fx.Node, dict[int, Tensor]]) -> None:
+        """From a leaf of the trained stream to the leaves below it, all depths at once where that pays."""
+        value = self.above.pop(node)
+        if not waiting or not value.requires_grad:
+            return
+        below = list(self._leaves_below(node))
+        if not below:
+            return
+        size = max(1, JOIN // max(1, value.numel() * value.element_size()))
+        steps = list(waiting)
+        for start in range(0, len(steps), size):
+            some = steps[start : start + size]
+            stacked = torch.stack([waiting.pop(s) for s in some]) if len(some) > 1 else waiting.pop(some[0])[None]
+            slopes = _send_down(value, [self.trained[leaf] for leaf in below], stacked)
+            for leaf, slope in zip(below, slopes, strict=True):
+                if slope is not None:
+                    for index, step in enumerate(some):
+                        _accumulate(arrived[leaf], step, slope[index])
+
+    def _leaves_below(self, node: fx.Node) -> list[fx.Node]:
+        found: dict[fx.Node, None] = {}
+        seen, waiting = set(), list(node.all_input_nodes)
+        while waiting:
+            below = waiting.pop()
+            if below in seen or not self.plan.network.operations[below].of_data:
+                continue
+            seen.add(below)
+            value = self.trained.get(below)
+            if isinstance(value, Tensor) and value.is_leaf and value.requires_grad:
+                found[below] = None
+            else:
+                waiting += below.all_input_nodes
+        return list(found)
+
+    def _blocks(self, value: Tensor, node: fx.Node, count: int) -> Sequence[Tensor]:
+        dim = self.plan.network.operations[node].dim
+        assert dim is not None
+        return value.chunk(count, dim)
+
+    def _add(self, into: dict[int, Tensor], node: fx.Node, steps: Steps, slope: Tensor) -> None:
+        for step, block in zip(steps, self._blocks(slope, node, len(steps)), strict=True):
+            _accumulate(into, step, block)
+
+    def _ordered(self, parts: list[tuple[Steps, Tensor]], node: fx.Node) -> Tensor:
+        """Rows of all chosen depths, in their order."""
+        found = {
+            step: block
+            for steps, value in parts
+            for step, block in zip(steps, self._blocks(value, node, len(steps)), strict=True)
+        }
+        return torch.cat([found[step] for step in self.plan.chosen])
+
+    def _filled(self, found: dict[int, Tensor], like: Tensor) -> Tensor:
+        return torch.cat([found[s] if s in found else torch.zeros_like(like) for s in self.plan.chosen])
+
+
+def observe(plan: Plan, inputs: Any, target: Tensor | None, rule: str | None = None) -> Observed:
+    """Walk all depths of a plan for these samples.
+
+    Args:
+        plan: The depths.
+        inputs: Some samples.
+        target: The explained class of each.
+        rule: How rectifiers send gradients down: None as usual, "guided" or "deconvnet".
+    """
+    value = first(inputs)
+    walk = Walk(plan, inputs, len(value))
+    guide = nullcontext() if rule is None else GuidedRectifiers(masked=rule == "guided")
+    with ExitStack() as stack:
+        stack.enter_context(plan.network.out_of_place())
+        stack.enter_context(torch.enable_grad())
+        with guide, _FixedNormalization():
+            walk.forward()
+
+        def scores(rows: Tensor, depths: int) -> Tensor:
+            return select(rows, target.repeat(depths) if target is not None else None)
+
+        return walk.backward(scores)
+
+
+# ------------------------------------------------------------------------------------------------------------ pieces
+
+
+class _Normalize(torch.autograd.Function):
+    """Batch normalisation with fixed statistics, whose backward is two products.
+
+    Torch's own takes six times as long, and one cotangent at a time. The roundings are torch's on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+        ctx.eps = eps
+        ctx.save_for_backward(variance, *(() if weight is None else (weight,)))
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        variance, *weights = ctx.saved_tensors
+        shape = (-1, *[1] * (gradients[0].ndim - 2))
+        slope = gradients[0] * (1 / (variance.double() + ctx.eps).sqrt()).to(variance.dtype).reshape(shape)
+        for weight in weights:
+            slope = slope * weight.reshape(shape)
+        return (slope, *[None] * 5)
+
+
+class _FixedNormalization(TorchFunctionMode):
+    """While active, normalisations with fixed statistics go through ``_Normalize``."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace ``F.batch_norm``, pass on all other calls."""
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            given = _BATCH_NORM.bind(*args, **kwargs)
+            given.apply_defaults()
+            x, mean, variance, weight, bias, training, _, eps = given.arguments.values()
+            wide = x.dtype in (torch.float32, torch.float64) and variance is not None and x.dtype == variance.dtype
+            if wide and x.requires_grad and not training:
+                return _Normalize.apply(x, weight, bias, mean, variance, eps)
+        return func(*args, **kwargs)
+
+
+_BATCH_NORM = inspect.signature(F.batch_norm)
+
+
+def _send_down(value: Tensor, leaves: list[Tensor], stacked: Tensor) -> tuple[Tensor | None, ...]:
+    """Vector-Jacobian products of one graph with several cotangents, ``(depths, ...)`` each."""
+
+    def product(cotangent: Tensor) -> list[Tensor | None]:
+        return list(torch.autograd.grad(value, leaves, cotangent, retain_graph=True, allow_unused=True))
+
+    if len(stacked) > 1:
+        used: list[int] = []
+
+        def batched(cotangent: Tensor) -> list[Tensor]:
+            found = product(cotangent)
+            used[:] = [index for index, slope in enumerate(found) if slope is not None]
+            return [slope for slope in found if slope is not None]
+
+        try:
+            # Not ``is_grads_batched``, whose batching rules run convolutions one cotangent after the other.
+            found = torch.func.vmap(batched)(stacked)
+            several = dict(zip(used, found, strict=True))
+        except RuntimeError:  # an operation without a batching rule
+            pass
+        else:
+            return tuple(several.get(index) for index in range(len(leaves)))
+    rows = [product(cotangent) for cotangent in stacked]
+    return tuple(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
+
+
+def _accumulate(into: dict[int, Tensor], step: int, slope: Tensor) -> None:
+    into[step] = into[step] + slope if step in into else slope
+
+
+def _split(piece: Steps, key: Callable[[int], Any]) -> list[Steps]:
+    kinds: dict[Any, list[int]] = {}
+    for step in piece:
+        kinds.setdefault(key(step), []).append(step)
+    return [tuple(steps) for steps in kinds.values()]
+
+
+def _joined(pieces: list[Steps], key: Callable[[int], Any], fit: int) -> list[Steps]:
+    """Neighbours of equal key joined until ``fit`` depths are together."""
+    found: list[Steps] = []
+    for piece in pieces:
+        last = next((i for i in range(len(found) - 1, -1, -1) if key(found[i][0]) == key(piece[0])), None)
+        if last is not None and len(found[last]) < fit:
+            found[last] += piece
+        else:
+            found.append(piece)
+    return found
+
+
+def _coarsened(cuts: list[list[Steps]]) -> list[Steps]:
+    """The finest partition of which every given one is a refinement."""
+    merged: list[Steps] = []
+    for groups in sorted(cuts, key=len):
+        for group in groups:
+            touching = [other for other in merged if set(other) & set(group)]
+            rest = [other for other in merged if not set(other) & set(group)]
+            joined = tuple(step for other in touching for step in other)
+            merged = [*rest, joined + tuple(s for s in group if s not in joined)]
+    return merged
+
+
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by name, shared ones once."""
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _tensors_of(model: nn.Module, unit: Unit) -> list[Tensor]:
+    return [*map(model.get_parameter, unit.parameters), *map(model.get_buffer, unit.statistics)]
+
+
+def _attribute(model: nn.Module, other: nn.Module, target: Any) -> Any:
+    """An attribute by its path; constants that tracing found hang on the traced copy alone."""
+    for root in (model, other):
+        value: Any = root
+        try:
+            for part in str(target).split("."):
+                value = getattr(value, part)
+        except AttributeError:
+            continue
+        return value
+    raise NotTraceable(f"'{target}' is not to be found")
+
+
+def _twin_of(function: Any, name: str) -> Any:
+    """The out-of-place function behind an in-place one."""
+    for room in (torch.nn.functional, torch):
+        if getattr(room, name, None) is function and hasattr(room, name[:-1]):
+            return getattr(room, name[:-1])
+    raise NotTraceable(f"it calls {name} in place")
+
+
+def _not_in_place(node: fx.Node) -> None:
+    """Switch off ``inplace`` among a function's arguments, by name or by position."""
+    if "inplace" in node.kwargs:
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return
+    at = names.index("inplace") if "inplace" in names else len(node.args)
+    if at < len(node.args):
+        node.args = (*node.args[:at], False, *node.args[at + 1 :])
+
+
+def _leaves(value: Any) -> list[Any]:
+    return tree_leaves(value)
+
+
+def _has_rows(value: Tensor, total: int) -> bool:
+    return value.ndim > 0 and len(value) == total
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in _leaves(value))
+
+
+def _not_plain(node: fx.Node) -> bool:
+    return node.op == "call_module"
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except Exception:
+        return False
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    if not a.is_floating_point() and not a.is_complex():
+        return torch.equal(a, b)
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().amax()) if a.numel() else 0.0, equal_nan=True)
+
+
+def _dim_of_rows(two: Tensor, three: Tensor) -> int | None:
+    """The dimension along which the samples are stacked, the first ones first; None if there is none."""
+    differing = [d for d, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
+    if two.ndim != three.ndim or len(differing) != 1:
+        return None
+    dim = differing[0]
+    if 3 * two.shape[dim] != 2 * three.shape[dim]:
+        return None
+    return dim if _alike(two, three.narrow(dim, 0, two.shape[dim])) else None

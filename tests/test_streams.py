@@ -1,0 +1,405 @@
+"""Shared walks give what one pass per depth gives, on whatever can be traced; what cannot says so and stays plain."""
+
+import logging
+
+import pytest
+import torch
+from lightning import LightningModule
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from lightning_sanity import parameter_randomization_test
+from lightning_sanity._rng import generator
+from lightning_sanity.attribution import resolve
+from lightning_sanity.attribution.method import first
+from lightning_sanity.engine import Engine
+from lightning_sanity.explanation import Explanation
+from lightning_sanity.shadow import Adapted, clone
+from lightning_sanity.streams import Network, NotTraceable, Plan, observe
+from lightning_sanity.twins import Reinitializer
+from lightning_sanity.units import ORDERS, subsets, units
+
+torchvision = pytest.importorskip("torchvision")
+IMAGES = torch.rand(5, 3, 12, 12, generator=generator("images"))
+
+
+class Residual(nn.Module):
+    """A skip connection, batch normalisation, in-place activations, functional pooling, dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.one, self.two, self.skip = nn.Conv2d(6, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(6, 8, 3)
+        self.relu, self.drop, self.head = nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.stem(x)))
+        y = self.two(F.relu(self.one(x), inplace=True))
+        y += self.skip(x)
+        y = F.adaptive_avg_pool2d(self.relu(y), 1)
+        return self.head(self.drop(y.view(y.size(0), -1)))
+
+
+class Branches(nn.Module):
+    """Parallel branches joined by ``cat``, and a batch size that is read long before it is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 6, 3, 2), nn.Linear(10, 4)
+        self.left, self.right = nn.Sequential(nn.Conv2d(6, 5, 1), nn.GELU(), nn.Conv2d(5, 5, 3)), nn.Conv2d(6, 5, 3)
+
+    def forward(self, x):
+        samples = x.shape[0]
+        x = F.relu(self.stem(x))
+        x = torch.cat([self.left(x), self.right(x).sigmoid()], 1)
+        return self.head(x.reshape(samples, 10, -1).mean(2))
+
+
+class Shared(nn.Module):
+    """One module three times, and weights read by function calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 6, 3, 2), nn.Conv2d(6, 6, 3, padding=1)
+        self.weight, self.shift = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(1, 6, 1, 1))
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x) + self.shift)
+        for _ in range(3):
+            x = x + F.relu(self.block(x))
+        return x.mean((2, 3)) @ (2 * self.weight)
+
+
+class Tokens(nn.Module):
+    """A leaf module that holds several units, a class token, positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.attention = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.token, self.head = nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 4)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        x = self.norm(x)
+        return self.head((x + self.attention(x, x, x, need_weights=False)[0])[:, 0])
+
+
+class Recurrent(nn.Module):
+    """Time comes first inside, samples second."""
+
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(36, 6, num_layers=2), nn.Linear(6, 4)
+
+    def forward(self, x):
+        found, _ = self.recurrent(x.transpose(1, 2).flatten(2).transpose(0, 1))
+        return self.head(found[-1])
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.other, self.head = nn.Conv2d(3, 6, 5), nn.Linear(2, 6), nn.Linear(6, 4)
+
+    def forward(self, image, other, scale=1.0):
+        return self.head(F.relu(self.image(image)).amax((2, 3)) * self.other(other) * scale)
+
+
+class Lit(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = Residual()
+
+    def forward(self, x):
+        return {"logits": self.net(x)}
+
+
+def parametrised():
+    model = Residual()
+    parametrizations.weight_norm(model.one)
+    parametrizations.weight_norm(model.head)
+    return model
+
+
+NETWORKS = {
+    "residual": (Residual, IMAGES),
+    "branches": (Branches, IMAGES),
+    "shared module": (Shared, IMAGES),
+    "tokens": (Tokens, IMAGES),
+    "lstm": (Recurrent, IMAGES),
+    "several inputs": (TwoInputs, (IMAGES, torch.rand(5, 2, generator=generator("other")))),
+    "parametrised": (parametrised, IMAGES),
+    "LightningModule with a dictionary": (Lit, IMAGES),
+}
+
+
+def explained(name):
+    """The clone with its face, its units and what is explained."""
+    torch.manual_seed(0)
+    make, inputs = NETWORKS[name]
+    model = make()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as training would leave it
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data.uniform_(0.5, 1.5)
+    copied = clone(model)
+    face = Adapted(copied).eval() if name.startswith("LightningModule") else copied
+    return copied, face, inputs
+
+
+def walked(name, methods=("gradient",), order="cascading", **options):
+    copied, face, inputs = explained(name)
+    target = torch.arange(5) % 4
+    what = Explanation(face, inputs, target)
+    chosen = {key: resolve(key) for key in methods}
+    prepared = {
+        key: (method, method.prepare(face, inputs) if method.prepare else method.attribute)
+        for key, method in chosen.items()
+    }
+    steps = subsets(units(copied, inputs, "layer") if face is copied else _units(copied, face, inputs), order)
+    redraw = Reinitializer("normal", "normal", 0, "auto").start_trial(0)
+    engine = Engine(copied, what, prepared, steps, 7, **options)
+    return engine, engine.trial(redraw), what, prepared, steps, redraw, copied
+
+
+def _units(copied, face, inputs):
+    from lightning_sanity.graph import trace
+    from lightning_sanity.units import plan
+
+    return plan(copied, trace(copied, (inputs,), lambda *arguments: face(*arguments))).units
+
+
+def plain(function, what, step, redraw, copied):
+    """The attribution and the outputs of one depth by a pass of its own; the clone keeps its weights."""
+    saved = {name: tensor.clone() for name, tensor in copied.state_dict().items()}
+    for unit in step:
+        redraw(copied, unit)
+    torch.manual_seed(7)
+    found = function(what.model, what.inputs, what.target).detach(), what.outputs()
+    copied.load_state_dict(saved)
+    return found
+
+
+def assert_equal_at_all_depths(engine, trial, what, prepared, steps, redraw, copied):
+    assert set(trial.attributions) == set(prepared), "a method went back to the plain loop"
+    for name, (_, function) in prepared.items():
+        for depth, step in enumerate(steps):
+            expected, outputs = plain(function, what, step, redraw, copied)
+            found = trial.attributions[name][depth]
+            off = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
+            assert off <= prepared[name][1].tolerance, (name, depth)
+            assert torch.allclose(trial.outputs[depth], outputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_depth_equals_a_pass_of_its_own(name):
+    assert_equal_at_all_depths(*walked(name))
+
+
+@pytest.mark.parametrize("order", [order for order in ORDERS if order != "cascading"])
+@pytest.mark.parametrize("name", ["residual", "shared module", "tokens"])
+def test_every_order_equals_passes_of_its_own(name, order):
+    assert_equal_at_all_depths(*walked(name, order=order))
+
+
+SUITE = ("gradient", "input_x_gradient", "gradcam", "layercam", "guided_backprop", "deconvnet", "guided_gradcam")
+SUMMED = ("integrated_gradients", "integrated_gradients_local", "smoothgrad", "smoothgrad_squared", "vargrad")
+
+
+@pytest.mark.parametrize("methods", [SUITE, SUMMED, ("gradcam",)], ids=["one pass", "many copies", "layer only"])
+def test_every_method_equals_its_plain_self(methods):
+    assert_equal_at_all_depths(*walked("residual", methods))
+
+
+def test_the_maps_are_bit_identical_where_the_batch_does_not_change_rounding():
+    _engine, trial, what, prepared, steps, redraw, copied = walked("residual")
+    function = prepared["gradient"][1]
+    for depth, step in enumerate(steps):
+        assert torch.equal(trial.attributions["gradient"][depth], plain(function, what, step, redraw, copied)[0])
+
+
+def test_methods_of_equal_needs_share_their_walks(monkeypatch):
+    rules = []
+
+    def counting(plan, inputs, target, rule=None):
+        rules.append(rule)
+        return observe(plan, inputs, target, rule)
+
+    monkeypatch.setattr("lightning_sanity.engine.observe", counting)
+    walked("residual", SUITE)
+    assert sorted(map(str, rules)) == ["None", "deconvnet", "guided"]
+
+
+@pytest.mark.parametrize("name", ["residual", "branches"])
+def test_maps_do_not_depend_on_the_budget(name):
+    whole = walked(name)[1].attributions["gradient"]
+    few = walked(name, budget=20_000)[1].attributions["gradient"]
+    for a, b in zip(whole, few, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_budget_below_one_sample_splits_the_depths():
+    engine = walked("residual", budget=8_000)[0]
+    plans = list(engine._plans((), True))
+    assert len(plans) > 1
+    assert sorted(depth for plan in plans for depth in plan.chosen) == list(range(len(engine.steps)))
+    assert all(plan.bytes_per_sample() <= 8_000 or len(plan.chosen) == 1 for plan in plans)
+
+
+def test_what_a_walk_keeps_is_about_what_it_says():
+    """Saved tensors, each counted once, stay within the estimate that the budget is divided by."""
+    copied, face, inputs = explained("residual")
+    found = units(copied, inputs)
+    network = Network(face, inputs, found, copied)
+    plan = Plan(network, [frozenset(range(d + 1)) for d in range(len(found))], tuple(range(len(found))))
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes(), tensor
+        return tensor
+
+    weights = {
+        tensor.untyped_storage().data_ptr()
+        for m in (network.trained, network.random)
+        for tensor in [*m.parameters(), *m.buffers()]
+    }
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        observe(plan, inputs, torch.zeros(5, dtype=torch.long))
+    held = sum(size for pointer, (size, _) in kept.items() if pointer not in weights)
+    assert held <= 1.25 * 5 * plan.bytes_per_sample()
+
+
+def test_the_clone_carries_its_trained_weights_afterwards():
+    _engine, *_, copied = walked("residual", SUITE)
+    fresh = explained("residual")[0]
+    assert all(
+        torch.equal(a, b) for a, b in zip(copied.state_dict().values(), fresh.state_dict().values(), strict=True)
+    )
+    assert copied.relu.inplace, "in-place activations stay switched off"
+
+
+class Branching(nn.Module):
+    """Goes another way where the data say so."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.head = nn.Linear(432, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.one(x.flatten(1))
+        return self.head(x.relu() if x.sum() > 0 else x.sigmoid())
+
+
+class Mixing(nn.Module):
+    """A sample's output depends on its neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(432, 4)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.head(x - x.mean(0))
+
+
+class Overwriting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(432, 4)
+
+    def forward(self, x):
+        x = x.flatten(1).clone()
+        x[:, 0] = 0
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(Branching, "control flow"), (Mixing, "depend on one another"), (Overwriting, "assign|Proxy")],
+)
+def test_a_network_that_cannot_be_taken_apart_stays_plain(make, reason, caplog):
+    torch.manual_seed(0)
+    model = make()
+    with pytest.raises(NotTraceable, match=reason):
+        Network(model, IMAGES, units(model, IMAGES), model)
+    with caplog.at_level(logging.DEBUG, "lightning_sanity"):
+        result = check(model)
+    assert result.settings["engine"]["gradient"] == "plain"
+    assert "plain loop" in caplog.text
+
+
+def check(model, inputs=IMAGES, **options):
+    target = torch.arange(len(first(inputs))) % 4
+    settings = {"methods": ("gradient", "gradcam"), "trials": 2, "repeats": 1, "progress": False} | options
+    return parameter_randomization_test(model.eval(), inputs, target, **settings)
+
+
+@pytest.mark.parametrize("name", ["residual", "several inputs", "LightningModule with a dictionary"])
+def test_a_result_is_the_same_with_both_engines(name):
+    torch.manual_seed(0)
+    make, inputs = NETWORKS[name]
+    model = make()
+    fast, slow = (check(model, inputs, methods="gradient", engine=engine) for engine in ("auto", "plain"))
+    assert fast.settings["engine"]["gradient"] == "two_stream"
+    assert slow.settings["engine"]["gradient"] == "plain"
+    assert fast.coverage == slow.coverage
+    for key, curve in fast.curves.items():
+        assert torch.allclose(curve.values, slow.curves[key].values, atol=1e-5, equal_nan=True)
+    assert torch.allclose(fast.output_change.correlation, slow.output_change.correlation, atol=1e-5)
+
+
+def test_a_users_own_function_stays_plain_beside_shared_walks():
+    def mine(model, inputs, target):
+        return resolve("gradient")(model, inputs, target)
+
+    result = check(Residual(), methods={"gradient": "gradient", "mine": mine})
+    assert result.settings["engine"] == result.settings["engine"] | {"gradient": "two_stream", "mine": "plain"}
+    same = [result.curves[name, "spearman"].values for name in ("gradient", "mine")]
+    assert torch.allclose(*same, atol=1e-6, equal_nan=True)
+
+
+def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monkeypatch, caplog):
+    def wrong(plan, inputs, target, rule=None):
+        seen = observe(plan, inputs, target, rule)
+        if rule == "guided":
+            seen.gradient.mul_(1.001)
+        return seen
+
+    monkeypatch.setattr("lightning_sanity.engine.observe", wrong)
+    with caplog.at_level(logging.DEBUG, "lightning_sanity"):
+        result = check(Residual(), methods=("gradient", "guided_backprop"))
+    assert result.settings["engine"] == result.settings["engine"] | {
+        "gradient": "two_stream",
+        "guided_backprop": "plain",
+    }
+    assert "differs" in caplog.text
+    expected = check(Residual(), methods=("guided_backprop",), engine="plain")
+    assert set(result.verdicts) >= set(expected.verdicts)
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(ValueError, match="unknown engine 'fast'; choose from: auto, plain"):
+        check(Residual(), engine="fast")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["resnet18", "densenet121", "inception_v3", "vit_b_32", "swin_t", "mobilenet_v3_small"]
+)
+def test_torchvision_families_take_the_two_stream_path(name):
+    sizes = {"inception_v3": ({"init_weights": False}, 80), "vit_b_32": ({"image_size": 64}, 64)}
+    arguments, side = sizes.get(name, ({}, 64))
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, **arguments)
+    inputs = torch.rand(3, 3, side, side)
+    with torch.no_grad():
+        target = model.eval()(inputs).topk(3).indices.diagonal()
+    options = {"methods": "gradient", "trials": 1, "repeats": 1, "max_steps": 6, "controls": False, "progress": False}
+    fast, slow = (parameter_randomization_test(model, inputs, target, engine=e, **options) for e in ("auto", "plain"))
+    assert fast.settings["engine"]["gradient"] == "two_stream"
+    for key, curve in fast.curves.items():
+        assert torch.allclose(curve.values, slow.curves[key].values, atol=1e-4, equal_nan=True)
