@@ -27,6 +27,7 @@ from lightning_sanity.attribution import resolve
 from lightning_sanity.engine import Engine
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.shadow import clone
+from lightning_sanity.streams import named_tensors
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import subsets, units
 
@@ -88,7 +89,8 @@ def walks(arguments, names, budget=None):
     steps = subsets(units(model, inputs[:2]), "cascading")
     options = {} if budget is None else {"budget": budget}
     engine = Engine(model, Explanation(model, inputs, target), prepared, steps, 0, **options)
-    found = engine.trial(draws()).attributions
+    saved = {key: tensor.detach().clone() for key, tensor in named_tensors(model)}
+    found = engine.trial(draws(), saved).attributions
     assert set(found) == set(names), "a method went back to the plain loop"
     return found
 

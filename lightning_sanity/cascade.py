@@ -232,7 +232,7 @@ class Cascade:
         """One trial, which is row ``place`` of the tables."""
         trial = self.trials + place
         redraw = self.reinitializer.start_trial(trial)
-        ready = engine.attempt(redraw) if engine is not None else None
+        ready = engine.attempt(redraw, saved) if engine is not None else None
         if ready is not None:
             self._note(change for changes in ready.changes.values() for change in changes)
         needs_weights = self._needs_weights(tables, ready)

@@ -111,27 +111,29 @@ class Engine:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
         self.methods.pop(name)
 
-    def attempt(self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]]) -> Trial | None:
+    def attempt(
+        self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]], saved: Mapping[str, Tensor]
+    ) -> Trial | None:
         """All depths of a trial for the methods that are left; None, now and from here on, where a walk fails."""
         if not self.methods:
             return None
         try:
-            return self.trial(redraw)
+            return self.trial(redraw, saved)
         except NotTraceable as error:
             _log.debug("plain loop: %s", error)
             self.methods.clear()
             return None
 
-    def trial(self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]]) -> Trial:
+    def trial(self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]], saved: Mapping[str, Tensor]) -> Trial:
         """Explain all depths.
 
         Args:
             redraw: Re-initialises a unit of the clone for this trial.
+            saved: The clone's trained weights, by name.
 
         Raises:
             NotTraceable: If a walk fails, or no method is left.
         """
-        saved = {name: tensor.detach().clone() for name, tensor in named_tensors(self.model)}
         try:
             changes = {unit.name: redraw(self.model, unit) for unit in self.units}
             self.network.take_random(self.what.model)

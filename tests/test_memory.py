@@ -56,8 +56,16 @@ def problem():
 def test_the_peak_is_the_trained_model_one_clone_one_twin_and_a_layer_at_a_time(problem, how):
     size = sum(parameter.nbytes for parameter in problem[0].parameters())
     with Peak() as memory:
-        check(*problem, reinitialize=how, max_steps=None)
+        check(*problem, reinitialize=how, max_steps=None, engine="plain")
     assert memory.peak < 3.5 * size  # a layer is an eighth, and some temporaries are as large as one
+
+
+def test_explaining_all_depths_at_once_takes_one_more_twin(problem):
+    size = sum(parameter.nbytes for parameter in problem[0].parameters())
+    with Peak() as memory:
+        result = check(*problem, max_steps=None)
+    assert result.settings["engine"]["gradient"] == "two_stream"
+    assert memory.peak < 4.5 * size
 
 
 def tensors():

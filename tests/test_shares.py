@@ -37,7 +37,15 @@ def in_processes(world, folder, work):
 
 
 def whole(model, images, share, **changes):
-    given = {"trials": 2, "repeats": 2, "max_steps": 3, "methods": METHODS, "progress": False, **changes}
+    given = {
+        "trials": 2,
+        "repeats": 2,
+        "max_steps": 3,
+        "methods": METHODS,
+        "progress": False,
+        "engine": "plain",
+        **changes,
+    }
     result = parameter_randomization_test(model, images[:6], share=share, **given).to_dict()
     result.pop("seconds"), result.pop("created")
     return json.loads(json.dumps(result))

@@ -16,7 +16,7 @@ from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import Engine
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.shadow import Adapted, clone
-from lightning_sanity.streams import Network, NotTraceable, Plan, observe
+from lightning_sanity.streams import Network, NotTraceable, Plan, named_tensors, observe
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import ORDERS, subsets, units
 
@@ -163,7 +163,8 @@ def walked(name, methods=("gradient",), order="cascading", **options):
     steps = subsets(units(copied, inputs, "layer") if face is copied else _units(copied, face, inputs), order)
     redraw = Reinitializer("normal", "normal", 0, "auto").start_trial(0)
     engine = Engine(copied, what, prepared, steps, 7, **options)
-    return engine, engine.trial(redraw), what, prepared, steps, redraw, copied
+    saved = {key: tensor.detach().clone() for key, tensor in named_tensors(copied)}
+    return engine, engine.trial(redraw, saved), what, prepared, steps, redraw, copied
 
 
 def _units(copied, face, inputs):
