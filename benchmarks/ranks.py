@@ -1,6 +1,6 @@
 """Question: how much faster is a test that two processes share, and is its result the same?
 
-A trained digits network, the callback's default methods and controls, five trials of every layer, 32 samples; every
+A trained digits network, the callback's default methods and controls, five trials of every layer, 64 samples; every
 process on one thread. Alone and shared runs take turns in the same processes; medians are printed, of the wall clock,
 which wants two idle cores, and of the processor time of the busier process. Before any timing the results of one, two
 and four processes are asserted equal in every number.
@@ -66,7 +66,7 @@ def run(world, repeats):
     arguments = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
     with tempfile.TemporaryDirectory() as folder:
         model, _ = demo.train(training, validation, epochs=2, seed=0, **arguments)
-        torch.save((model.eval(), validation.tensors[0][:32]), f"{folder}/problem.pt")
+        torch.save((model.eval(), validation.tensors[0][:64]), f"{folder}/problem.pt")
         mp.spawn(work, (world, folder, repeats), nprocs=world)
         found = [json.loads(Path(folder, f"{world}-{rank}.json").read_text()) for rank in range(world)]
     assert all(one["equal"] for one in found), f"{world} processes found something else than one"
