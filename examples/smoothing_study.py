@@ -39,8 +39,9 @@ def cascade(model, images):
 def measured(network, images, target, method):
     """Both measures for one method: infidelity as a share of the mean squared change of the output."""
     maps = METHODS[method](network, images, target)
-    # A global map holds the factor x - x0, so it is asked about what removing that much of the input does.
-    law = {"perturbation": "square", "multiplied": True} if method == "global" else {"perturbation": "square"}
+    # A local map says what a small change does; a global one, which holds the factor x - x0, what removal does.
+    local = method == "local"
+    law = {"perturbation": "gaussian", "noise": 0.03} if local else {"perturbation": "square", "multiplied": True}
     torch.manual_seed(0)
     gap = infidelity(network, images, maps, target, n_samples=20, **law)
     torch.manual_seed(0)
