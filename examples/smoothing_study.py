@@ -71,7 +71,7 @@ def main(out="smoothing_study", samples=16, epochs=6, seed=0, beta=5.0, sharpnes
         axis.set(title=title, xticks=range(len(names)), ylim=(0, None))
         axis.set_xticklabels(names, rotation=30, ha="right")
     axes[0].set_ylabel("median over samples; lower is better")
-    axes[0].legend()
+    axes[1].legend(loc="center", bbox_to_anchor=(0.5, 0.36))
     drawn.suptitle("Integrated gradients as layers are re-initialised, output first")
     Path(out).mkdir(parents=True, exist_ok=True)
     drawn.savefig(Path(out) / "smoothing_study.png", dpi=100)
