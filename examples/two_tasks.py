@@ -75,10 +75,10 @@ def main(out="two_tasks", epochs=8, samples=48, seed=0):
               f"  shape {rows[name]['shape']:.2f}")  # fmt: skip
     drawn, axes = plt.subplots(2, 1 + len(METHODS), figsize=(13, 4.2), layout="constrained")
     for row, task in zip(axes, networks, strict=True):
-        row[0].imshow(probe[0, 0], cmap="gray")
+        row[0].imshow(probe[0, 0].numpy(), cmap="gray")
         row[0].set_ylabel(f"task: {task}")
         for axis, name in zip(row[1:], METHODS, strict=True):
-            axis.imshow(maps[name][task][0], cmap="inferno")
+            axis.imshow(maps[name][task][0].numpy(), cmap="inferno")
             axis.set_title(f"{name}\n{rows[name][task]:.2f} on the object", fontsize=7)
         for axis in row:
             axis.set(xticks=[], yticks=[])

@@ -22,6 +22,7 @@ from lightning_sanity.budget import Interrupted
 from lightning_sanity.data_randomization import data_randomization_test
 from lightning_sanity.diagnostics import check_names
 from lightning_sanity.drift import drift
+from lightning_sanity.engine import ENGINES
 from lightning_sanity.noninferiority import against
 from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
@@ -72,6 +73,7 @@ class SaliencySanityCallback(pl.Callback):
         forward: See there.
         layer: See there.
         clone_fn: See there.
+        engine: See there; ``"plain"`` where results of one process are to equal those of several to the last bit.
         log_images: Send figures to the loggers.
         report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.
         baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
@@ -129,6 +131,7 @@ class SaliencySanityCallback(pl.Callback):
         forward: Callable[..., Any] | None = None,
         layer: str | None = None,
         clone_fn: Callable[..., Any] | None = None,
+        engine: str = "auto",
         log_images: bool = True,
         report: bool = True,
         baseline: str | Path | None = None,
@@ -137,6 +140,7 @@ class SaliencySanityCallback(pl.Callback):
     ) -> None:
         super().__init__()
         _check_choice("order", order, ORDERS)
+        _check_choice("engine", engine, ENGINES)
         _check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
         _check_choice("on_error", on_error, ("warn", "raise"))
         _check_choice("precision", precision, (None, "32"))
@@ -180,6 +184,7 @@ class SaliencySanityCallback(pl.Callback):
             "forward": forward,
             "layer": layer,
             "clone_fn": clone_fn,
+            "engine": engine,
             "pictures": log_images,
         }
         self._probe: Probe | None = None

@@ -30,6 +30,8 @@ ENGINES = ("auto", "plain")
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
 
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError)
+"""What an operation that minds the batch's size raises."""
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ def engine_for(
     """The engine of a cascade, or None, with a line in the debug log, where only the plain loop is to be had."""
     try:
         return Engine(model, what, methods, steps, seed)
-    except NotTraceable as error:
+    except (NotTraceable, *_FAILURES) as error:
         _log.debug("plain loop: %s", error)
         return None
 
@@ -143,7 +145,7 @@ class Engine:
                 if name in self.methods:
                     self._check(name, found[name], redraw)
                     _put_back(self.model, saved)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:  # an operation that minds the batch's size
+        except _FAILURES as error:  # an operation that minds the batch's size
             raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
         finally:
             _put_back(self.model, saved)

@@ -20,7 +20,7 @@ USAGE = 2
 _EXPECTED = (ImportError, OSError, ValueError, CloneError, MisconfigurationException, RandomizationError)
 """Errors that say what is wrong and what to do; others are named and need a traceback."""
 _EPILOG = """\
-exit codes: 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive.
+Exit codes: 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive.
 Where there is no result for the weights in question, that is a fail: never ran is not a pass.
 
 a release, from checkpoint to decision:
