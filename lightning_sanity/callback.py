@@ -94,7 +94,7 @@ class SaliencySanityCallback(pl.Callback):
         order: str = "cascading",
         granularity: Granularity = "layer",
         max_steps: int | None = None,
-        similarities: Sequence[str] = ("ssim", "spearman"),
+        similarities: Sequence[str] | None = None,
         reinitialize: Reinitialize = "default",
         norm_stats: str = "auto",
         trials: int | Literal["auto"] = 3,
@@ -122,7 +122,7 @@ class SaliencySanityCallback(pl.Callback):
             _check_at_least("probe", probe, 2)
         try:
             self._gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
-            self._similarities = [similarity_module.resolve(key).name for key in similarities]
+            self._similarities = [similarity_module.resolve(key).name for key in similarities or ("ssim", "spearman")]
             check_names(diagnostics)
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
@@ -132,7 +132,7 @@ class SaliencySanityCallback(pl.Callback):
         self.result: SanityResult | None = None
         self._test: dict[str, Any] = {
             "methods": methods,
-            "similarities": tuple(similarities),
+            "similarities": None if similarities is None else tuple(similarities),
             "order": order,
             "granularity": granularity,
             "max_steps": max_steps,

@@ -235,7 +235,7 @@ class Cascade:
             random = list(step)
             if self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
-            now = self._retargeted() if self.settings.retarget else self.what
+            now = self.what.retargeted() if self.settings.retarget else self.what
             with now.overheard() as heard:
                 for name, table in tables.items():
                     if division.mine(name, place, depth):
@@ -253,12 +253,6 @@ class Cascade:
     def _tick(self, label: str) -> None:
         self._done += 1
         self._progress(self._done, self._total, label)
-
-    def _retargeted(self) -> Explanation:
-        """The same batch with the present model's own predictions."""
-        if self.what.target is None:
-            return self.what
-        return replace(self.what, target=self.what.outputs().argmax(1))
 
     def _guarded(self, name: str, table: Any, at: tuple[int, int], act: Callable[[str, Any], None]) -> None:
         """A method that fails is given up with its reason; the others go on."""
