@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sanity.attribution.method import first
+from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.explanation import Explanation, explain
 from lightning_sanity.similarity import LEAST_SIDE, Similarity, resolve, support_of, within
 from lightning_sanity.verdict import MEASURES
 
@@ -35,6 +36,8 @@ def suited(
     value: Tensor,
     support: Tensor | None,
     mask: Tensor | None = None,
+    *,
+    tokens: bool = False,
 ) -> tuple[Similarity, ...]:
     """The verdict's measures as far as they mean something on these inputs, and all of the user's.
 
@@ -42,7 +45,8 @@ def suited(
         similarities: What the user asked for; None for nothing in particular.
         value: The explained input ``(N, ...)``.
         support: See ``support_in``.
-        mask: What counts of each map ``(N, H, W)``, for inputs that are tokens.
+        mask: What counts of each map ``(N, H, W)``; all of it if None.
+        tokens: Whether the maps are scores of tokens.
 
     Raises:
         ValueError: If the user asked for what means nothing on these inputs.
@@ -53,8 +57,8 @@ def suited(
         if reason is not None:
             named = ", ".join(m.name for m in measures_of(None) if fits(m, value, support))
             raise ValueError(f"similarity '{measure.name}' means nothing here: {reason}; for these inputs: {named}")
-    extra = [resolve(name) for name in OF_TOKENS] if mask is not None else []
-    usual = [m for m in measures_of(None) if fits(m, value, support)]
+    extra = [resolve(name) for name in OF_TOKENS] if tokens else []
+    usual = [m for m in measures_of(None) if fits(m, value, support) and not (m.spatial and mask is not None)]
     found = {measure.name: measure for measure in (*usual, *extra, *asked)}.values()
     return tuple(found if mask is None else (within(measure, mask) for measure in found))
 
@@ -91,3 +95,15 @@ def support_in(values: Any) -> Tensor | None:
     if not bool(has_background.float().mean() >= 0.5):
         return None
     return support & has_background[:, None, None]
+
+
+def reach_of(what: Explanation, gradient: AttributionFn) -> Tensor | None:
+    """Positions on which the explained numbers depend at all, laid out like maps ``(N, H, W)``; None if on all.
+
+    The score of a region or of one position reaches as far as the network's receptive field. Beyond it every map of
+    every model is 0, and would be called alike.
+    """
+    if first(what.inputs).is_floating_point() and first(what.inputs).ndim < 3:
+        return None
+    reached = explain(gradient, "gradient", what, 0).magnitude != 0
+    return None if bool(reached.all()) else reached

@@ -24,7 +24,7 @@ from lightning_sanity.cascade import Cascade, Progress, Settings
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
-from lightning_sanity.measures import measures_of, suited, support_in
+from lightning_sanity.measures import measures_of, reach_of, suited, support_in
 from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.question import ask
 from lightning_sanity.randomization import Reinitialize
@@ -126,7 +126,7 @@ def parameter_randomization_test(
             enough.
         layer: Module for the class activation maps; the last spatial feature map if None.
         explain: Which of several inputs, by its place or key; see ``question.ask`` for the default. All of them:
-            ``multi_input.test_every_input``.
+            ``multi_input.multi_input_randomization_test``.
         tokens: Where and how token ids are explained; found out if None.
         clone_fn: Copies the model where ``copy.deepcopy`` cannot.
         pictures: Keep small pictures of some inputs and maps in the result.
@@ -170,10 +170,14 @@ def parameter_randomization_test(
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if controls:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
-        mask = None
+        place = mask = None
         if at_embeddings(values, tokens):
             what, place, mask = at_tokens(what, asked.names, tokens)
             chosen = chosen if place is None else {name: place.adapted(method) for name, method in chosen.items()}
+        if asked.target_name != "class":
+            plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
+            reach = reach_of(what, plain.attribute)
+            mask = mask if reach is None else reach if mask is None else mask & reach
         refused, prepared = prepared_methods(chosen, what)
         steps = subsets(planned.units, order)
         support = support_in(values)
@@ -185,7 +189,7 @@ def parameter_randomization_test(
             diagnostics=further,
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
         )
-        used = suited(similarities, first(values), support, mask)
+        used = suited(similarities, first(values), support, mask, tokens=place is not None)
         deadline = None if max_seconds is None else started + max_seconds
         with progress_bar(progress) as tick:
             cascade = Cascade(copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share)
