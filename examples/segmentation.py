@@ -1,7 +1,4 @@
-"""A small U-Net on discs and squares: what does it look at where it sees a disc?
-
-python examples/segmentation.py --out segmentation
-"""
+"""A small U-Net on discs and squares: what does it look at where it sees a disc?"""
 
 import argparse
 from pathlib import Path
@@ -43,16 +40,15 @@ def main(out="segmentation", steps=250, trials=5, samples=16, methods=("gradient
     for _ in range(steps):
         images, classes = scenes(16, generator)
         loss = F.cross_entropy(model(images), classes)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         optimizer.step()
     disc = {"target": targets.class_mask(1), "layer": "bottom"}  # the sum of disc scores over the predicted discs
-    result = parameter_randomization_test(
-        model.eval(), scenes(samples, generator)[0], methods=methods, trials=trials, **disc
-    )
+    probe = scenes(samples, generator)[0]
+    result = parameter_randomization_test(model.eval(), probe, methods=methods, trials=trials, **disc)
     Path(out).mkdir(exist_ok=True, parents=True)
     figures.maps(result).savefig(Path(out) / "segmentation.png", dpi=100)
-    print(*(f"{name:22s} {v.outcome.value:13s} {v.reason}" for name, v in result.verdicts.items()), sep="\n")
+    print(*(f"{name}: {v.outcome.value}, {v.reason}" for name, v in result.verdicts.items()), sep="\n")
     return result
 
 

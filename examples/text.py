@@ -2,7 +2,6 @@
 
 A transformer that tells where real sentences come from, and the CNN of the demo on real digits. Multiplying by the
 input keeps an image's map alive; summed over the dimensions of an embedding, it keeps nothing of a sentence's.
-python examples/text.py --out text
 """
 
 import argparse
@@ -17,18 +16,18 @@ from lightning_sanity.text import token_scores
 
 TEXT = ("cosine_signed", "spearman_signed", "euclidean_signed")
 IMAGE = ("ssim", "spearman", "spearman_signed")
-VARIANTS = (("integrated_gradients", "C1", "global"), ("integrated_gradients_local", "C0", "local"))
+VARIANTS = (("integrated_gradients", "C1", "global", -0.2), ("integrated_gradients_local", "C0", "local", 0.2))
 
 
 def panel(axes, result, measure, title):
-    for name, colour, label in VARIANTS:
+    for name, colour, label, aside in VARIANTS:
         means = result.curves[name, measure].values.nanmean(2)  # (trials, depths)
-        parts = axes.boxplot(means.numpy(), widths=0.6, sym="", patch_artist=True, label=label)
-        for box in parts["boxes"]:
-            box.set(facecolor=colour, alpha=0.5)
+        style = {"boxprops": {"facecolor": colour}, "medianprops": {"color": "black"}, "sym": "", "patch_artist": True}
+        axes.boxplot(
+            means.numpy(), positions=[k + aside for k in range(means.shape[1])], widths=0.3, label=label, **style
+        )
     axes.axhline(0, color="grey", linewidth=0.5)
-    axes.set(title=f"{title}: {measure}", ylim=(-0.6, 1), xticks=[])
-    axes.set_xlabel("re-initialised: output alone ... all")
+    axes.set(title=f"{title}: {measure}", ylim=(-0.6, 1), xticks=[], xlabel="re-initialised: output alone ... all")
     axes.legend(frameon=False)
 
 
@@ -56,6 +55,6 @@ def main(out="text", steps=300, epochs=6, trials=10, samples=32, points=16):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="text")
     main(**vars(parser.parse_args()))

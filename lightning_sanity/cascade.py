@@ -368,22 +368,27 @@ class Cascade:
         maps = self._explain(name, now, trial, depth)
         # Which other sample a map is compared with changes from step to step, so that the floor averages over pairs.
         shift = 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
-        for key, (same, other) in self.references[name].against(maps, shift).items():
+        unrelated = None if now.question is None else self._explain(name, now.crossed(shift), trial, depth)
+        for key, (same, other) in self.references[name].against(maps, shift, unrelated).items():
             table.values[key][place, depth] = same
             table.floor[key][place, depth] = other
         if depth == len(self.steps) - 1 or method.passes == 0:
-            self._end(name, table, maps, place)
+            self._end(name, table, maps, unrelated, place)
         if self._pictured(trial, depth):
             self._draw(table, depth, maps)
 
-    def _end(self, name: str, table: Trials, maps: Maps, place: int) -> None:
+    def _end(self, name: str, table: Trials, maps: Maps, unrelated: Maps | None, place: int) -> None:
         """What is measured at full randomization only."""
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:
             table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
         if name == POSITIVE_CONTROL:  # twins must not resemble one another: their weights should draw the map
             if self._previous_twin is not None:
-                table.twins.append(self._previous_twin.against(maps, 0)["spearman"][0])
+                agreement = self._previous_twin.against(maps, 0)["spearman"][0]
+                if unrelated is not None:  # beyond what the question alone makes alike
+                    alike = self._previous_twin.against(unrelated, 0)["spearman"][0]
+                    agreement = (agreement - alike) / (1 - alike)
+                table.twins.append(agreement)
             self._previous_twin = self._ranked(maps)
 
     def _depend(self, name: str, table: Trials, place: int) -> None:

@@ -61,6 +61,7 @@ class Explanation:
             themselves: the embeddings of tokens.
         chosen: ``(model, inputs) -> inputs`` that hold what this model itself would choose to be asked about, where
             that is more than a class.
+        question: Place among the inputs of what is asked of each sample, if any: a mask, a position.
     """
 
     model: nn.Module
@@ -68,6 +69,7 @@ class Explanation:
     target: Tensor | None
     opened: Callable[[nn.Module, Any], Any] | None = None
     chosen: Callable[[nn.Module, Any], Any] | None = None
+    question: int | None = None
 
     def with_noise(self, keys: Sequence[int]) -> Explanation:
         """As many noisy copies of the batch as keys, stacked; each sample's noise is its own, scaled by its range."""
@@ -83,6 +85,21 @@ class Explanation:
             noisy = noisy + NOISE * spread * patterns.to(value.device, value.dtype)
         stacked = rows_of(inputs, everyone, len(keys), noisy)
         return replace(self, inputs=stacked, target=target_of(self.target, everyone, len(keys)))
+
+    def crossed(self, shift: int) -> Explanation:
+        """Every sample's question put to the sample ``shift`` places before it.
+
+        Where the question alone shapes a map (the region whose score is explained), maps of unrelated samples are
+        unrelated only under the same question.
+        """
+        place = None if self.question is None else self.question % len(self.inputs)
+        total = len(first(self.inputs))
+
+        def rolled(value: Any) -> Any:
+            return value.roll(shift, 0) if isinstance(value, Tensor) and len(value) == total else value
+
+        kept = tuple(value if k == place else tree_map(rolled, value) for k, value in enumerate(self.inputs))
+        return replace(self, inputs=kept)
 
     def retargeted(self) -> Explanation:
         """The same batch, asked about what the model as it is now predicts."""
@@ -173,8 +190,11 @@ class Reference:
         chosen = chosen.roll(shift, 0) if shift else chosen
         return similarity.prepare(chosen, self._support) if similarity.on_support else similarity.prepare(chosen)
 
-    def against(self, maps: Maps, shift: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """``similarity -> (same sample, sample rolled by shift)``, each ``(N,)``; NaN where ``shift`` is 0."""
+    def against(self, maps: Maps, shift: int, unrelated: Maps | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """``similarity -> (same sample, sample rolled by shift)``, each ``(N,)``; NaN where ``shift`` is 0.
+
+        ``unrelated`` maps take the place of the rolled ones where given.
+        """
         found = {}
         for similarity in self.similarities:
             reference = self._prepared[similarity.name]
@@ -182,6 +202,8 @@ class Reference:
             same = similarity.compare(reference, prepared)
             if shift == 0:
                 other = torch.full_like(same, torch.nan)
+            elif unrelated is not None:
+                other = similarity.compare(reference, self._prepare(similarity, unrelated))
             elif similarity.on_support:  # the support belongs to the reference's sample: roll before, not after
                 other = similarity.compare(reference, self._prepare(similarity, maps, shift))
             else:

@@ -8,7 +8,7 @@ sample wherever a method does so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Question:
         target_name: Of the target.
         names: Of all inputs, in the order of ``inputs``.
         chosen: See ``explanation.Explanation``.
+        place: Of the target's choice among the inputs, counted from the end; None if there is none.
     """
 
     inputs: Any
@@ -43,6 +44,7 @@ class Question:
     target_name: str
     names: tuple[int | str, ...]
     chosen: Callable[[nn.Module, Any], Any] | None = None
+    place: int | None = None
 
 
 def ask(
@@ -147,8 +149,7 @@ def _with_score(asked: Question, name: str, forward: Forward, **changes: Any) ->
             raise ValueError(f"target '{name}' must return one floating-point number per sample (N,), not {shown}")
         return score
 
-    values = {"inputs": asked.inputs, "names": asked.names, "chosen": None, **changes}
-    return Question(values["inputs"], scored, None, asked.name, name, names=values["names"], chosen=values["chosen"])
+    return replace(asked, forward=scored, target=None, target_name=name, **changes)
 
 
 def _settled(asked: Question, model: nn.Module, target: Target, seed: int) -> Question:
@@ -170,4 +171,5 @@ def _settled(asked: Question, model: nn.Module, target: Target, seed: int) -> Qu
         inputs=(*values, choice),
         names=(*asked.names, "choice"),
         chosen=chosen,
+        place=-1,
     )

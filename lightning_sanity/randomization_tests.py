@@ -165,7 +165,7 @@ def parameter_randomization_test(
         planned = plan(copied, graph, granularity, max_steps)
         notes = _other_paths(copied, explained, values, graph)
         drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
-        what = Explanation(explained, values, target_, chosen=asked.chosen)
+        what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if controls:

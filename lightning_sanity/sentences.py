@@ -121,6 +121,6 @@ def train(data: Sentences, steps: int = 300, seed: int = 0) -> SentenceClassifie
         rows = torch.randint(len(data), (64,))
         loss = F.cross_entropy(model(data.ids[rows]), data.labels[rows])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return model.eval()

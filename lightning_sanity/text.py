@@ -124,6 +124,7 @@ class Embedding:
             model=_Counted(what.model).eval(),
             inputs=(*inputs, counted),
             opened=self.opened,
+            question=None if what.question is None else what.question - 1,
             chosen=None if chosen is None else counting,
         )
 

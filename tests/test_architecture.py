@@ -53,8 +53,9 @@ FLOORS = (
     ("cascade",),
     ("coverage", "validity"),
     ("randomization_tests",),
+    ("multi_input",),
     ("report", "datamodule", "callback"),
-    ("demo", "cli", "__main__", "__init__"),
+    ("demo", "sentences", "cli", "__main__", "__init__"),
 )
 
 
