@@ -1,4 +1,6 @@
-"""What large models are made of: fused attention, activation checkpointing, bfloat16, adapters; Hugging Face modules."""
+"""What large models are made of: fused attention, checkpointed activations, bfloat16, adapters; Hugging Face."""
+
+import copy
 
 import lightning as L
 import pytest
@@ -165,7 +167,7 @@ def test_the_callback_takes_batches_of_keyword_arguments(bert, encoded, tmp_path
     trainer = L.Trainer(
         max_steps=1, callbacks=[callback], accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False
     )
-    trainer.fit(Wrapped(bert), DataLoader(rows, 6), DataLoader(rows, 6))
+    trainer.fit(Wrapped(copy.deepcopy(bert).train()), DataLoader(rows, 6), DataLoader(rows, 6))
     assert callback.result.settings["explained"] == "input_ids"
     assert ("gradient", "cosine_signed") in callback.result.curves
     assert resolve("gradient").name in callback.result.verdicts
