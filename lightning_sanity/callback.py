@@ -61,6 +61,9 @@ class SaliencySanityCallback(pl.Callback):
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         forward: See there.
         layer: See there.
+        target: See there; what is explained where the model does not return class scores.
+        explain: See there; which of several inputs.
+        tokens: See there.
         clone_fn: See there.
         log_images: Send figures to the loggers.
         report: Write ``step=<n>.json`` and ``latest.json`` under ``<trainer.log_dir>/sanity/``.
@@ -107,6 +110,9 @@ class SaliencySanityCallback(pl.Callback):
         name: str | None = None,
         forward: Callable[..., Any] | None = None,
         layer: str | None = None,
+        target: Any = None,
+        explain: int | str | None = None,
+        tokens: Any = None,
         clone_fn: Callable[..., Any] | None = None,
         log_images: bool = True,
         report: bool = True,
@@ -145,6 +151,9 @@ class SaliencySanityCallback(pl.Callback):
             "seed": seed,
             "forward": forward,
             "layer": layer,
+            "target": target,
+            "explain": explain,
+            "tokens": tokens,
             "clone_fn": clone_fn,
             "pictures": log_images,
         }
