@@ -32,7 +32,7 @@ from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
 
 POSITIVE_CONTROL = "gradient"
-_CROSS_PAIRS = 9
+_CROSS_PAIRS, _QUESTIONS = 9, 3
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,8 @@ class Cascade:
         if self._deadline is not None:
             reference.against(maps, min(1, self.samples - 1))
             _finish(maps.magnitude)
-            self._seconds[name] = time.perf_counter() - started
+            explanations = 1 if self.what.question is None else 2  # the sample's own and an unrelated one's
+            self._seconds[name] = explanations * (time.perf_counter() - started)
         flat = maps.magnitude.reshape(self.samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
@@ -339,6 +340,9 @@ class Cascade:
             rows += [reference.against(one, 0)["spearman"][0] for one in maps.split(self.samples)]
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self.samples - 1, _CROSS_PAIRS) + 1))["spearman"]
+        if self.what.question is not None and len(pairs):
+            crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:_QUESTIONS]]
+            pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
 
     def _ranked(self, maps: Maps) -> Reference:

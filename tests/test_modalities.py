@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from lightning_sanity import Outcome, attribution, demo, parameter_randomization_test
 from lightning_sanity.attribution import integrated_gradients
 from lightning_sanity.multi_input import multi_input_randomization_test
+from lightning_sanity.text import Tokens
 
 FAILING = ("edge_detector", "input_copy")
 
@@ -196,6 +197,47 @@ class _Swapped(nn.Module):
 
     def forward(self, image, table):
         return self.model(table, image)
+
+
+class WordsAndTable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.table, self.head = nn.Embedding(20, 8), nn.Linear(6, 8), nn.Linear(16, 3)
+
+    def forward(self, table, ids):
+        return self.head(torch.cat([F.relu(self.table(table)), self.words(ids).tanh().mean(1)], 1))
+
+
+def test_words_beside_a_table_are_explained_at_their_embedding():
+    inputs = {"ids": torch.randint(20, (8, 7)), "table": torch.randn(8, 6)}
+    result = multi_input_randomization_test(
+        WordsAndTable(), inputs, methods="gradient", trials=1, tokens={"ids": Tokens()}
+    )
+    assert set(result.settings["explained"]) == {"table", "ids"}
+    assert ("gradient[ids]", "cosine_signed") in result.curves
+    assert ("gradient[table]", "cosine_signed") not in result.curves
+    assert (
+        result.curves["gradient[table]", "spearman"].values.shape
+        == result.curves["gradient[ids]", "spearman"].values.shape
+    )
+
+
+def test_inputs_without_a_number_say_how_tokens_are_explained():
+    with pytest.raises(ValueError, match=r"pass tokens=\{key: Tokens\(\)\} to explain token ids"):
+        multi_input_randomization_test(WordsAndTable(), {"ids": torch.randint(20, (8, 7))})
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 2)])
+def test_a_regression_is_explained_by_its_output_and_by_each_of_several(shape):
+    model = nn.Sequential(
+        nn.Linear(6, 16),
+        nn.Tanh(),
+        nn.Linear(16, max(shape[1:], default=1)),
+        nn.Flatten(0) if len(shape) == 1 else nn.Identity(),
+    )
+    target = 1 if shape == (8, 2) else None
+    result = parameter_randomization_test(model, torch.randn(8, 6), target, methods="gradient", trials=1)
+    assert result.curves["gradient", "spearman"].values.isfinite().all()
 
 
 def test_an_input_that_is_not_there_is_named(two_inputs):
