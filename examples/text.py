@@ -27,7 +27,7 @@ def panel(axes, result, measure, title):
             means.numpy(), positions=[k + aside for k in range(means.shape[1])], widths=0.3, label=label, **style
         )
     axes.axhline(0, color="grey", linewidth=0.5)
-    axes.set(title=f"{title}: {measure}", ylim=(-0.6, 1), xticks=[], xlabel="re-initialised: output alone ... all")
+    axes.set(title=f"{title}: {measure}", ylim=(-1, 1), xticks=[], xlabel="re-initialised: output alone ... all")
     axes.legend(frameon=False)
 
 

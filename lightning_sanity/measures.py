@@ -60,7 +60,10 @@ def suited(
     extra = [resolve(name) for name in OF_TOKENS] if tokens else []
     usual = [m for m in measures_of(None) if fits(m, value, support) and not (m.spatial and mask is not None)]
     found = {measure.name: measure for measure in (*usual, *extra, *asked)}.values()
-    return tuple(found if mask is None else (within(measure, mask) for measure in found))
+    if mask is None:
+        return tuple(found)
+    inside = mask if support is None else mask & support
+    return tuple(within(measure, inside if measure.on_support else mask) for measure in found)
 
 
 def _asked(similarities: str | Similarity | Sequence[str | Similarity] | None) -> Sequence[str | Similarity]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_sanity import attribution, parameter_randomization_test, targets
+from lightning_sanity import attribution, measures, parameter_randomization_test, similarity, targets
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.question import ask
 from lightning_sanity.shadow import Adapted
@@ -146,3 +146,16 @@ def test_a_segmentation_is_tested_within_its_reach(dense, retarget):
     values = result.curves["gradient", "spearman"].values
     assert values.isfinite().all()
     assert values.mean() < 0.9  # over the whole image, most of which is 0 for every model, it would be near 1
+
+
+def test_a_support_is_looked_at_within_the_reach(dense):
+    images = torch.zeros(4, 1, 8, 8)
+    images[:, :, 1:7, 1:7] = IMAGES[:, :, 1:7, 1:7]
+    reach = torch.zeros(4, 8, 8, dtype=torch.bool)
+    reach[:, :4] = True
+    support = measures.support_in(images)
+    used = {measure.name: measure for measure in measures.suited(None, images, support, reach)}
+    maps, others = torch.randn(2, 4, 8, 8)
+    inside = similarity.resolve("spearman")(maps[:, 1:4, 1:7], others[:, 1:4, 1:7])
+    assert torch.allclose(used["spearman_support"](maps, others), inside)
+    assert "ssim" not in used
