@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from lightning_sanity import attribution, measures, parameter_randomization_test, similarity, targets
@@ -159,3 +160,17 @@ def test_a_support_is_looked_at_within_the_reach(dense):
     inside = similarity.resolve("spearman")(maps[:, 1:4, 1:7], others[:, 1:4, 1:7])
     assert torch.allclose(used["spearman_support"](maps, others), inside)
     assert "ssim" not in used
+
+
+@pytest.mark.slow
+def test_a_box_of_a_torchvision_detector_is_tested_end_to_end():
+    model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=3, box_score_thresh=0.0, rpn_post_nms_top_n_test=20
+    )
+    box = torch.tensor([[10.0, 10.0, 50.0, 50.0]]).expand(2, 4)
+    result = parameter_randomization_test(
+        model, torch.rand(2, 3, 64, 64), targets.box(box), methods="gradient", controls=False, trials=1, max_steps=2
+    )
+    assert result.settings["target"] == "the score of a box"
+    assert result.coverage.share == 1.0
+    assert result.curves["gradient", "spearman"].values.isfinite().all()
