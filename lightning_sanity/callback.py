@@ -72,6 +72,9 @@ class SaliencySanityCallback(pl.Callback):
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         forward: See there.
         layer: See there.
+        target: See there; what is explained where the model does not return class scores.
+        explain: See there; which of several inputs.
+        tokens: See there.
         clone_fn: See there.
         engine: See there; ``"plain"`` where results of one process are to equal those of several to the last bit.
         log_images: Send figures to the loggers.
@@ -115,7 +118,7 @@ class SaliencySanityCallback(pl.Callback):
         order: str = "cascading",
         granularity: Granularity = "layer",
         max_steps: int | None = None,
-        similarities: Sequence[str] = ("ssim", "spearman"),
+        similarities: Sequence[str] | None = None,
         reinitialize: Reinitialize = "default",
         norm_stats: str = "auto",
         trials: int | Literal["auto"] = 3,
@@ -130,6 +133,9 @@ class SaliencySanityCallback(pl.Callback):
         name: str | None = None,
         forward: Callable[..., Any] | None = None,
         layer: str | None = None,
+        target: Any = None,
+        explain: int | str | None = None,
+        tokens: Any = None,
         clone_fn: Callable[..., Any] | None = None,
         engine: str = "auto",
         log_images: bool = True,
@@ -153,7 +159,7 @@ class SaliencySanityCallback(pl.Callback):
             _check_at_least("probe", probe, 2)
         try:
             self._gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
-            self._similarities = [similarity_module.resolve(key).name for key in similarities]
+            self._similarities = [similarity_module.resolve(key).name for key in similarities or ("ssim", "spearman")]
             check_names(diagnostics)
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
@@ -170,7 +176,7 @@ class SaliencySanityCallback(pl.Callback):
         self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {
             "methods": methods,
-            "similarities": tuple(similarities),
+            "similarities": None if similarities is None else tuple(similarities),
             "order": order,
             "granularity": granularity,
             "max_steps": max_steps,
@@ -183,6 +189,9 @@ class SaliencySanityCallback(pl.Callback):
             "seed": seed,
             "forward": forward,
             "layer": layer,
+            "target": target,
+            "explain": explain,
+            "tokens": tokens,
             "clone_fn": clone_fn,
             "engine": engine,
             "pictures": log_images,

@@ -33,7 +33,7 @@ from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
 
 POSITIVE_CONTROL = "gradient"
-_CROSS_PAIRS = 9
+_CROSS_PAIRS, _QUESTIONS = 9, 3
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class Cascade:
             random = list(step)
             if self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
-            now = self._retargeted() if self.settings.retarget else self.what
+            now = self.what.retargeted() if self.settings.retarget else self.what
             with now.overheard() as heard:
                 told: int | None = None
                 made = {} if ready is None else {name: each[depth] for name, each in ready.attributions.items()}
@@ -281,7 +281,7 @@ class Cascade:
 
     def _needs_weights(self, tables: Mapping[str, Trials], ready: Trial | None) -> bool:
         """Whether something is still to be explained on the re-initialised clone itself."""
-        if ready is None or "dependence" in self.settings.diagnostics:
+        if ready is None or self.what.question is not None or "dependence" in self.settings.diagnostics:
             return True
         return any(self.methods[name][0].passes > 0 and name not in ready.attributions for name in tables)
 
@@ -292,12 +292,6 @@ class Cascade:
     def _tick(self, label: str) -> None:
         self._done += 1
         self._progress(self._done, self._total, label)
-
-    def _retargeted(self) -> Explanation:
-        """The same batch with the present model's own predictions."""
-        if self.what.target is None:
-            return self.what
-        return replace(self.what, target=self.what.outputs().argmax(1))
 
     def _guarded(self, name: str, table: Any, at: tuple[int, int], act: Callable[[str, Any], None]) -> None:
         """A method that fails is given up with its reason; the others go on."""
@@ -350,7 +344,8 @@ class Cascade:
         if self._deadline is not None:
             reference.against(maps, min(1, self.samples - 1))
             _finish(maps.magnitude)
-            self._seconds[name] = time.perf_counter() - started
+            explanations = 1 if self.what.question is None else 2  # the sample's own and an unrelated one's
+            self._seconds[name] = explanations * (time.perf_counter() - started)
         flat = maps.magnitude.reshape(self.samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
@@ -384,6 +379,9 @@ class Cascade:
             rows += [reference.against(one, 0)["spearman"][0] for one in maps.split(self.samples)]
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self.samples - 1, _CROSS_PAIRS) + 1))["spearman"]
+        if self.what.question is not None and len(pairs):
+            crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:_QUESTIONS]]
+            pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
 
     def _ranked(self, maps: Maps) -> Reference:
@@ -415,22 +413,27 @@ class Cascade:
         maps = reduced(made[name], name, now) if name in made else self._explain(name, now, trial, depth)
         # Which other sample a map is compared with changes from step to step, so that the floor averages over pairs.
         shift = 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
-        for key, (same, other) in self.references[name].against(maps, shift).items():
+        unrelated = None if now.question is None else self._explain(name, now.crossed(shift), trial, depth)
+        for key, (same, other) in self.references[name].against(maps, shift, unrelated).items():
             table.values[key][place, depth] = same
             table.floor[key][place, depth] = other
         if depth == len(self.steps) - 1 or method.passes == 0:
-            self._end(name, table, maps, place)
+            self._end(name, table, maps, unrelated, place)
         if self._pictured(trial, depth):
             self._draw(table, depth, maps)
 
-    def _end(self, name: str, table: Trials, maps: Maps, place: int) -> None:
+    def _end(self, name: str, table: Trials, maps: Maps, unrelated: Maps | None, place: int) -> None:
         """What is measured at full randomization only."""
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:
             table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
         if name == POSITIVE_CONTROL:  # twins must not resemble one another: their weights should draw the map
             if self._previous_twin is not None:
-                table.twins.append(self._previous_twin.against(maps, 0)["spearman"][0])
+                agreement = self._previous_twin.against(maps, 0)["spearman"][0]
+                if unrelated is not None:  # beyond what the question alone makes alike
+                    alike = self._previous_twin.against(unrelated, 0)["spearman"][0]
+                    agreement = (agreement - alike) / (1 - alike)
+                table.twins.append(agreement)
             self._previous_twin = self._ranked(maps)
 
     def _depend(self, name: str, table: Trials, place: int) -> None:

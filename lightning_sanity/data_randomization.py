@@ -23,17 +23,15 @@ from lightning_sanity.cascade import POSITIVE_CONTROL, Progress
 from lightning_sanity.comparison import Comparison
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.label_statistics import label_permutation, label_sensitivity
+from lightning_sanity.measures import suited, support_in
 from lightning_sanity.memorization import Memorization
 from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.randomization_tests import (
     environment,
     explained_target,
-    fits,
-    measures_of,
     prepared_methods,
     progress_bar,
     quiet_copy,
-    support_in,
 )
 from lightning_sanity.result import Coverage, Curve, Outcome, OutputChange, SanityResult, UnitCoverage, Verdict
 from lightning_sanity.shadow import weights_digest
@@ -65,7 +63,7 @@ def data_randomization_test(
     target: Tensor | int | None = None,
     *,
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = ("gradient", "gradcam", "guided_backprop"),
-    similarities: Sequence[str | Similarity] = ("ssim", "spearman"),
+    similarities: str | Similarity | Sequence[str | Similarity] | None = None,
     memorization: Memorization | None = None,
     min_train_accuracy: float = 0.95,
     repeats: int = 3,
@@ -141,7 +139,7 @@ def data_randomization_test(
         if batch_size(values) < 2:
             problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
         support = support_in(values)
-        used = tuple(m for m in measures_of(similarities) if fits(m, first(values), support))
+        used = suited(similarities, first(values), support)
         chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
         if controls:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}

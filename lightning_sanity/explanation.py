@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,15 +51,30 @@ class Maps:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is explained: a model whose call returns ``(N, classes)``, a fixed batch and the explained class of each."""
+    """What is explained: a model whose call returns ``(N, classes)``, a fixed batch and the explained class of each.
+
+    Attributes:
+        model: See above.
+        inputs: A tensor, or a tuple whose first is explained.
+        target: Explained class of each sample; None for a single output.
+        opened: ``(model, inputs) -> inputs`` whose first is continuous, where noise cannot be added to the inputs
+            themselves: the embeddings of tokens.
+        chosen: ``(model, inputs) -> inputs`` that hold what this model itself would choose to be asked about, where
+            that is more than a class.
+        question: Place among the inputs of what is asked of each sample, if any: a mask, a position.
+    """
 
     model: nn.Module
     inputs: Any
     target: Tensor | None
+    opened: Callable[[nn.Module, Any], Any] | None = None
+    chosen: Callable[[nn.Module, Any], Any] | None = None
+    question: int | None = None
 
     def with_noise(self, keys: Sequence[int]) -> Explanation:
         """As many noisy copies of the batch as keys, stacked; each sample's noise is its own, scaled by its range."""
-        value, everyone = first(self.inputs), slice(None)
+        inputs = self.inputs if self.opened is None else self.opened(self.model, self.inputs)
+        value, everyone = first(inputs), slice(None)
         noisy = torch.cat([value] * len(keys))
         if value.is_floating_point():
             flat = value.reshape(len(value), -1)
@@ -68,15 +83,36 @@ class Explanation:
             draws = [generator(key, "noise", sample) for key in keys for sample in range(len(value))]
             patterns = torch.stack([torch.randn(value.shape[1:], generator=draw) for draw in draws])
             noisy = noisy + NOISE * spread * patterns.to(value.device, value.dtype)
-        stacked = rows_of(self.inputs, everyone, len(keys), noisy)
-        return Explanation(self.model, stacked, target_of(self.target, everyone, len(keys)))
+        stacked = rows_of(inputs, everyone, len(keys), noisy)
+        return replace(self, inputs=stacked, target=target_of(self.target, everyone, len(keys)))
+
+    def crossed(self, shift: int) -> Explanation:
+        """Every sample's question put to the sample ``shift`` places before it.
+
+        Where the question alone shapes a map (the region whose score is explained), maps of unrelated samples are
+        unrelated only under the same question.
+        """
+        place = None if self.question is None else self.question % len(self.inputs)
+        total = len(first(self.inputs))
+
+        def rolled(value: Any) -> Any:
+            return value.roll(shift, 0) if isinstance(value, Tensor) and len(value) == total else value
+
+        kept = tuple(value if k == place else tree_map(rolled, value) for k, value in enumerate(self.inputs))
+        return replace(self, inputs=kept)
+
+    def retargeted(self) -> Explanation:
+        """The same batch, asked about what the model as it is now predicts."""
+        if self.chosen is not None:
+            return replace(self, inputs=self.chosen(self.model, self.inputs))
+        return self if self.target is None else replace(self, target=self.outputs().argmax(1))
 
     def chunks(self, size: int) -> Iterator[Explanation]:
         """The same in parts of at most ``size`` samples."""
         total = len(first(self.inputs))
         for start in range(0, total, size):
             rows = slice(start, min(start + size, total))
-            yield Explanation(self.model, rows_of(self.inputs, rows), target_of(self.target, rows))
+            yield replace(self, inputs=rows_of(self.inputs, rows), target=target_of(self.target, rows))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
@@ -163,8 +199,11 @@ class Reference:
         chosen = chosen.roll(shift, 0) if shift else chosen
         return similarity.prepare(chosen, self._support) if similarity.on_support else similarity.prepare(chosen)
 
-    def against(self, maps: Maps, shift: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """``similarity -> (same sample, sample rolled by shift)``, each ``(N,)``; NaN where ``shift`` is 0."""
+    def against(self, maps: Maps, shift: int, unrelated: Maps | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+        """``similarity -> (same sample, sample rolled by shift)``, each ``(N,)``; NaN where ``shift`` is 0.
+
+        ``unrelated`` maps take the place of the rolled ones where given.
+        """
         found = {}
         for similarity in self.similarities:
             reference = self._prepared[similarity.name]
@@ -172,6 +211,8 @@ class Reference:
             same = similarity.compare(reference, prepared)
             if shift == 0:
                 other = torch.full_like(same, torch.nan)
+            elif unrelated is not None:
+                other = similarity.compare(reference, self._prepare(similarity, unrelated))
             elif similarity.on_support:  # the support belongs to the reference's sample: roll before, not after
                 other = similarity.compare(reference, self._prepare(similarity, maps, shift))
             else:

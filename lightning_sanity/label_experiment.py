@@ -217,7 +217,7 @@ def _memorization(true: Sequence[Run], permuted: Sequence[Run]) -> Memorization:
     )
 
 
-def _probe_inputs(probe: Any, datamodule: pl.LightningDataModule, seed: int) -> tuple[Any, ...]:
+def _probe_inputs(probe: Any, datamodule: pl.LightningDataModule, seed: int) -> Any:
     loader = None
     if isinstance(probe, int):
         datamodule.prepare_data()  # in this process nothing may have happened yet: finished runs, or spawned ones

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_sanity._rng import generator, isolated_rng
@@ -18,6 +18,8 @@ from lightning_sanity.shadow import update_digest
 
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 _INPUT_KEYS = ("image", "images", "input", "inputs", "pixel_values", "x")
+_KEYWORD = ("input_ids", "inputs_embeds")
+"""Keys of batches that are a model's keyword arguments as a whole, but for the labels."""
 
 
 class ProbeError(ValueError):
@@ -29,13 +31,14 @@ class Probe:
     """A fixed batch.
 
     Attributes:
-        inputs: Positional arguments of the model; tensors ``(N, ...)`` on the CPU.
+        inputs: Positional arguments of the model, or a dictionary of its keyword arguments; tensors ``(N, ...)`` on
+            the CPU.
         labels: Class labels ``(N,)`` where known; used to balance, never to explain.
         ids: Dataset indices, where known.
         digest: SHA-256 over the inputs.
     """
 
-    inputs: tuple[Any, ...]
+    inputs: tuple[Any, ...] | dict[str, Any]
     labels: Tensor | None
     ids: tuple[int, ...] | None
     digest: str
@@ -73,22 +76,27 @@ def batch_size(inputs: Any) -> int:
 def from_batch(batch: Any, ids: Sequence[int] | None = None) -> Probe:
     """A probe from a collated batch: a tensor, ``(inputs, labels, ...)`` or a mapping.
 
+    Of a mapping the usual input key is taken; with "input_ids" among them, as language models have it, everything but
+    the labels, as keyword arguments.
+
     Raises:
         ProbeError: If no input tensor can be told.
     """
     inputs, labels = split(batch)
-    inputs = tuple(leaf.detach().cpu().clone() if isinstance(leaf, Tensor) else leaf for leaf in inputs)
+    inputs = tree_map(lambda leaf: leaf.detach().cpu().clone() if isinstance(leaf, Tensor) else leaf, inputs)
     labels = labels.detach().cpu().clone() if isinstance(labels, Tensor) else None
     batch_size(inputs)
     return Probe(inputs, labels, None if ids is None else tuple(ids), digest(inputs))
 
 
-def split(batch: Any) -> tuple[tuple[Any, ...], Tensor | None]:
+def split(batch: Any) -> tuple[tuple[Any, ...] | dict[str, Any], Tensor | None]:
     """Model inputs and class labels of a batch or sample in one of the usual forms."""
     if isinstance(batch, Tensor):
         return (batch,), None
     if isinstance(batch, Mapping):
         label = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
+        if any(key in batch for key in _KEYWORD):
+            return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}, _class_labels(label)
         value = next((batch[key] for key in _INPUT_KEYS if key in batch), None)
         if value is None:
             value = next((v for k, v in batch.items() if k not in _LABEL_KEYS and isinstance(v, Tensor)), None)
@@ -200,7 +208,7 @@ def from_loader(loader: Iterable[Any], size: int, *, seed: int = 0, transfer: St
         raise ProbeError(
             f"probe={size} samples were asked for, but the loader gave {sum(map(len, batches))}: lower probe="
         )
-    inputs = tuple(torch.cat(parts)[:size] for parts in zip(*(p.inputs for p in batches), strict=True))
+    inputs = tree_map(lambda *parts: torch.cat(parts)[:size], *(p.inputs for p in batches))
     labelled = [p.labels for p in batches if p.labels is not None]
     labels = torch.cat(labelled)[:size] if len(labelled) == len(batches) else None
     return Probe(inputs, labels, None, digest(inputs))

@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity import diagnostics as diagnostics_module
 from lightning_sanity import pictures as pictures_module
-from lightning_sanity import similarity as similarity_module
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
@@ -27,7 +26,9 @@ from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_not
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
+from lightning_sanity.measures import measures_of, reach_of, suited, support_in
 from lightning_sanity.probe import batch_size, digest
+from lightning_sanity.question import ask
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.result import (
     Curve,
@@ -48,20 +49,22 @@ from lightning_sanity.shadow import (
 )
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
+from lightning_sanity.targets import Target
+from lightning_sanity.text import Tokens, at_embeddings, at_tokens
 from lightning_sanity.tracks import Walk
 from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import ORDERS, Granularity, plan, subsets
 from lightning_sanity.validity import CONTROLS, judge_all, nothing_changed, undecided
-from lightning_sanity.verdict import MEASURES, Criterion
+from lightning_sanity.verdict import Criterion
 
 
 def parameter_randomization_test(
     model: nn.Module,
     inputs: Any,
-    target: Tensor | int | None = None,
+    target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
     *,
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = ("gradient", "gradcam", "guided_backprop"),
-    similarities: Sequence[str | Similarity] = ("ssim", "spearman"),
+    similarities: Sequence[str | Similarity] | None = None,
     order: str = "cascading",
     granularity: Granularity = "layer",
     max_steps: int | None = None,
@@ -76,6 +79,8 @@ def parameter_randomization_test(
     diagnostics: Sequence[str] = ("cross_image",),
     forward: Callable[..., Any] | None = None,
     layer: str | None = None,
+    explain: int | str | None = None,
+    tokens: Tokens | None = None,
     clone_fn: Callable[[nn.Module], nn.Module] | None = None,
     pictures: bool = True,
     progress: Progress | bool | None = None,
@@ -90,15 +95,18 @@ def parameter_randomization_test(
     left as they were.
 
     Args:
-        model: A trained module whose call returns class scores ``(N, classes)``, or one score ``(N,)`` / ``(N, 1)``.
-        inputs: A batch ``(N, ...)`` on any device, or a tuple of the model's positional arguments, the first of which
-            is explained. At least 2 samples; 32 to 64 for a release.
-        target: Class to explain, one per sample ``(N,)`` or one for all; None = the trained model's prediction. Kept
-            fixed through the cascade.
+        model: A trained module whose call returns class scores ``(N, classes)``, or one score ``(N,)`` / ``(N, 1)``;
+            other outputs need a ``target`` that makes a number per sample of them.
+        inputs: A batch ``(N, ...)`` on any device, a tuple of the model's positional arguments, or a mapping of its
+            keyword arguments. At least 2 samples; 32 to 64 for a release. Signals ``(N, C, L)``, images, volumes
+            ``(N, C, D, H, W)``, tables ``(N, F)``, and token ids ``(N, T)``, which are explained at their embeddings.
+        target: Class to explain, one per sample ``(N,)`` or one for all; a function ``outputs -> (N,)``; a ``Target``
+            of ``lightning_sanity.targets``; None = the trained model's prediction. Kept fixed through the cascade.
         methods: Names of ``attribution.available()``, functions ``(model, inputs, target) -> attribution``, or a
             dictionary of either.
         similarities: Names of ``similarity.available()``, with another normalisation than their own as in
-            ``"spearman.percentile_clipped"`` (see ``similarity.normalized``); added to those that the verdict rests on.
+            ``"spearman.percentile_clipped"`` (see ``similarity.normalized``); added to those that the verdict rests
+            on, as far as they mean something on these inputs (see ``measures``).
         order: ``"cascading"`` from the output down, ``"bottom_up"``, ``"independent"`` one unit at a time, or
             ``"full"`` all at once.
         granularity: ``"layer"``, ``"block"``, or a list of module names / regular expressions.
@@ -119,8 +127,12 @@ def parameter_randomization_test(
         diagnostics: Second opinions on the same maps, which never gate: ``"cross_image"``, ``"random_logit"`` (four
             more explanations of the trained model), ``"entropy"``, ``"dependence"`` (one more explanation per trial);
             see ``diagnostics.diagnose``.
-        forward: ``forward(model, *inputs) -> scores`` where calling the model is not enough.
+        forward: ``forward(model, *inputs) -> scores`` (``**inputs`` for a mapping) where calling the model is not
+            enough.
         layer: Module for the class activation maps; the last spatial feature map if None.
+        explain: Which of several inputs, by its place or key; see ``question.ask`` for the default. All of them:
+            ``multi_input.multi_input_randomization_test``.
+        tokens: Where and how token ids are explained; found out if None.
         clone_fn: Copies the model where ``copy.deepcopy`` cannot.
         pictures: Keep small pictures of some inputs and maps in the result.
         progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal. A
@@ -143,12 +155,12 @@ def parameter_randomization_test(
     Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv:1810.03292).
     """
     started = time.perf_counter()
-    if isinstance(inputs, tuple) and len(inputs) == 1:
-        inputs = inputs[0]
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     criterion = criterion or Criterion()
     further = diagnostics_module.check_names(diagnostics)
     gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
-    measures = measures_of(similarities)
+    measures_of(similarities)  # raises on an unknown name
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
@@ -156,16 +168,25 @@ def parameter_randomization_test(
         raise ValueError(f"unknown engine '{engine}'; choose from: {', '.join(ENGINES)}")
     if order not in ORDERS:
         raise ValueError(f"unknown order '{order}'; choose from: {', '.join(ORDERS)}")
-    with quiet_copy(model, inputs, forward, clone_fn, seed) as (copied, explained, values, device, graph):
-        target_, problem = explained_target(target, graph.outputs, batch_size(values))
+    asked = ask(model, inputs, target, explain=explain, forward=forward, seed=seed)
+    with quiet_copy(model, asked.inputs, asked.forward, clone_fn, seed) as (copied, explained, values, device, graph):
+        target_, problem = explained_target(asked.target, graph.outputs, batch_size(values))
         planned = plan(copied, graph, granularity, max_steps)
         notes = _other_paths(copied, explained, values, graph)
         drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
-        what = Explanation(explained, values, target_)
+        what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if controls:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
+        place = mask = None
+        if at_embeddings(values, tokens):
+            what, place, mask = at_tokens(what, asked.names, tokens)
+            chosen = chosen if place is None else {name: place.adapted(method) for name, method in chosen.items()}
+        if asked.target_name != "class":
+            plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
+            reach = reach_of(what, plain.attribute)
+            mask = mask if reach is None else reach if mask is None else mask & reach
         refused, prepared = prepared_methods(chosen, what)
         steps = subsets(planned.units, order)
         support = support_in(values)
@@ -178,7 +199,7 @@ def parameter_randomization_test(
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
             engine=engine,
         )
-        used = tuple(m for m in measures if fits(m, first(values), support))
+        used = suited(similarities, first(values), support, mask, tokens=place is not None)
         deadline = None if max_seconds is None else started + max_seconds
         with progress_bar(progress) as tick:
             original = getattr(model, "_orig_mod", model)
@@ -243,12 +264,14 @@ def parameter_randomization_test(
             "seed": seed,
             "samples": batch_size(values),
             "input_shape": list(first(values).shape),
+            "explained": asked.name,
+            "target": asked.target_name,
             "model": type(model).__name__,
             "criterion": asdict(criterion),
         },
         environment=environment(device),
         weights_digest=weights_digest(model),
-        probe_digest=digest(values),
+        probe_digest=digest(dict(inputs) if isinstance(inputs, Mapping) else inputs),
         seconds=time.perf_counter() - started,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         pictures=kept_pictures,
@@ -271,8 +294,6 @@ def quiet_copy(
     seed: int,
 ) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Graph]]:
     """A proven clone, its explained face, laundered inputs and the recorded pass, where nothing disturbs the caller."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     batch_size(inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad(), eager():
@@ -350,31 +371,6 @@ def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None) ->
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
-def measures_of(similarities: Sequence[str | Similarity]) -> tuple[Similarity, ...]:
-    """The verdict's measures and the user's, each once."""
-    given = [similarities] if isinstance(similarities, (str, Similarity)) else list(similarities)
-    resolved = [similarity_module.resolve(name) for name in (*MEASURES, *given)]
-    return tuple({measure.name: measure for measure in resolved}.values())
-
-
-def fits(measure: Similarity, value: Tensor, support: Tensor | None) -> bool:
-    """Whether a measure means something on this input: a background to leave out, two spatial dimensions."""
-    if measure.on_support:
-        return support is not None
-    return "ssim" not in measure.name or (value.ndim == 4 and min(value.shape[-2:]) >= similarity_module.LEAST_SIDE)
-
-
-def support_in(values: Any) -> Tensor | None:
-    """Pixels that are not background ``(N, H, W)``, or None where most samples have no constant background."""
-    value = first(values)
-    if value.ndim != 4 or not value.is_floating_point():
-        return None
-    support, has_background = similarity_module.support_of(value)
-    if not bool(has_background.float().mean() >= 0.5):
-        return None
-    return support & has_background[:, None, None]
-
-
 def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple[Tensor | None, str | None]:
     """The explained class of every sample, and why no verdict can be had, if so.
 
@@ -384,7 +380,8 @@ def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int)
     if outputs.ndim == 0 or len(outputs) != samples or outputs.ndim > 2:
         raise ValueError(
             f"the model returned shape {tuple(outputs.shape)} for {samples} samples; one score or one row of class "
-            "scores per sample is needed: pass forward="
+            "scores per sample is needed: pass target=, a function outputs -> (N,) or one of lightning_sanity.targets "
+            "(class_mask for segmentation, position for sequences), or forward="
         )
     problem = None
     if not bool(outputs.isfinite().all()):

@@ -53,6 +53,7 @@ __all__ = [
     "ssim",
     "support_of",
     "top_k_overlap",
+    "within",
 ]
 
 LEAST_SIDE = 7
@@ -73,6 +74,7 @@ class Similarity:
         compare: Two prepared batches to similarities ``(N,)``; symmetric, 1 = the same, NaN = undefined.
         normalization: What ``prepare`` does to each map first.
         on_support: Whether it looks at the pixels of the input's support only.
+        spatial: Whether it looks at windows of an image, and means nothing where there is none.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Similarity:
     compare: Callable[[Prepared, Prepared], Tensor]
     normalization: str
     on_support: bool = False
+    spatial: bool = False
 
     def __call__(self, a: Tensor, b: Tensor, support: Tensor | None = None) -> Tensor:
         """Similarities ``(N,)`` of maps ``(N, H, W)``; ``support`` is used only if ``on_support``.
@@ -145,6 +148,31 @@ def normalized(similarity: Similarity, normalization: str) -> Similarity:
         prepare=lambda maps, *support: prepare(normalize(maps), *support),
         normalization=normalization,
     )
+
+
+def within(similarity: Similarity, mask: Tensor) -> Similarity:
+    """The same similarity, by the same name, of what lies inside a mask: real tokens without padding, for example.
+
+    Args:
+        similarity: One of ranks (Spearman), directions (cosine, euclidean, mse) or values (Pearson).
+        mask: ``(N, H, W)``, True for what counts; of the samples that will be compared, in their order.
+
+    Raises:
+        ValueError: If this similarity has no meaning on part of a map.
+    """
+    base, _, normalization = similarity.name.partition(".")
+    known = _REGISTERED.get(base)
+    if known is None or known.spatial or known.prepare not in _WITHIN:
+        meaningful = ", ".join(name for name, other in _REGISTERED.items() if other.prepare in _WITHIN)
+        raise ValueError(f"similarity '{similarity.name}' has no meaning on part of a map; choose from: {meaningful}")
+    prepare, compare = _WITHIN[known.prepare]
+    bound = replace(
+        known,
+        prepare=lambda maps, *_: prepare(maps, mask.to(maps.device)),
+        compare=compare or known.compare,
+        on_support=False,
+    )
+    return normalized(bound, normalization) if normalization else bound
 
 
 def _require_same_shape(a: Tensor, b: Tensor) -> None:
@@ -291,6 +319,14 @@ def _correlate_on_support(a: Prepared, b: Prepared) -> Tensor:
 
     (left,), (right,) = _unit(centred(a[0])), _unit(centred(b[0]))
     return (left * right).sum(dim=1).clamp(-1, 1).masked_fill(count[:, 0] < 3, torch.nan)
+
+
+def _values_within(maps: Tensor, mask: Tensor) -> Prepared:
+    return min_max(wide(maps)).flatten(1), mask.flatten(1)
+
+
+def _directions_within(maps: Tensor, mask: Tensor) -> Prepared:
+    return _direction_vectors(maps * mask)  # what is 0 adds nothing to a product, nor to a length
 
 
 def kendall(a: Tensor, b: Tensor) -> Tensor:
@@ -468,14 +504,22 @@ _REGISTERED = {
         Similarity("spearman_support", "magnitude", _support_ranks, _correlate_on_support, "none", on_support=True),
         Similarity("pearson", "magnitude", _value_vectors, _inner_product, "none"),
         Similarity("cosine", "magnitude", _direction_vectors, _inner_product, "none"),
+        Similarity("cosine_signed", "signed", _direction_vectors, _inner_product, "none"),
         Similarity("euclidean", "magnitude", _direction_vectors, _from_distance, "second_moment"),
+        Similarity("euclidean_signed", "signed", _direction_vectors, _from_distance, "second_moment"),
         Similarity("mse", "magnitude", _direction_vectors, _from_mse, "second_moment"),
-        Similarity("ssim", "magnitude", _scaled_moments, mean_ssim, "min_max"),
-        Similarity("ssim_legacy", "signed", _scaled_moments, _LEGACY_SSIM, "min_max"),
-        Similarity("ms_ssim", "magnitude", _scaled_pyramid, mean_ms_ssim, "min_max"),
-        Similarity("hog", "magnitude", _hog_vectors, _inner_product, "min_max"),
-        Similarity("hog_spearman", "magnitude", _hog_rank_vectors, _inner_product, "min_max"),
+        Similarity("ssim", "magnitude", _scaled_moments, mean_ssim, "min_max", spatial=True),
+        Similarity("ssim_legacy", "signed", _scaled_moments, _LEGACY_SSIM, "min_max", spatial=True),
+        Similarity("ms_ssim", "magnitude", _scaled_pyramid, mean_ms_ssim, "min_max", spatial=True),
+        Similarity("hog", "magnitude", _hog_vectors, _inner_product, "min_max", spatial=True),
+        Similarity("hog_spearman", "magnitude", _hog_rank_vectors, _inner_product, "min_max", spatial=True),
         Similarity("top_k_overlap", "magnitude", _top_k_membership, _overlap, "none"),
         Similarity("kendall", "magnitude", _kendall_ranks, _tau_b, "none"),
     )
+}
+_WITHIN: dict[Callable[..., Prepared], tuple[Callable[..., Prepared], Callable[..., Tensor] | None]] = {
+    _rank_vectors: (_support_ranks, _correlate_on_support),
+    _support_ranks: (_support_ranks, _correlate_on_support),
+    _value_vectors: (_values_within, _correlate_on_support),
+    _direction_vectors: (_directions_within, None),
 }

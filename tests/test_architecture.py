@@ -52,17 +52,21 @@ FLOORS = (
         "memorization",
         "bootstrap",
         "label_statistics",
+        "measures",
+        "targets",
+        "question",
+        "text",
     ),
     ("division", "random_labels", "streams"),
     ("engine",),
     ("cascade", "comparison"),
     ("coverage", "validity"),
     ("randomization_tests", "data_randomization"),
-    ("checkpoint", "noninferiority", "policy", "released", "trainer"),
+    ("multi_input", "checkpoint", "noninferiority", "policy", "released", "trainer"),
     ("gate",),
     ("report", "datamodule", "callback", "testing", "registries"),
     ("label_experiment",),
-    ("pytorch_lightning", "demo", "cli", "__main__", "__init__"),
+    ("pytorch_lightning", "demo", "sentences", "cli", "__main__", "__init__"),
 )
 
 

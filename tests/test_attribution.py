@@ -575,13 +575,13 @@ def test_incomplete_integrated_gradients_are_refused_with_advice():
 )
 def test_layout_is_read_from_the_shape(shape, kind, size):
     layout = layout_of(shape, (224, 224))
-    assert (layout.kind, layout.height, layout.width) == (kind, *size)
+    assert (layout.kind, layout.sides) == (kind, size)
     assert tuple(layout.grid(torch.zeros(shape)).shape[2:]) == size
 
 
 def test_layout_of_an_oblong_image_keeps_its_shape():
     layout = layout_of((1, 1 + 8 * 4, 16), (64, 32))
-    assert (layout.height, layout.width, layout.prefix) == (8, 4, 1)
+    assert (layout.sides, layout.prefix) == ((8, 4), 1)
     assert layout_of((1, 768, 1, 1), (64, 64)) is None
 
 

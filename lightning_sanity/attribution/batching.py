@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.method import at_least, first
 
@@ -119,7 +120,7 @@ def rows_of(inputs: Any, samples: slice, copies: int = 1, explained: Tensor | No
 
     if not isinstance(inputs, tuple):
         return stacked(inputs) if explained is None else explained
-    return (stacked(inputs[0]) if explained is None else explained, *(stacked(other) for other in inputs[1:]))
+    return (stacked(inputs[0]) if explained is None else explained, *tree_map(stacked, inputs[1:]))
 
 
 def repeated(value: Tensor, copies: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""Class activation maps: CAM, Grad-CAM and its relatives; each ``(N, 1, H, W)``, resized to the input."""
+"""Class activation maps: CAM, Grad-CAM and its relatives; each ``(N, 1, H, W)``, resized to the input.
+
+Signals ``(N, C, L)`` and volumes ``(N, C, D, H, W)`` have maps of their own sides.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, repeated, rows_of, target_of
@@ -17,8 +19,11 @@ from lightning_sanity.attribution.guided import guided_gradient, not_guidable
 from lightning_sanity.attribution.layers import (
     Layer,
     activation_and_gradient,
+    at_positions,
     last_map,
     layer_named,
+    no_positions,
+    over_positions,
     resized,
     submodule,
 )
@@ -56,7 +61,7 @@ def gradcam(layer: str | None = None) -> Method:
 
 
 def _gradcam(activation: Tensor, slope: Tensor) -> Tensor:
-    return (activation * slope.mean((2, 3), keepdim=True)).sum(1, keepdim=True).clamp_min(0)
+    return (activation * slope.mean(over_positions(slope), keepdim=True)).sum(1, keepdim=True).clamp_min(0)
 
 
 def gradcam_plus_plus(layer: str | None = None) -> Method:
@@ -69,9 +74,9 @@ def gradcam_plus_plus(layer: str | None = None) -> Method:
     def cam(activation: Tensor, slope: Tensor) -> Tensor:
         # With Y = exp(S) all derivatives of a piecewise linear S are powers of its slope; exp(S) itself only scales.
         above = slope.square()
-        below = 2 * above + activation.sum((2, 3), keepdim=True) * slope**3
+        below = 2 * above + activation.sum(over_positions(slope), keepdim=True) * slope**3
         share = torch.where(below != 0, above / below.masked_fill(below == 0, 1.0), 0.0)
-        weight = (share * slope.clamp_min(0)).sum((2, 3), keepdim=True)
+        weight = (share * slope.clamp_min(0)).sum(over_positions(slope), keepdim=True)
         return (activation * weight).sum(1, keepdim=True).clamp_min(0)
 
     return _map_method("gradcam_plus_plus", layer, _BySlope(cam))
@@ -114,16 +119,16 @@ def scorecam(layer: str | None = None, max_channels: int | None = None, max_batc
         channels = min(activation.shape[1], max_channels or activation.shape[1])
         chosen = spread.topk(channels, 1).indices if max_channels else torch.arange(channels).expand(len(value), -1)
         chosen = chosen.to(value.device)
-        activation = activation.gather(1, chosen[..., None, None].expand(-1, -1, *activation.shape[2:]))
+        activation = activation.gather(1, at_positions(chosen, activation).expand(-1, -1, *activation.shape[2:]))
         low, spread = low.gather(1, chosen), spread.gather(1, chosen)
 
         @torch.no_grad()
         def run(samples: slice, copies: range) -> Tensor:
-            maps = activation[samples, copies.start : copies.stop]  # (n, c, h, w)
-            width = spread[samples, copies.start : copies.stop, None, None]
-            mask = (maps - low[samples, copies.start : copies.stop, None, None]) / torch.where(width > 0, width, 1.0)
-            mask = F.interpolate(mask, size=value.shape[-2:], mode="bilinear", align_corners=False)
-            mask = mask.transpose(0, 1).reshape(-1, 1, *value.shape[-2:]).to(value.dtype)
+            block = (samples, slice(copies.start, copies.stop))
+            maps = activation[block]  # (n, c, h, w)
+            width = at_positions(spread[block], maps)
+            mask = (maps - at_positions(low[block], maps)) / torch.where(width > 0, width, 1.0)
+            mask = resized(mask, value).transpose(0, 1).reshape(-1, 1, *value.shape[2:])
             masked = repeated(value[samples], len(copies)) * mask
             outputs = outputs_of(model, rows_of(inputs, samples, len(copies), masked))
             return select(outputs, target_of(target, samples, len(copies))).reshape(len(copies), -1).T
@@ -131,8 +136,8 @@ def scorecam(layer: str | None = None, max_channels: int | None = None, max_batc
         scores = torch.empty_like(spread)
         for samples, copies, found in rows.chunks(len(value), channels, run):
             scores[samples, copies.start : copies.stop] = found.to(scores.dtype)
-        weights = scores.masked_fill(spread <= 0, -torch.inf).softmax(1).nan_to_num(0.0)[..., None, None]
-        return (activation * weights).sum(1, keepdim=True).clamp_min(0)
+        weights = scores.masked_fill(spread <= 0, -torch.inf).softmax(1).nan_to_num(0.0)
+        return (activation * at_positions(weights, activation)).sum(1, keepdim=True).clamp_min(0)
 
     return _map_method(name, layer, cam, passes=100.0)
 
@@ -194,7 +199,7 @@ def internal_influence(
             summed = slope.sum(1).reshape(len(copies), len(here), 1, *slope.shape[2:])
             return torch.tensordot(summed.new_tensor([weights[k] for k in copies]), summed, 1)
 
-        total = value.new_zeros(len(value), 1, at.layout.height, at.layout.width)
+        total = value.new_zeros(len(value), 1, *at.layout.sides)
         for samples, _, found in rows.chunks(len(value), n_steps, run):
             total[samples] += found
         return total
@@ -250,15 +255,15 @@ _NO_MAP = "the network has no spatial feature map with more than one position th
 
 
 def refuses_layer(layer: str | None) -> Refusal:
-    """Refuses inputs that are no images and networks without a feature map.
+    """Refuses inputs without positions and networks without a feature map.
 
     Raises (when called):
         ValueError: If a layer is named and the model has none of that name: that is a mistake, not a limitation.
     """
 
     def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
-        if first(inputs).ndim != 4:
-            return f"the input has shape {tuple(first(inputs).shape)}, not (N, C, H, W)"
+        if (shape := no_positions(first(inputs))) is not None:
+            return shape
         if layer is None:
             return _NO_MAP if last_map(model, inputs) is None else None
         submodule(model, layer)

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sanity.attribution.layers import Layer, activation_and_gradient, maps_of, resized, submodule
+from lightning_sanity.attribution.layers import (
+    Layer,
+    activation_and_gradient,
+    at_positions,
+    maps_of,
+    no_positions,
+    over_positions,
+    resized,
+    submodule,
+)
 from lightning_sanity.attribution.method import AttributionFn, Method, Refusal, first, outputs_of
 
 
@@ -30,7 +39,7 @@ def cam() -> Method:
             assert isinstance(linear, nn.Linear)
             features = head.features(model, inputs)
             chosen = linear.weight.detach()[target if target is not None else [0] * len(features)]
-            return resized((features * chosen[..., None, None]).sum(1, keepdim=True), first(inputs))
+            return resized((features * at_positions(chosen, features)).sum(1, keepdim=True), first(inputs))
 
         return attribute
 
@@ -47,15 +56,15 @@ class _Head:
     rectified: bool
 
     def features(self, model: nn.Module, inputs: Any) -> Tensor:
-        """The pooled feature map ``(N, C, h, w)``."""
+        """The pooled feature map ``(N, C, *sides)``."""
         found, _ = activation_and_gradient(model, inputs, None, self.layer, gradient=False)
         return found.clamp_min(0) if self.rectified else found
 
 
 def _refuses() -> Refusal:
     def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
-        if first(inputs).ndim != 4:
-            return f"the input has shape {tuple(first(inputs).shape)}, not (N, C, H, W)"
+        if (shape := no_positions(first(inputs))) is not None:
+            return shape
         head, found = _head(model, inputs)
         return _reason(found) if head is None else None
 
@@ -83,7 +92,7 @@ def _head(model: nn.Module, inputs: Any) -> tuple[_Head | None, str]:
             for rectified in (False, True):
                 head = _Head(layer, last, rectified)
                 features = head.features(model, inputs)
-                scores = linear(features.mean((2, 3)))
+                scores = linear(features.mean(over_positions(features)))
                 if torch.allclose(scores, outputs, rtol=1e-3, atol=1e-4 * float(outputs.abs().max())):
                     return head, ""
     names = [name for name, _ in ran]

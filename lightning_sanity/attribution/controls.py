@@ -12,14 +12,17 @@ from lightning_sanity.attribution.method import Method, first, output_gradient
 
 
 def edge_detector() -> Method:
-    """Sobel gradient magnitude of the input: ignores the model altogether, so it must not pass."""
+    """Sobel gradient magnitude of the input: ignores the model altogether, so it must not pass.
+
+    For signals and volumes the magnitude of the differences between neighbours along each side; for tables those
+    between neighbouring columns, whose order means nothing: a map that ignores the model all the same.
+    """
 
     def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
         image = first(inputs).detach()
         if image.ndim != 4:
-            difference = torch.zeros_like(image)
-            difference[..., 1:] = (image[..., 1:] - image[..., :-1]).abs()
-            return difference
+            sides = range(2 if image.ndim > 2 else 1, image.ndim)
+            return torch.stack([_steps(image, side) for side in sides]).square().sum(0).sqrt()
         padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
         across = padded[..., 2:] - padded[..., :-2]  # (N, C, H + 2, W)
         down = padded[..., 2:, :] - padded[..., :-2, :]  # (N, C, H, W + 2)
@@ -60,6 +63,12 @@ def constant() -> Method:
     return Method(
         "constant", lambda model, inputs, target: torch.ones_like(first(inputs)), control=True, signed=False, passes=0.0
     )
+
+
+def _steps(value: Tensor, side: int) -> Tensor:
+    """Differences to the neighbour before; 0 for the first."""
+    before = value.narrow(side, 0, 1)
+    return value.diff(dim=side, prepend=before)
 
 
 def _unit(value: Tensor) -> Tensor:

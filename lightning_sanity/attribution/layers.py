@@ -1,10 +1,16 @@
-"""Feature maps inside a network: which module makes them, how they lie on the image, their values and gradients."""
+"""Feature maps inside a network: which module makes them, how they lie on the input, their values and gradients.
+
+"Image" means whatever has positions: a signal or a sentence ``(N, C, L)``, an image ``(N, C, H, W)``, a volume
+``(N, C, D, H, W)``.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -15,6 +21,7 @@ from lightning_sanity.attribution.method import first, leaf, outputs_of, replace
 from lightning_sanity.graph import first_tensor
 
 _CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
+_SEQUENTIAL = (*_CHANNELS_LAST, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 _SIMILAR = 0.1
 """Distortion with which a grid still has the image's shape."""
 
@@ -25,24 +32,22 @@ class Layout:
 
     Attributes:
         kind: "channels first" ``(N, C, h, w)``, "channels last" ``(N, h, w, C)``, or "tokens"
-            ``(N, prefix + h * w, C)``.
-        height: Rows of the grid.
-        width: Columns of the grid.
+            ``(N, prefix + h * w, C)``; with as many sides as the image has.
+        sides: Positions along each side of the image.
         prefix: Tokens before the grid: the class token.
     """
 
     kind: str
-    height: int
-    width: int
+    sides: tuple[int, ...]
     prefix: int = 0
 
     def grid(self, value: Tensor) -> Tensor:
-        """The value as ``(N, C, h, w)``."""
+        """The value as ``(N, C, *sides)``."""
         if self.kind == "channels first":
             return value
         if self.kind == "channels last":
             return value.movedim(-1, 1)
-        return value[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
+        return value[:, self.prefix :].transpose(1, 2).unflatten(2, self.sides)
 
 
 @dataclass(frozen=True)
@@ -54,22 +59,23 @@ class Layer:
     channels: int
 
 
-def layout_of(shape: tuple[int, ...], image: tuple[int, int], module: nn.Module | None = None) -> Layout | None:
-    """The layout of an output of this shape over an image of this height and width, or None if it is no map of it.
+def layout_of(shape: tuple[int, ...], image: tuple[int, ...], module: nn.Module | None = None) -> Layout | None:
+    """The layout of an output of this shape over an image with these sides, or None if it is no map of it.
 
     >>> layout_of((2, 17, 64), (32, 32))
-    Layout(kind='tokens', height=4, width=4, prefix=1)
+    Layout(kind='tokens', sides=(4, 4), prefix=1)
     """
-    if len(shape) == 4:
-        across, along = _distortion(shape[2], shape[3], image), _distortion(shape[1], shape[2], image)
-        if along < _SIMILAR and (along < across or (along == across and isinstance(module, _CHANNELS_LAST))):
-            return Layout("channels last", shape[1], shape[2])
-        return Layout("channels first", shape[2], shape[3]) if across < float("inf") else None
-    if len(shape) == 3:
+    if len(shape) == len(image) + 2:
+        across, along = _distortion(shape[2:], image), _distortion(shape[1:-1], image)
+        last = _SEQUENTIAL if len(image) == 1 else _CHANNELS_LAST
+        if along < _SIMILAR and (along < across or (along == across and isinstance(module, last))):
+            return Layout("channels last", tuple(shape[1:-1]))
+        return Layout("channels first", tuple(shape[2:])) if across < math.inf else None
+    if len(shape) == 3 and len(image) == 2:
         for prefix in (1, 0):
-            grid = token_grid(shape[1] - prefix, image)
+            grid = token_grid(shape[1] - prefix, (image[0], image[1]))
             if grid is not None:
-                return Layout("tokens", *grid, prefix)
+                return Layout("tokens", grid, prefix)
     return None
 
 
@@ -81,14 +87,29 @@ def token_grid(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
     if height < 1 or tokens % height:
         return None
     width = tokens // height
-    return (height, width) if _distortion(height, width, image) < _SIMILAR else None
+    return (height, width) if _distortion((height, width), image) < _SIMILAR else None
 
 
-def _distortion(height: int, width: int, image: tuple[int, int]) -> float:
+def _distortion(sides: tuple[int, ...], image: tuple[int, ...]) -> float:
     """By how much a grid's shape differs from the image's; infinite for what is no grid of it."""
-    if height * width < 2 or height > image[0] or width > image[1]:
-        return float("inf")
-    return float(abs(height * image[1] - width * image[0]) / (height * image[1] + width * image[0]))
+    if math.prod(sides) < 2 or any(side > whole for side, whole in zip(sides, image, strict=True)):
+        return math.inf
+    if len(image) == 1:  # any length is a scale of any other: what kept the whole length is the likelier
+        return 0.0 if sides == image else _SIMILAR / 2
+    scales = [side / whole for side, whole in zip(sides, image, strict=True)]
+    return max(abs(a - b) / (a + b) for a, b in combinations(scales, 2))
+
+
+def sides_of(value: Tensor) -> tuple[int, ...]:
+    """The sides along which a batch ``(N, C, ...)`` has positions; none for a table ``(N, F)``."""
+    return tuple(value.shape[2:])
+
+
+def no_positions(value: Tensor) -> str | None:
+    """Why no feature map can lie on such an input, or None."""
+    if 3 <= value.ndim <= 5:
+        return None
+    return f"the input has shape {tuple(value.shape)}, not (N, C, H, W), nor (N, C, L) or (N, C, D, H, W)"
 
 
 def submodule(model: nn.Module, name: str) -> nn.Module:
@@ -138,7 +159,7 @@ def maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
     no gradient, and do not count.
     """
     value = first(inputs)
-    image = (int(value.shape[-2]), int(value.shape[-1]))
+    image = sides_of(value)
     seen: list[tuple[Layer, Tensor]] = []
 
     def see(name: str, module: nn.Module, tensor: Tensor) -> None:
@@ -191,7 +212,7 @@ def layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
         raise ValueError(f"layer '{name}' ran {len(outputs)} times in one forward pass, it must run once")
     output = outputs[0]
     shape = tuple(output.shape) if output is not None else ()
-    layout = layout_of(shape, (int(value.shape[-2]), int(value.shape[-1])), module)
+    layout = layout_of(shape, sides_of(value), module)
     if layout is None or output is None:
         raise ValueError(f"the output of layer '{name}' has shape {shape}, which is no feature map of the input")
     return Layer(name, layout, layout.grid(output).shape[1])
@@ -200,7 +221,7 @@ def layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
 def activation_and_gradient(
     model: nn.Module, inputs: Any, target: Tensor | None, layer: Layer, *, gradient: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """A layer's output and the explained output's gradient there, both ``(N, C, h, w)``.
+    """A layer's output and the explained output's gradient there, both ``(N, C, *sides)``.
 
     The pass back stops at the layer. Without ``gradient``, zeros take its place.
     """
@@ -232,7 +253,20 @@ def activation_and_gradient(
     return layer.layout.grid(kept[0].detach()), layer.layout.grid(slope)
 
 
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
 def resized(maps: Tensor, like: Tensor) -> Tensor:
-    """Maps ``(N, 1, h, w)`` at the input's size, bilinear."""
+    """Maps ``(N, 1, *sides)`` at the input's size, interpolated linearly along every side."""
     maps = maps.detach().to(like.dtype)
-    return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=like.shape[2:], mode=_MODES[like.ndim - 2], align_corners=False)
+
+
+def over_positions(value: Tensor) -> tuple[int, ...]:
+    """The dimensions of positions in ``(N, C, *sides)``."""
+    return tuple(range(2, value.ndim))
+
+
+def at_positions(per_channel: Tensor, like: Tensor) -> Tensor:
+    """Numbers ``(N, C)`` shaped for multiplication with ``(N, C, *sides)``."""
+    return per_channel.reshape(*per_channel.shape, *[1] * (like.ndim - 2))

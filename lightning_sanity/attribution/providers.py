@@ -10,7 +10,7 @@ import torch
 from captum import attr
 from torch import Tensor, nn
 
-from lightning_sanity.attribution.layers import last_map, layout_of, resized, submodule
+from lightning_sanity.attribution.layers import last_map, layout_of, no_positions, resized, sides_of, submodule
 from lightning_sanity.attribution.method import Method, Refusal, first, leaf, outputs_of, rest
 from lightning_sanity.graph import trace
 
@@ -66,9 +66,9 @@ def captum_method(method: Any, layer: str | None = None) -> Method:
         found = built.attribute(leaf(value) if value.is_floating_point() else value, **arguments)
         found = found[0] if isinstance(found, tuple) else found
         found = found.detach()
-        if found.shape == value.shape or value.ndim != 4:
+        if found.shape == value.shape or no_positions(value) is not None:
             return found.to(value.dtype) if value.is_floating_point() else found
-        layout = layout_of(tuple(found.shape), (int(value.shape[-2]), int(value.shape[-1])))
+        layout = layout_of(tuple(found.shape), sides_of(value))
         if layout is None:
             raise ValueError(f"captum's {cls.__name__} returned shape {tuple(found.shape)}, no map of the input")
         return resized(layout.grid(found).sum(1, keepdim=True), value)
