@@ -26,8 +26,8 @@ from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution import resolve
 from lightning_sanity.engine import Engine
 from lightning_sanity.explanation import Explanation
+from lightning_sanity.network import named_tensors
 from lightning_sanity.shadow import clone
-from lightning_sanity.streams import named_tensors
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import subsets, units
 

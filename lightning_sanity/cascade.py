@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.budget import alarm, thin
+from lightning_sanity.budget import thin
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.division import Division, Outputs, unite_references
 from lightning_sanity.engine import Engine, Trial, engine_for
-from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, explain, reduced
+from lightning_sanity.explainer import Explainer
+from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, reduced
 from lightning_sanity.pictures import coarse, small
 from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
@@ -94,8 +95,8 @@ class Cascade:
         self.references: dict[str, Reference] = {}
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
-        self._started, self._deadline, self._share = time.perf_counter(), deadline, share or Share()
-        self._at_once: dict[str, int] = {}
+        self._deadline, self._share = deadline, share or Share()
+        self._explain = Explainer(methods, settings.seed, deadline)
         self._seconds: dict[str, float] = {}
         self._thinned: dict[str, Any] = {}
         self._limit: float = math.inf
@@ -272,7 +273,7 @@ class Cascade:
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process does all the work."""
-        alone = self._share.world == 1 and not self._at_once
+        alone = self._share.world == 1 and not self._explain.in_chunks
         exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
         if self.settings.engine == "plain" or not (alone and exact and following):
             return None
@@ -300,39 +301,6 @@ class Cascade:
                 act(name, table)
             except AttributionFailed as error:
                 table.error, table.failed_at = str(error), at
-
-    def _explain(self, name: str, what: Explanation, *key: object) -> Maps:
-        """One seed for all models, so that only the weights differ; other seeds only where ``key`` says so."""
-        method = self.methods[name][0]
-        seed = stream_seed(
-            self.settings.seed, "explainer", *(key if key and (key[0] == "again" or method.fresh) else ())
-        )
-        hung = f"method '{name}' did not return within twice max_time"
-        with alarm(self._patience(), hung):
-            return self._in_chunks(name, what, seed)
-
-    def _patience(self) -> float | None:
-        """Seconds after which a single explanation counts as hung."""
-        if self._deadline is None:
-            return None
-        return max(2 * self._deadline - self._started - time.perf_counter(), 1.0)
-
-    def _in_chunks(self, name: str, what: Explanation, seed: int) -> Maps:
-        """As many samples at once as memory allows: halved when it runs out, and it stays halved."""
-        method, function = self.methods[name]
-        samples = len(first(what.inputs))
-        while True:
-            size = min(self._at_once.get(name, samples), samples)
-            try:
-                if size == samples:
-                    return explain(function, name, what, seed)
-                return Maps.together([explain(method, name, part, seed) for part in what.chunks(size)])
-            except AttributionFailed as error:
-                # Noise drawn for other chunks is other noise, so a stochastic method cannot change its mind midway.
-                settled = method.stochastic and name in self.references
-                if size == 1 or settled or not error.out_of_memory:
-                    raise
-            self._at_once[name] = size // 2
 
     # ---------------------------------------------------------------------------------------------- the trained model
 

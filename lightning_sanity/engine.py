@@ -22,8 +22,9 @@ from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation import Explanation
+from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.randomization import Change
-from lightning_sanity.streams import Network, NotTraceable, Observed, Plan, named_tensors, observe
+from lightning_sanity.streams import Observed, Plan, observe
 from lightning_sanity.units import Unit
 
 ENGINES = ("auto", "plain")

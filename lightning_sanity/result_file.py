@@ -194,6 +194,8 @@ def _plain(kind: type, data: Any, where: str) -> Any:
         fits = isinstance(data, (int, float)) and not isinstance(data, bool) and abs(data) <= 1e300
         _expect(fits, where, _PLAIN[kind], data)
         return float(data)
+    if kind is int and isinstance(data, float) and data.is_integer():  # 3.0 is an integer in JSON
+        data = int(data)
     _expect(isinstance(data, kind) and (kind is bool or not isinstance(data, bool)), where, _PLAIN[kind], data)
     return data
 

@@ -23,42 +23,27 @@ arithmetic is the same; only the batches differ.
 
 from __future__ import annotations
 
-import copy
 import inspect
-import math
-import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_sanity.attribution.guided import GuidedRectifiers
 from lightning_sanity.attribution.method import first, select
-from lightning_sanity.units import Unit
+from lightning_sanity.network import Network, NotTraceable
 
 JOIN = 4 * 2**20
 """Bytes up to which small groups of rows are joined before an operation with weights: a copy that a larger batch
 repays. Above it the copy costs more than the batch gains."""
 
 Steps = tuple[int, ...]
-_OUT_OF_PLACE = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
-
-
-class NotTraceable(RuntimeError):
-    """The network cannot be walked operation by operation; says why."""
 
 
 @dataclass(frozen=True)
@@ -76,234 +61,6 @@ class Observed:
     gradient: Tensor | None
     activation: Mapping[str, Tensor]
     slope: Mapping[str, Tensor]
-
-
-# ------------------------------------------------------------------------------------------------------- the graph
-
-
-class _Tracer(fx.Tracer):
-    """Symbolic tracing with as many arguments as there are inputs; remembers which value each module returned."""
-
-    proxy_buffer_attributes = True
-
-    def __init__(self, inputs: tuple[Any, ...]) -> None:
-        super().__init__()
-        self.inputs = inputs
-        self.returned: dict[str, list[Any]] = defaultdict(list)
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
-        """Tensors become placeholders; what else the model is called with, its defaults included, stays as it is."""
-        given = [
-            self.create_proxy("placeholder", f"input_{index}", (), {}) if isinstance(value, Tensor) else value
-            for index, value in enumerate(self.inputs)
-        ]
-        return (lambda root, *arguments: root.forward(*arguments)), [self.root, *given]
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Note what the module returned."""
-        made = super().call_module(m, forward, args, kwargs)
-        self.returned[self.path_of_module(m)].append(made.node if isinstance(made, fx.Proxy) else None)
-        return made
-
-
-@dataclass
-class _Operation:
-    """One node of the graph and what is known of it.
-
-    Attributes:
-        node: The node.
-        reads: Units whose tensors it reads itself.
-        above: Units that its value depends on, with all its ancestors.
-        of_data: Whether its value depends on the inputs.
-        dim: Dimension along which samples are stacked; None where the value holds no row per sample.
-        fixed: Whether the value is the same for any number of samples.
-        per_sample: Bytes of one sample's rows.
-    """
-
-    node: fx.Node
-    reads: frozenset[int] = frozenset()
-    above: frozenset[int] = frozenset()
-    of_data: bool = False
-    dim: int | None = None
-    fixed: bool = False
-    per_sample: int = 0
-
-
-class Network:
-    """A network taken apart into operations, with trained and with random weights.
-
-    Args:
-        model: The explained model in eval mode, on trained weights. Left as it is, in-place activations apart, which
-            are switched off during a walk.
-        inputs: Its inputs.
-        units: The units that become random.
-
-    Raises:
-        NotTraceable: If its operations cannot be told: control flow that depends on the data, for example.
-    """
-
-    def __init__(self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module) -> None:
-        self.trained = model
-        given = inputs if isinstance(inputs, tuple) else (inputs,)
-        if any(isinstance(leaf, Tensor) for value in given if not isinstance(value, Tensor) for leaf in _leaves(value)):
-            raise NotTraceable("an input is a collection of tensors")
-        try:
-            self.random = copy.deepcopy(model)
-            tracer = _Tracer(given)
-            self.graph = tracer.trace(self.random)
-        except Exception as error:  # whatever the model's own code makes of symbolic values
-            raise NotTraceable(f"symbolic tracing failed ({type(error).__name__}: {error})") from error
-        self.returned = {
-            name: nodes[0] for name, nodes in tracer.returned.items() if len(nodes) == 1 and nodes[0] is not None
-        }
-        self._unit_of = {id(tensor): index for index, unit in enumerate(units) for tensor in _tensors_of(owner, unit)}
-        self._mixed: dict[tuple[str, frozenset[int]], nn.Module] = {}
-        self.operations: dict[fx.Node, _Operation] = {}
-        for node in self._rewritten():
-            self.operations[node] = self._operation(node)
-        output = next(node for node in self.operations if node.op == "output").args[0]
-        if not isinstance(output, fx.Node):
-            raise NotTraceable("the model does not return a tensor")
-        self.output: fx.Node = output
-        self.inputs = [node for node in self.operations if node.op == "placeholder"]
-        if not isinstance(first(inputs), Tensor) or self.inputs[0].target != "input_0":
-            raise NotTraceable("the explained input is no tensor")
-        self.last_use = {argument: node for node in self.operations for argument in node.all_input_nodes}
-        self._measure(given)
-
-    def _rewritten(self) -> Iterator[fx.Node]:
-        """The graph's nodes, those that work in place replaced by their out-of-place equals."""
-        for node in self.graph.nodes:
-            if node.op == "call_function":
-                name = getattr(node.target, "__name__", "")
-                if node.target in _OUT_OF_PLACE:
-                    node.target = _OUT_OF_PLACE[node.target]
-                elif name.endswith("_") and not name.startswith("_"):
-                    node.target = _twin_of(node.target, name)
-                elif node.target is operator.setitem or node.kwargs.get("out") is not None:
-                    raise NotTraceable("it assigns into a tensor")
-                else:
-                    _not_in_place(node)
-            elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-                if not hasattr(Tensor, node.target[:-1]):
-                    raise NotTraceable(f"it calls {node.target} in place")
-                node.target = node.target[:-1]
-            yield node
-
-    def _operation(self, node: fx.Node) -> _Operation:
-        reads: set[int] = set()
-        if node.op == "get_attr":
-            reads = self._units_among([_attribute(self.trained, self.random, node.target)])
-        elif node.op == "call_module":
-            module = self.trained.get_submodule(str(node.target))
-            reads = self._units_among([*module.parameters(), *module.buffers()])
-            if len(reads) > 1 and any(parametrize.is_parametrized(child) for child in module.modules()):
-                raise NotTraceable(f"'{node.target}' mixes units and parametrised weights")
-        made = _Operation(node, frozenset(reads), of_data=node.op == "placeholder")
-        parents = [self.operations[argument] for argument in node.all_input_nodes]
-        made.of_data |= any(parent.of_data for parent in parents)
-        made.above = made.reads.union(*(parent.above for parent in parents))
-        if made.of_data:  # a weight read by another node is read here
-            made.reads = made.reads.union(*(parent.above for parent in parents if not parent.of_data))
-        return made
-
-    def _units_among(self, tensors: Sequence[Any]) -> set[int]:
-        return {self._unit_of[id(tensor)] for tensor in tensors if id(tensor) in self._unit_of}
-
-    @torch.no_grad()
-    def _measure(self, given: tuple[Any, ...]) -> None:
-        """Run two and three samples, to see where rows lie in every value and that no sample depends on another."""
-        total = len(given[0])
-        runs = []
-        for samples in (2, 3):
-            index = torch.arange(samples) % total
-            values: dict[fx.Node, Any] = {}
-            rows = iter([v[index.to(v.device)] if _has_rows(v, total) else v for v in given if isinstance(v, Tensor)])
-            with self.out_of_place():
-                for node in self.operations:
-                    if node.op == "placeholder":
-                        values[node] = next(rows)
-                    elif node.op != "output":
-                        values[node] = self.call(node, frozenset(), values.__getitem__)
-            runs.append(values)
-        for node, operation in self.operations.items():
-            if not operation.of_data or node.op == "output":
-                continue
-            two, three = runs[0][node], runs[1][node]
-            if not isinstance(two, Tensor) or not isinstance(three, Tensor):
-                operation.fixed = not _holds_tensor(two) and _same(two, three)
-            elif two.shape == three.shape:
-                operation.fixed = _alike(two, three)
-            else:
-                operation.dim = _dim_of_rows(two, three)
-                operation.per_sample = two.numel() * two.element_size() // 2
-                if operation.dim is None:
-                    raise NotTraceable(f"rows of {node} depend on one another or lie in no order")
-        if self.operations[self.output].dim != 0:
-            raise NotTraceable("the output has no row per sample")
-
-    # ------------------------------------------------------------------------------------------------------ weights
-
-    @torch.no_grad()
-    def take_random(self, model: nn.Module) -> None:
-        """Copy the weights that ``model``, the trained module itself, carries just now into the random copy."""
-        self._mixed.clear()
-        theirs = dict(named_tensors(model))
-        for name, tensor in named_tensors(self.random):
-            if name in theirs:
-                tensor.copy_(theirs[name])
-
-    def lend_random(self, key: frozenset[int]) -> bool:
-        """Give the trained module the random weights of some units; False where only redrawing can do that."""
-        if any(parametrize.is_parametrized(module) for module in self.trained.modules()):
-            return False
-        self._mix(self.trained, self.trained, self.random, key)
-        return True
-
-    @torch.no_grad()
-    def _mix(self, into: nn.Module, trained: nn.Module, random: nn.Module, key: frozenset[int]) -> None:
-        mine, theirs = dict(named_tensors(trained)), dict(named_tensors(random))
-        for path, tensor in named_tensors(into):
-            if self._unit_of.get(id(mine[path])) in key:
-                tensor.copy_(theirs[path])
-
-    def call(self, node: fx.Node, key: frozenset[int], value_of: Callable[[fx.Node], Any]) -> Any:
-        """Run a node with the units in ``key`` random."""
-        if node.op == "get_attr":
-            return _attribute(self.random if key else self.trained, self.random, node.target)
-        args = fx.node.map_arg(node.args, value_of)
-        kwargs = fx.node.map_arg(node.kwargs, value_of)
-        if node.op == "call_function":
-            return node.target(*args, **kwargs)  # type: ignore[operator]
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return self._module(str(node.target), key, self.operations[node].reads)(*args, **kwargs)
-
-    def _module(self, name: str, key: frozenset[int], reads: frozenset[int]) -> nn.Module:
-        if not key:
-            return self.trained.get_submodule(name)
-        trained, random = self.trained.get_submodule(name), self.random.get_submodule(name)
-        own = self._units_among([*trained.parameters(), *trained.buffers()])
-        if key & own == own:
-            return random
-        if (name, key) not in self._mixed:
-            mixed = copy.deepcopy(trained)
-            self._mix(mixed, trained, random, key)
-            self._mixed[name, key] = mixed
-        return self._mixed[name, key]
-
-    @contextmanager
-    def out_of_place(self) -> Iterator[None]:
-        """A value may be read by several depths, so no module may overwrite it."""
-        both: Any = (self.trained, self.random)
-        flagged = [module for root in both for module in root.modules() if getattr(module, "inplace", False)]
-        for module in flagged:
-            module.inplace = False
-        try:
-            yield
-        finally:
-            for module in flagged:
-                module.inplace = True
 
 
 # --------------------------------------------------------------------------------------------------------- the walk
@@ -362,7 +119,7 @@ class Plan:
         for node in (network.output, *self.layers.values()):
             self.born[node] |= len(self.active[node]) < len(chosen)
         for node, born in self.born.items():
-            if born and operations[node].dim is None and not operations[node].fixed and _not_plain(node):
+            if born and operations[node].dim is None and not operations[node].fixed and node.op == "call_module":
                 raise NotTraceable(f"'{node}' returns several values where a depth begins")
         self.needed = self._needed()
 
@@ -758,90 +515,3 @@ def _coarsened(cuts: list[list[Steps]]) -> list[Steps]:
             joined = tuple(step for other in touching for step in other)
             merged = [*rest, joined + tuple(s for s in group if s not in joined)]
     return merged
-
-
-def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by name, shared ones once."""
-    return [*model.named_parameters(), *model.named_buffers()]
-
-
-def _tensors_of(model: nn.Module, unit: Unit) -> list[Tensor]:
-    return [*map(model.get_parameter, unit.parameters), *map(model.get_buffer, unit.statistics)]
-
-
-def _attribute(model: nn.Module, other: nn.Module, target: Any) -> Any:
-    """An attribute by its path; constants that tracing found hang on the traced copy alone."""
-    for root in (model, other):
-        value: Any = root
-        try:
-            for part in str(target).split("."):
-                value = getattr(value, part)
-        except AttributeError:
-            continue
-        return value
-    raise NotTraceable(f"'{target}' is not to be found")
-
-
-def _twin_of(function: Any, name: str) -> Any:
-    """The out-of-place function behind an in-place one."""
-    for room in (torch.nn.functional, torch):
-        if getattr(room, name, None) is function and hasattr(room, name[:-1]):
-            return getattr(room, name[:-1])
-    raise NotTraceable(f"it calls {name} in place")
-
-
-def _not_in_place(node: fx.Node) -> None:
-    """Switch off ``inplace`` among a function's arguments, by name or by position."""
-    if "inplace" in node.kwargs:
-        node.kwargs = {**node.kwargs, "inplace": False}
-        return
-    try:
-        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return
-    at = names.index("inplace") if "inplace" in names else len(node.args)
-    if at < len(node.args):
-        node.args = (*node.args[:at], False, *node.args[at + 1 :])
-
-
-def _leaves(value: Any) -> list[Any]:
-    return tree_leaves(value)
-
-
-def _has_rows(value: Tensor, total: int) -> bool:
-    return value.ndim > 0 and len(value) == total
-
-
-def _holds_tensor(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in _leaves(value))
-
-
-def _not_plain(node: fx.Node) -> bool:
-    return node.op == "call_module"
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except Exception:
-        return False
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    if not a.is_floating_point() and not a.is_complex():
-        return torch.equal(a, b)
-    largest = float(a.abs().amax()) if a.numel() else 0.0
-    if not math.isfinite(largest):
-        raise NotTraceable("a value is not finite, so that rows cannot be told from one another")
-    return torch.allclose(a, b, rtol=1e-3, atol=1e-4 * largest)
-
-
-def _dim_of_rows(two: Tensor, three: Tensor) -> int | None:
-    """The dimension along which the samples are stacked, the first ones first; None if there is none."""
-    differing = [d for d, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
-    if two.ndim != three.ndim or len(differing) != 1:
-        return None
-    dim = differing[0]
-    if 3 * two.shape[dim] != 2 * three.shape[dim]:
-        return None
-    return dim if _alike(two, three.narrow(dim, 0, two.shape[dim])) else None

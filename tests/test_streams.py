@@ -15,8 +15,9 @@ from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import Engine
 from lightning_sanity.explanation import Explanation
+from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.shadow import Adapted, clone
-from lightning_sanity.streams import Network, NotTraceable, Plan, named_tensors, observe
+from lightning_sanity.streams import Plan, observe
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import ORDERS, subsets, units
 
