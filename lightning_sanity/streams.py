@@ -24,6 +24,7 @@ arithmetic is the same; only the batches differ.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -472,7 +473,9 @@ def _send_down(value: Tensor, leaves: list[Tensor], stacked: Tensor) -> tuple[Te
 
         try:
             # Not ``is_grads_batched``, whose batching rules run convolutions one cotangent after the other.
-            found = torch.func.vmap(batched)(stacked)
+            with warnings.catch_warnings():  # some operations are run one cotangent at a time after all, as in the loop
+                warnings.filterwarnings("ignore", "There is a performance drop")
+                found = torch.func.vmap(batched)(stacked)
             several = dict(zip(used, found, strict=True))
         except RuntimeError:  # an operation without a batching rule
             pass

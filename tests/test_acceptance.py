@@ -1,12 +1,10 @@
 """What the literature found on real data, as orderings that any correct implementation reproduces."""
 
 import importlib.util
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from lightning_sanity import Outcome, attribution, demo, parameter_randomization_test, similarity
 from lightning_sanity.normalization import min_max
@@ -85,6 +83,16 @@ def test_sensitivity_orders_the_methods_as_the_literature_does(studies, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
+def test_verdicts_on_trained_digits_agree_with_the_literature(studies, seed):
+    result = studies[seed]
+    outcomes = {name: verdict.outcome for name, verdict in result.verdicts.items()}
+    assert result.valid, result.validity
+    assert [name for name in PASSING if outcomes[name] is not Outcome.PASS] == []
+    assert [name for name in FAILING if outcomes[name] is Outcome.PASS] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_multiplier_keeps_the_magnitude_and_not_the_sign(studies, seed):
     result = studies[seed]
     whole, local = (
@@ -131,66 +139,6 @@ def test_maps_that_ignore_the_upper_layers_ignore_the_class(networks, seed):
     assert between_classes("edge_detector", "spearman") == pytest.approx(1)
     assert between_classes("gradient", "spearman") < 0.55
     assert between_classes("gradient", "spearman_signed") < 0.1
-
-
-@pytest.fixture(scope="module")
-def memorising():
-    """Two CNNs that learned permuted labels by heart, and how they do on the training and the validation set."""
-    training, validation = demo.digits()
-    images, labels = (tensor[:400] for tensor in training.tensors)
-    found = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        permuted = labels[torch.randperm(len(labels))]
-        model = demo.DigitsClassifier()
-        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-        for _ in range(60):
-            for batch in torch.randperm(len(images)).split(50):
-                optimizer.zero_grad()
-                F.cross_entropy(model(images[batch]), permuted[batch]).backward()
-                optimizer.step()
-        model.eval()
-        on_training = (model(images).argmax(1) == permuted).float().mean()
-        on_validation = (model(validation.tensors[0]).argmax(1) == validation.tensors[1]).float().mean()
-        found.append((model, float(on_training), float(on_validation)))
-    return found
-
-
-@pytest.mark.slow
-def test_maps_of_permuted_labels_order_the_methods_too(networks, memorising):
-    trained, images = networks
-    assert all(on_training >= 0.95 and on_validation <= 0.15 for _, on_training, on_validation in memorising)
-    target = trained[0](images).argmax(1)
-    support = images.sum(1) > 0
-
-    def index(name):
-        """1 = permuted labels change the map to an unrelated one, 0 = no more than another seed does."""
-        method = attribution.resolve(name)
-        true, permuted = (
-            [method(model, images, target).sum(1) for model in models]
-            for models in (trained.values(), [model for model, *_ in memorising])
-        )
-
-        def by(measure):
-            def alike(pairs):
-                rows = []
-                for a, b in pairs:
-                    maps = (a, b) if measure == "spearman_signed" else (a.abs(), b.abs())
-                    rows.append(similarity.resolve(measure)(*maps, *([support] if "support" in measure else [])))
-                rows = torch.stack(rows).double()
-                return (rows.abs() if measure == "spearman_signed" else rows).nanmean()
-
-            among = alike(combinations(true, 2))
-            across = alike((a, b) for a in true for b in permuted)
-            floor = alike((a, b.roll(1, 0)) for a in true for b in permuted)
-            return float((among - across) / (among - floor)) if among > floor else 0.0
-
-        return min(by(measure) for measure in ("spearman", "spearman_support", "ssim"))
-
-    found = {name: index(name) for name in ("gradient", "guided_backprop", "integrated_gradients", "edge_detector")}
-    print(found)
-    assert found["gradient"] > found["guided_backprop"] > found["integrated_gradients"] - 0.1
-    assert found["edge_detector"] == pytest.approx(0, abs=0.01)
 
 
 def test_random_maps_times_the_input_resemble_one_another_by_magnitude_only(digits_network):

@@ -220,7 +220,7 @@ def test_words_without_scores_are_an_error():
 
 @pytest.mark.slow
 def test_the_example_draws_text_beside_images(tmp_path):
-    text, image = load("text").main(tmp_path, steps=80, epochs=2, trials=2, samples=12, points=4)
+    text, image = load("text").main(tmp_path, steps=80, epochs=2, trials=2, samples=12, points=16)
     assert text.valid
     assert image.valid
     names = ("integrated_gradients", "integrated_gradients_local")
