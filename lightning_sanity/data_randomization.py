@@ -25,14 +25,14 @@ from lightning_sanity.explanation import Explanation
 from lightning_sanity.label_statistics import label_permutation, label_sensitivity
 from lightning_sanity.measures import suited, support_in
 from lightning_sanity.memorization import Memorization
-from lightning_sanity.probe import batch_size, digest
-from lightning_sanity.randomization_tests import (
+from lightning_sanity.preparation import (
     environment,
     explained_target,
     prepared_methods,
     progress_bar,
     quiet_copy,
 )
+from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.result import Coverage, Curve, Outcome, OutputChange, SanityResult, UnitCoverage, Verdict
 from lightning_sanity.shadow import weights_digest
 from lightning_sanity.similarity import Similarity

@@ -1,32 +1,32 @@
-"""The randomization tests of Adebayo et al. 2018 as functions: model and probe in, ``SanityResult`` out."""
+"""The parameter randomization test as a function: model and probe in, ``SanityResult`` out."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_sanity import diagnostics as diagnostics_module
 from lightning_sanity import pictures as pictures_module
-from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve, resolve_all
-from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.cascade import Cascade, Progress, Settings
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
-from lightning_sanity.graph import Graph, trace
 from lightning_sanity.measures import measures_of, reach_of, suited, support_in
+from lightning_sanity.preparation import (
+    environment,
+    explained_target,
+    other_paths,
+    prepared_methods,
+    progress_bar,
+    quiet_copy,
+)
 from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.question import ask
 from lightning_sanity.randomization import Reinitialize
@@ -36,15 +36,6 @@ from lightning_sanity.result import (
     SanityResult,
 )
 from lightning_sanity.shadow import (
-    Adapted,
-    check_fidelity,
-    check_liveness,
-    clone,
-    eager,
-    evaluating,
-    launder,
-    logits,
-    preserved,
     weights_digest,
 )
 from lightning_sanity.shares import Share
@@ -172,7 +163,7 @@ def parameter_randomization_test(
     with quiet_copy(model, asked.inputs, asked.forward, clone_fn, seed) as (copied, explained, values, device, graph):
         target_, problem = explained_target(asked.target, graph.outputs, batch_size(values))
         planned = plan(copied, graph, granularity, max_steps)
-        notes = _other_paths(copied, explained, values, graph)
+        notes = other_paths(copied, explained, values, graph)
         drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
@@ -282,85 +273,6 @@ def parameter_randomization_test(
     )
 
 
-# ---------------------------------------------------------------------------------------------------- before the walk
-
-
-@contextmanager
-def quiet_copy(
-    model: nn.Module,
-    inputs: Any,
-    forward: Callable[..., Any] | None,
-    clone_fn: Callable[[nn.Module], nn.Module] | None,
-    seed: int,
-) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Graph]]:
-    """A proven clone, its explained face, laundered inputs and the recorded pass, where nothing disturbs the caller."""
-    batch_size(inputs)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad(), eager():
-        values = launder(inputs, device)
-        copied = clone(model, clone_fn)
-        graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward))
-        plain = forward is None and isinstance(graph.outputs, Tensor)
-        graph = replace(graph, outputs=logits(graph.outputs).detach())
-        with torch.no_grad(), evaluating(model), preserved(model):
-            some, theirs = _few(values, lambda few: logits(_call(model, few, forward)))
-            ours = logits(_call(copied, some, forward))
-        check_fidelity(theirs, ours)
-        check_liveness(copied, ours, lambda: logits(_call(copied, some, forward)))
-        explained = copied if plain else Adapted(copied, forward).eval()
-        yield copied, explained, values, device, graph
-
-
-def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
-    """Two samples and what ``run`` makes of them; all samples for a model that takes no other batch size."""
-    samples = batch_size(values)
-    few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
-    try:
-        outputs = run(few)
-        if len(outputs) == min(2, samples):
-            return few, outputs
-    except ValueError:
-        pass
-    return values, run(values)
-
-
-def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
-    arguments = _as_tuple(values)
-    try:
-        return forward(model, *arguments) if forward is not None else model(*arguments)
-    except Exception as error:
-        hint = (
-            "its forward needs a Trainer, which a clone does not have"
-            if "not attached to a `Trainer`" in str(error)
-            else "calling it on the probe failed"
-        )
-        raise ValueError(
-            f"{type(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
-            "Pass forward=, a function (model, *inputs) -> scores (N, classes)."
-        ) from error
-
-
-def _other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> tuple[str, ...]:
-    """Whether control flow depends on the data: a note if two samples read other parameters than the whole probe."""
-    few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
-    with torch.no_grad():
-        try:
-            other = trace(copied, _as_tuple(few), lambda *arguments: explained(*arguments))
-        except Exception:  # a model for one batch size only has one path
-            return ()
-    differing = sorted(set(graph.uses) ^ set(other.uses))
-    if not differing:
-        return ()
-    return (
-        f"the forward pass depends on the data: part of the probe reads other parameters ({', '.join(differing[:5])}); "
-        "units are those of the whole probe",
-    )
-
-
-def _as_tuple(values: Any) -> tuple[Any, ...]:
-    return values if isinstance(values, tuple) else (values,)
-
-
 def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None) -> None:
     for name, value, least in (("trials", trials, 1), ("repeats", repeats, 1), ("max_steps", max_steps, 1)):
         if (
@@ -369,63 +281,6 @@ def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None) ->
             and (not isinstance(value, int) or value < least)
         ):
             raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
-
-
-def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple[Tensor | None, str | None]:
-    """The explained class of every sample, and why no verdict can be had, if so.
-
-    Raises:
-        ValueError: If outputs or targets have no meaning.
-    """
-    if outputs.ndim == 0 or len(outputs) != samples or outputs.ndim > 2:
-        raise ValueError(
-            f"the model returned shape {tuple(outputs.shape)} for {samples} samples; one score or one row of class "
-            "scores per sample is needed: pass target=, a function outputs -> (N,) or one of lightning_sanity.targets "
-            "(class_mask for segmentation, position for sequences), or forward="
-        )
-    problem = None
-    if not bool(outputs.isfinite().all()):
-        problem = (
-            f"the trained model's output holds NaN or infinity for {int((~outputs.isfinite()).any(-1).sum())} samples"
-        )
-    classes = outputs.shape[1] if outputs.ndim == 2 else 1
-    if classes == 1 and target is None:
-        return (None if outputs.ndim == 1 else outputs.new_zeros(samples, dtype=torch.long)), problem
-    if target is None:
-        target = outputs.argmax(1)
-        if problem is None and samples > 1 and bool((target == target[0]).all()):
-            problem = (
-                f"the model predicts class {int(target[0])} for all {samples} samples: unrelated samples are needed to "
-                "tell similar from unrelated maps; use a probe with several classes, or pass target="
-            )
-    chosen = torch.as_tensor(target, device=outputs.device)
-    if chosen.ndim == 0:
-        chosen = chosen.expand(samples)
-    if chosen.shape != (samples,) or chosen.is_floating_point():
-        raise ValueError(
-            f"target must be a class index per sample ({samples},) or one integer, not {tuple(chosen.shape)}"
-        )
-    chosen = chosen.long().clone()
-    if bool(((chosen < 0) | (chosen >= classes)).any()):
-        wrong = int(chosen[(chosen < 0) | (chosen >= classes)][0])
-        raise ValueError(f"target {wrong} is out of range: the model has {classes} classes, 0 to {classes - 1}")
-    return chosen, problem
-
-
-def prepared_methods(
-    chosen: Mapping[str, Method], what: Explanation
-) -> tuple[dict[str, str], dict[str, tuple[Method, AttributionFn]]]:
-    """Methods that mean nothing on this model, with the reason, and the others, prepared."""
-    refused: dict[str, str] = {}
-    prepared: dict[str, tuple[Method, AttributionFn]] = {}
-    for name, method in chosen.items():
-        reason = method.refuses(what.model, what.inputs, what.target) if method.refuses is not None else None
-        if reason is not None:
-            refused[name] = f"not applicable: {reason}"
-        else:
-            function = method.prepare(what.model, what.inputs) if method.prepare is not None else method.attribute
-            prepared[name] = method, function
-    return refused, prepared
 
 
 _AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still open
@@ -441,38 +296,3 @@ def _walk(cascade: Cascade, trials: int | str, gated: Set[str], criterion: Crite
         if still_open:
             cascade.extend(more, still_open)
     return cascade.walk()
-
-
-@contextmanager
-def progress_bar(progress: Progress | bool | None) -> Iterator[Progress | None]:
-    """The caller's own callback, or a bar on a terminal."""
-    if callable(progress):
-        yield progress
-    elif progress is False or (progress is None and not sys.stderr.isatty()):
-        yield None
-    else:
-        from tqdm import tqdm
-
-        with tqdm(desc="randomization test", leave=False) as bar:
-
-            def tick(done: int, total: int, label: str) -> None:
-                bar.total = total  # more trials may raise it, a limit on time may lower it
-                bar.set_postfix_str(label, refresh=False)
-                bar.update(done - bar.n)
-
-            yield tick
-
-
-# ----------------------------------------------------------------------------------------------------- after the walk
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """Versions of what a measurement depends on, and the device."""
-    names = ("lightning-sanity", "torch", "lightning", "captum", "scikit-image")
-    found = {"python": platform.python_version(), "platform": platform.system(), "device": str(device)}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

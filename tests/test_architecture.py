@@ -61,7 +61,7 @@ FLOORS = (
     ("streams",),
     ("engine", "explainer"),
     ("cascade", "comparison"),
-    ("coverage", "validity"),
+    ("coverage", "validity", "preparation"),
     ("randomization_tests", "data_randomization"),
     ("multi_input", "checkpoint", "noninferiority", "policy", "released", "trainer"),
     ("gate",),
