@@ -23,7 +23,7 @@ from lightning_sanity.report import chart, psi, thumbnails
 from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.reproduction import python_call
-from lightning_sanity.report.wording import SYMBOL, answer, ordered, stage, step_title, subject
+from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, stage, step_title, subject
 from lightning_sanity.result import Curve, SanityResult, Verdict
 
 _DUTY = {"random": "must be INCONCLUSIVE: it is noise", "gradient": "must not FAIL on a trained network"}
@@ -57,6 +57,8 @@ def render(result: SanityResult) -> str:
             outcome=outcome,
             headline=headline,
             subject=subject(result),
+            index=index_name(result),
+            amount=_amount(result),
             stage=stage(result),
             threshold=psi.threshold(result),
             gated=[_Row.of(result, name) for name in names if result.verdicts[name].gated],
@@ -194,6 +196,15 @@ def _styles(result: SanityResult) -> dict[str, str]:
     return {name: found.get(name, "line-control dash-1") for name in ordered(result)}
 
 
+def _amount(result: SanityResult) -> str:
+    """How much was measured: of what, and on how many samples."""
+    samples = f"{result.settings.get('samples', 'an unknown number of')} samples"
+    if subject(result) == "labels":
+        true, permuted = result.settings.get("models", ("an unknown number of", "of"))
+        return f"{true} models of true and {permuted} of permuted labels, {samples}"
+    return f"{result.settings.get('trials', 'an unknown number of')} trials, {samples}"
+
+
 def _psi_chart(result: SanityResult, name: str) -> Chart | None:
     """PSI over depth by every measure, the deciding one with its interval; None where nothing is defined."""
     verdict = result.verdicts[name]
@@ -217,8 +228,8 @@ def _psi_chart(result: SanityResult, name: str) -> Chart | None:
         return None
     limit = psi.threshold(result)
     return chart.over_depth(
-        f"PSI of {name} over the depth of re-initialisation",
-        f"PSI by {verdict.measure}: " + _in_words(result, series[-1].band[0]),
+        f"{index_name(result)} of {name} over the depth of re-initialisation",
+        f"{index_name(result)} by {verdict.measure}: " + _in_words(result, series[-1].band[0]),
         result.units,
         series,
         {} if limit is None else {f"passes from {limit:g} on average": limit},

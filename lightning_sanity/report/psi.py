@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_sanity.report.wording import subject
 from lightning_sanity.result import Curve, SanityResult
 from lightning_sanity.statistics import sensitivity_curve, sensitivity_of_samples
 from lightning_sanity.verdict import SIGNED
@@ -26,6 +27,8 @@ def over_depth(result: SanityResult, method: str, measure: str | None = None) ->
     curve, measure = _deciding(result, method, measure)
     if curve is None:
         return None
+    if subject(result) == "labels":  # rows are pairs of models, whose interval the verdict knows
+        return torch.tensor([[x] for x in result.verdicts[method].psi_of[str(measure)]], dtype=torch.float64)
     return sensitivity_curve(curve.values, curve.floor, curve.ceiling, absolute=measure == SIGNED)
 
 
