@@ -28,7 +28,8 @@ def over_depth(result: SanityResult, method: str, measure: str | None = None) ->
     if curve is None:
         return None
     if subject(result) == "labels":  # rows are pairs of models, whose interval the verdict knows
-        return torch.tensor([[x] for x in result.verdicts[method].psi_of[str(measure)]], dtype=torch.float64)
+        interval = result.verdicts[method].psi_of.get(str(measure))
+        return None if interval is None else torch.tensor([[end] for end in interval], dtype=torch.float64)
     return sensitivity_curve(curve.values, curve.floor, curve.ceiling, absolute=measure == SIGNED)
 
 
