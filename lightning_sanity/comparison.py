@@ -12,14 +12,13 @@ from torch import Tensor
 from lightning_sanity import pictures
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.method import AttributionFn, Method
-from lightning_sanity.explanation import AttributionFailed, Explanation, Maps, Reference, explain
+from lightning_sanity.explanation import CROSS_PAIRS, AttributionFailed, Explanation, Maps, Reference, explain
 from lightning_sanity.probe import batch_size
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials
 from lightning_sanity.verdict import SIGNED
 
 _FLOOR_PAIRS = 5  # other samples that a map is compared with for the floor, which is close to S_seed
-_CROSS_PAIRS = 9  # other samples that a map is compared with for the noise guard
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class Comparison:
                 again = self._explain(method, functions, model, "noise", repeat, model, what=noisy)
                 rows.append(reference.against(again, 0)["spearman"][0])
             noise.append(torch.stack(rows))
-            cross.append(reference.to_one_another(range(1, min(samples - 1, _CROSS_PAIRS) + 1))["spearman"])
+            cross.append(reference.to_one_another(range(1, min(samples - 1, CROSS_PAIRS) + 1))["spearman"])
         return torch.stack(noise).nanmean(0).float().cpu(), torch.stack(cross).nanmean(0).float().cpu()
 
 

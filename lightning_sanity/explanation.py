@@ -22,6 +22,10 @@ signal at all; it is never the ceiling, because a deep network's gradient may mo
 weights."""
 
 
+CROSS_PAIRS = 9
+"""Other samples that a map is compared with for the noise guard."""
+
+
 class AttributionFailed(RuntimeError):
     """A method raised, or returned something that is no attribution."""
 

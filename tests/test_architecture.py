@@ -18,6 +18,8 @@ FLOORS = (
         "ranks",
         "normalization",
         "structural",
+        "support",
+        "batch_norm",
         "hog",
         "similarity",
         "complexity",

@@ -15,10 +15,10 @@ from lightning_sanity import attribution
 from lightning_sanity.attribution import Method, available, resolve, resolve_all, table
 from lightning_sanity.attribution.attention import captured_attention
 from lightning_sanity.attribution.batching import Rows
-from lightning_sanity.attribution.cam import gradcam, internal_influence, last_spatial_layer, scorecam
+from lightning_sanity.attribution.cam import gradcam, internal_influence, scorecam
 from lightning_sanity.attribution.deeplift import deeplift, deepshap
 from lightning_sanity.attribution.gradient import smoothed, smoothgrad, smoothgrad_squared, vargrad
-from lightning_sanity.attribution.layers import layout_of
+from lightning_sanity.attribution.layers import last_map, layout_of
 from lightning_sanity.attribution.path import (
     expected_gradients,
     integrated_gradients,
@@ -276,7 +276,7 @@ def test_gradcam_matches_captum(batch):
     raw = quietly(lambda: captum.LayerGradCam(model, model[3]).attribute(x, target=target, relu_attributions=True))
     expected = F.interpolate(raw, size=(12, 12), mode="bilinear", align_corners=False)
     torch.testing.assert_close(gradcam("3")(model, x, target), expected)
-    assert last_spatial_layer(model, x) == "3"
+    assert last_map(model, x).name == "3"
 
 
 @pytest.mark.parametrize("name", ["gradcam_plus_plus", "layercam", "scorecam"])
@@ -761,7 +761,7 @@ def test_capturing_attention_changes_no_output(images):
 
 def test_gradcam_explains_transformer_tokens_without_configuration(images):
     model = vit()
-    assert last_spatial_layer(model, images[0]) == "encoder.layers.encoder_layer_2.ln_1"
+    assert last_map(model, images[0]).name == "encoder.layers.encoder_layer_2.ln_1"
     assert gradcam()(model, *images).shape == (2, 1, 32, 32)
 
 

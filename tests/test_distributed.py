@@ -68,6 +68,7 @@ def test_any_number_of_processes_finds_the_same_of_the_same_weights(tmp_path, di
         found.append(json.loads((tmp_path / "sanity" / "latest.json").read_text()))
         logged.append({key: float(value) for key, value in trainer.callback_metrics.items() if "sanity" in key})
     for measured in (*found, *logged):
-        [measured.pop(key, None) for key in ("seconds", "created", "sanity/seconds")]
+        for key in ("seconds", "created", "sanity/seconds"):
+            measured.pop(key, None)
     assert found[0] == found[1]
     assert logged[0] == logged[1]

@@ -47,7 +47,8 @@ def whole(model, images, share, **changes):
         **changes,
     }
     result = parameter_randomization_test(model, images[:6], share=share, **given).to_dict()
-    result.pop("seconds"), result.pop("created")
+    for key in ("seconds", "created"):
+        result.pop(key)
     return json.loads(json.dumps(result))
 
 

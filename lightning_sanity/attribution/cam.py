@@ -44,12 +44,6 @@ from lightning_sanity.attribution.path import gauss_legendre
 _OnLayer = Callable[[nn.Module, Any, Tensor | None, Layer], Tensor]
 
 
-def last_spatial_layer(model: nn.Module, inputs: Any) -> str | None:
-    """Name of the module with the last feature map of more than one position; None if there is none."""
-    layer = last_map(model, inputs)
-    return layer.name if layer is not None else None
-
-
 def gradcam(layer: str | None = None) -> Method:
     """Grad-CAM, rectified and resized to the input; Selvaraju et al. 2017 (arXiv:1610.02391).
 
