@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,29 +62,30 @@ def describe(how: Reinitialize) -> str:
 
 
 def redraw(how: Reinitialize) -> Redraw:
-    """The function behind ``reinitialize_``: it reports what changed instead of raising."""
+    """The function behind ``reinitialize_``: it reports what changed instead of raising.
+
+    What a draw matches of the trained values is looked up once, so call it on units that carry them.
+    """
     if isinstance(how, nn.Module):
         twin = how
-        return lambda model, unit, rng: _measured(model, unit, rng, lambda: _copy_from(model, unit, twin, rng))
+        return lambda model, unit, rng: _measured(model, unit, lambda: _copy_from(model, unit, twin, rng))
     if how in ("default", "normal", "shuffle", "xavier", "kaiming"):
-        draw = _DRAWS["normal" if how == "default" else str(how)]
-        return lambda model, unit, rng: _measured(model, unit, rng, lambda: _draw_each(model, unit, draw, rng))
+        draw, laws = _DRAWS["normal" if how == "default" else str(how)], _Laws()
+        return lambda model, unit, rng: _measured(model, unit, lambda: _draw_each(model, unit, draw, rng, laws))
     if how == "reset":
-        return lambda model, unit, rng: _measured(model, unit, rng, lambda: _reset_modules(model, unit, rng))
+        return lambda model, unit, rng: _measured(model, unit, lambda: _reset_modules(model, unit, rng))
     if callable(how):
         function = how
-        return lambda model, unit, rng: _measured(model, unit, rng, lambda: _apply_callable(model, unit, function, rng))
+        return lambda model, unit, rng: _measured(model, unit, lambda: _apply_callable(model, unit, function, rng))
     raise ValueError(f"unknown re-initialisation '{how}'; choose from: {', '.join(STRATEGIES)}, a function or a twin")
 
 
 @torch.no_grad()
-def _measured(
-    model: nn.Module, unit: Unit, rng: torch.Generator, act: Callable[[], dict[str, str]]
-) -> tuple[Change, ...]:
+def _measured(model: nn.Module, unit: Unit, act: Callable[[], dict[str, str]]) -> tuple[Change, ...]:
     before = {name: _effective(model, name).clone() for name in unit.parameters}
     strategies = act()
     return tuple(
-        Change(name, strategies[name], _relative(before[name], _effective(model, name))) for name in unit.parameters
+        Change(name, strategies[name], _relative(before.pop(name), _effective(model, name))) for name in unit.parameters
     )
 
 
@@ -100,11 +101,13 @@ def _effective(model: nn.Module, name: str) -> Tensor:
 
 
 def _relative(old: Tensor, new: Tensor) -> Tensor:
+    """``|new - old| / max(|new|, |old|)``; ``old`` is used up."""
     if old.shape != new.shape:
         return torch.ones((), device=new.device)
     old, new = _wide(old), _wide(new)
     scale = torch.maximum(torch.linalg.vector_norm(old), torch.linalg.vector_norm(new))
-    return (torch.linalg.vector_norm(new - old) / scale.clamp_min(torch.finfo(torch.float32).tiny)).float()
+    change = torch.linalg.vector_norm(old.sub_(new))
+    return (change / scale.clamp_min(torch.finfo(torch.float32).tiny)).float()
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -123,25 +126,75 @@ def _parametrized(model: nn.Module, unit: Unit) -> dict[tuple[str, str], list[st
     return found
 
 
-Draw = Callable[[Tensor, float, torch.Generator], tuple[Tensor, str]]
+@dataclass(frozen=True)
+class _Law:
+    """The normal law that a tensor is redrawn from, so that a deep network keeps its signal.
+
+    Attributes:
+        mean: Of the trained values, 0-d.
+        spread: Their standard deviation, 0-d.
+        strategy: What to call it.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    strategy: str
 
 
-def _draw_each(model: nn.Module, unit: Unit, draw: Draw, rng: torch.Generator) -> dict[str, str]:
+class _Laws:
+    """Laws by tensor, each found once: all trials start from the same trained values."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Law] = {}
+
+    def of(self, unit: Unit, tensors: Mapping[str, Tensor]) -> Mapping[str, _Law]:
+        """The laws of a unit's tensors, which carry their trained values the first time."""
+        unknown = {name: tensor for name, tensor in tensors.items() if name not in self._known}
+        moments = {name: _moments(tensor) for name, tensor in unknown.items()}
+        if unknown:
+            largest = max(tensors.values(), key=Tensor.numel)
+            for name, (mean, spread) in moments.items():
+                self._known[name] = _law(mean, spread, lambda: _moments(largest)[1])
+        return self._known
+
+
+def _moments(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    wide = _wide(tensor)
+    spread = wide.std() if tensor.numel() > 1 else torch.zeros((), device=tensor.device)
+    return (tensor if tensor.is_complex() else wide).mean(), spread
+
+
+def _law(mean: Tensor, spread: Tensor, of_largest: Callable[[], Tensor]) -> _Law:
+    if bool(spread > 1e-12 * mean.abs()):
+        return _Law(mean, spread, "normal")
+    # All values equal: nothing to match, yet the value itself was trained. A tenth of it keeps a scale near one.
+    scale = 0.1 * float(mean.abs()) or float(of_largest()) or 0.02
+    return _Law(mean, spread.new_tensor(scale), "normal (around a constant)")
+
+
+Draw = Callable[[Tensor, _Law, torch.Generator], str]
+"""Replaces a tensor's values in place; what that is called."""
+
+
+def _draw_each(model: nn.Module, unit: Unit, draw: Draw, rng: torch.Generator, laws: _Laws) -> dict[str, str]:
     """Draw every tensor of the unit in the order of its names; parametrised ones through what they produce."""
     strategies: dict[str, str] = {}
-    scale = _unit_scale(model, unit)
-    for (owner, tensor), names in _parametrized(model, unit).items():
-        module = model.get_submodule(owner)
-        value, strategy = draw(getattr(module, tensor).detach(), scale, rng)
+    produced = {
+        (owner, tensor): getattr(model.get_submodule(owner), tensor).detach().clone()
+        for owner, tensor in _parametrized(model, unit)
+    }
+    tensors = {name: model.get_parameter(name).detach() for name in unit.parameters}
+    law = laws.of(unit, tensors | {".".join(place): value for place, value in produced.items()})
+    for (owner, made), names in _parametrized(model, unit).items():
+        value = produced[owner, made]
+        strategy = draw(value, law[f"{owner}.{made}"], rng)
         with isolated_rng(int(torch.randint(2**62, (), generator=rng)), device_of(model)):  # some inverses draw
-            assigned = _assign_through(module, tensor, value)
+            assigned = _assign_through(model.get_submodule(owner), made, value)
         if assigned:
             strategies.update(dict.fromkeys(names, f"{strategy} (through its parametrisation)"))
-    for name in unit.parameters:
+    for name, tensor in tensors.items():
         if name not in strategies:
-            parameter = model.get_parameter(name)
-            value, strategies[name] = draw(parameter.detach(), scale, rng)
-            parameter.copy_(value)
+            strategies[name] = draw(tensor, law[name], rng)
     return strategies
 
 
@@ -159,44 +212,34 @@ def _assign_through(module: nn.Module, tensor: str, value: Tensor) -> bool:
     return True
 
 
-def _unit_scale(model: nn.Module, unit: Unit) -> float:
-    """Spread of the unit's largest tensor: what a tensor without a spread of its own is drawn with."""
-    largest = max((model.get_parameter(name).detach() for name in unit.parameters), key=Tensor.numel)
-    spread = float(_wide(largest).std()) if largest.numel() > 1 else 0.0
-    return spread if spread > 0 else 0.02
-
-
-def _randn_like(tensor: Tensor, rng: torch.Generator) -> Tensor:
+def _normal(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
+    """A normal draw with the tensor's own mean and spread."""
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous():
+        tensor.normal_(generator=rng).mul_(law.spread).add_(law.mean)
+        return law.strategy
+    # On the CPU, so that all devices agree.
     dtype = tensor.dtype if tensor.is_complex() else torch.float32
-    return torch.randn(tensor.shape, generator=rng, dtype=dtype).to(tensor.device)
+    drawn = torch.empty(tensor.shape, dtype=dtype, pin_memory=tensor.device.type == "cuda").normal_(generator=rng)
+    drawn = drawn.to(tensor.device, non_blocking=True)
+    tensor.copy_(drawn.mul_(law.spread).add_(law.mean))
+    return law.strategy
 
 
-def _normal(tensor: Tensor, unit_scale: float, rng: torch.Generator) -> tuple[Tensor, str]:
-    """A normal draw with the tensor's own mean and spread, so that a deep network keeps its signal."""
-    wide = tensor if tensor.is_complex() else _wide(tensor)
-    mean = wide.mean()
-    spread = _wide(tensor).std() if tensor.numel() > 1 else torch.zeros((), device=tensor.device)
-    constant = bool(spread <= 1e-12 * mean.abs()) if tensor.numel() > 1 else True
-    if not constant:
-        return (mean + spread * _randn_like(tensor, rng)).to(tensor.dtype), "normal"
-    # All values equal: nothing to match, yet the value itself was trained. A tenth of it keeps a scale near one.
-    scale = 0.1 * float(mean.abs()) or unit_scale
-    return (mean + scale * _randn_like(tensor, rng)).to(tensor.dtype), "normal (around a constant)"
-
-
-def _shuffle(tensor: Tensor, unit_scale: float, rng: torch.Generator) -> tuple[Tensor, str]:
+def _shuffle(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
     flat = tensor.reshape(-1)
     shuffled = flat[torch.randperm(flat.numel(), generator=rng).to(flat.device)]
     if torch.equal(shuffled, flat):  # one element, or all of them equal
-        return _normal(tensor, unit_scale, rng)
-    return shuffled.reshape(tensor.shape), "shuffle"
+        return _normal(tensor, law, rng)
+    tensor.copy_(shuffled.reshape(tensor.shape))
+    return "shuffle"
 
 
 def _variance_scaling(fill: Callable[..., Tensor], name: str) -> Draw:
-    def draw(tensor: Tensor, unit_scale: float, rng: torch.Generator) -> tuple[Tensor, str]:
+    def draw(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
         if tensor.ndim < 2 or tensor.is_complex() or not has_fan(tensor):
-            return _normal(tensor, unit_scale, rng)
-        return fill(torch.empty(tensor.shape), generator=rng).to(tensor.device, tensor.dtype), name
+            return _normal(tensor, law, rng)
+        tensor.copy_(fill(torch.empty(tensor.shape), generator=rng))
+        return name
 
     return draw
 
@@ -225,7 +268,7 @@ def _reset_modules(model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[s
     strategies = _apply_callable(model, unit, reset, rng, "reset")
     unreached = tuple(n for n in unit.parameters if torch.equal(before[n], model.get_parameter(n).detach()))
     if unreached:
-        normal = _draw_each(model, Unit(unit.name, unreached), _normal, rng)
+        normal = _draw_each(model, Unit(unit.name, unreached), _normal, rng, _Laws())
         strategies.update({name: f"{how} (no reset of its own)" for name, how in normal.items()})
     return strategies
 
@@ -266,6 +309,6 @@ def _copy_from(model: nn.Module, unit: Unit, twin: nn.Module, rng: torch.Generat
         parameter.copy_(value)
         strategies[name] = "twin"
     if same:
-        normal = _draw_each(model, Unit(unit.name, tuple(same)), _normal, rng)
+        normal = _draw_each(model, Unit(unit.name, tuple(same)), _normal, rng, _Laws())
         strategies.update({name: f"{how}, the twin's value being the trained one" for name, how in normal.items()})
     return strategies

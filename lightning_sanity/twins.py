@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from lightning_sanity._rng import generator as make_generator
 from lightning_sanity._rng import isolated_rng
-from lightning_sanity.randomization import Change, Reinitialize, describe, device_of, redraw
+from lightning_sanity.randomization import Change, Redraw, Reinitialize, describe, device_of, redraw
 from lightning_sanity.units import Plan, Unit
 
 _HEAD = 4096  # values of a parameter that tell whether two twins share it
@@ -39,7 +40,7 @@ class Reinitializer:
     def start_trial(self, trial: int) -> Callable[[nn.Module, Unit], tuple[Change, ...]]:
         """The function that re-initialises one unit in this trial."""
         twin = self.twin(trial) if self.twin is not None else None
-        draw = redraw(twin if twin is not None else self.how)
+        draw = redraw(twin) if twin is not None else self._redraw
 
         def act(model: nn.Module, unit: Unit) -> tuple[Change, ...]:
             changes = draw(model, unit, make_generator(self.seed, trial, unit.name))
@@ -47,6 +48,10 @@ class Reinitializer:
             return changes
 
         return act
+
+    @cached_property
+    def _redraw(self) -> Redraw:
+        return redraw(self.how)
 
 
 @torch.no_grad()
