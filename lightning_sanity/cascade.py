@@ -146,7 +146,6 @@ class Cascade:
         try:
             while walked < trials and self._in_time(begun, walked):
                 self._walk_trial(walked, tables, division, outputs, saved, engine)
-                _restore(self.model, saved)
                 walked += 1
         finally:
             _restore(self.model, saved)
@@ -270,6 +269,8 @@ class Cascade:
                 if division.mine(name, place, len(self.steps) - 1):
                     at = (trial, len(self.steps))
                     self._guarded(name, table, at, lambda key, rows: self._depend(key, rows, place))
+        if needs_weights:
+            _restore(self.model, saved)
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process does all the work."""

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from lightning_sanity._rng import reseed
 from lightning_sanity.attribution.batching import Rows, rows_of, target_of
 from lightning_sanity.attribution.derived import Copies, Derived, Evidence
+from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.randomization import Change
-from lightning_sanity.streams import Observed, Plan, observe
+from lightning_sanity.streams import Observed, Plan, Trained, observe
 from lightning_sanity.units import Unit
 
 ENGINES = ("auto", "plain")
@@ -109,6 +110,8 @@ class Engine:
                 self._give_up(name, f"layer '{derived.layer.name}' is no single value of the traced network")
         self._proven: set[object] = set()
         self._planned: dict[tuple[object, ...], Plan] = {}
+        self._kept: dict[tuple[object, ...], Trained] = {}
+        self._kept_for: tuple[int, ...] = ()
 
     def _give_up(self, name: str, reason: str) -> None:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
@@ -138,18 +141,17 @@ class Engine:
             NotTraceable: If a walk fails, or no method is left.
         """
         try:
-            changes = {unit.name: redraw(self.model, unit) for unit in self.units}
-            self.network.take_random(self.what.model)
-            _put_back(self.model, saved)
+            self.network.start_trial()
+            changes = {unit.name: redraw(self.network.twin, unit) for unit in self.units}
             outputs, found = self._walks()
             for name in [name for name in self.methods if self._needs(name) - self._proven]:
                 if name in self.methods:
-                    self._check(name, found[name], redraw)
-                    _put_back(self.model, saved)
+                    try:
+                        self._check(name, found[name], redraw)
+                    finally:
+                        _put_back(self.model, saved)
         except _FAILURES as error:  # an operation that minds the batch's size
             raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
-        finally:
-            _put_back(self.model, saved)
         return Trial(outputs, {name: found[name] for name in self.methods}, changes)
 
     def _needs(self, name: str) -> set[object]:
@@ -183,47 +185,57 @@ class Engine:
             groups.setdefault(derived.copies, []).append(name)
         outputs, found = None, {}
         for copies, names in groups.items():
-            sums = _Sums(len(self.steps), self.what)
-            rules = {rule for name in names for rule in self.methods[name].rules}
-            layers = {layer.name: layer for name in names if (layer := self.methods[name].layer) is not None}
-            for rule in sorted(rules | ({"gradient"} if layers else set())):
-                watched = layers if rule == "gradient" else {}
-                self._pass(copies, rule, watched, rule in rules, sums)
-            if copies is None:
-                outputs = sums.outputs
+            sums = self._pass(copies, [self.methods[name] for name in names])
+            outputs = sums.outputs if copies is None else outputs
             for name in names:
                 found[name] = [
                     self.methods[name].combine(first(self.what.inputs), sums.evidence(depth, self.methods[name].layer))
                     for depth in range(len(self.steps))
                 ]
         if outputs is None:  # only altered copies were explained
-            sums = _Sums(len(self.steps), self.what)
-            self._pass(None, "gradient", {}, False, sums)
-            outputs = sums.outputs
+            outputs = self._pass(None, []).outputs
         assert outputs is not None
         return outputs, found
 
-    def _pass(self, copies: Copies | None, rule: str, layers: Mapping[str, Layer], to_input: bool, sums: _Sums) -> None:
+    def _pass(self, copies: Copies | None, methods: Sequence[Derived]) -> _Sums:
         """Walk all depths for all rows, as many at once as the budget holds."""
-        inputs, target = self.what.inputs, self.what.target
+        inputs, target, sums = self.what.inputs, self.what.target, _Sums(len(self.steps), self.what)
+        layers = {derived.layer.name: derived.layer for derived in methods if derived.layer is not None}
+        at_input = frozenset(rule for derived in methods for rule in derived.rules)
+        rules = sorted(at_input if at_input and not layers else at_input | {"gradient"})
         make = None
         if copies is not None:
             reseed(self.seed, first(inputs).device)
             make = copies.make(first(inputs).detach())
-        for plan in self._plans(tuple(layers), to_input):
+        for plan in self._plans(tuple(layers), bool(at_input)):
 
-            def run(samples: slice, which: range, plan: Plan = plan) -> Observed:
+            def run(samples: slice, which: range, plan: Plan = plan) -> dict[str, Observed]:
                 rows = torch.cat([make(k, samples) for k in which]) if make is not None else None
                 stacked = rows_of(inputs, samples, len(which), rows)
-                return observe(
-                    plan, stacked, target_of(target, samples, len(which)), None if rule == "gradient" else rule
-                )
+                whole = make is None and samples == slice(0, self.samples) and len(plan.chosen) == len(self.steps)
+                trained = self._trained(plan, stacked, rules, whole)
+                return observe(trained, target_of(target, samples, len(which)), rules, at_input)
 
             room = Rows(max(1, self.budget // max(1, plan.bytes_per_sample())), "walk")
             number = len(copies.weights) if copies is not None else 1
             for samples, which, seen in room.chunks(self.samples, number, run):
                 weights = [copies.weights[k] for k in which] if copies is not None else None
-                sums.add(plan.chosen, samples, seen, rule, weights, layers)
+                for rule in rules:
+                    sums.add(plan.chosen, samples, seen[rule], rule, weights, layers if rule == "gradient" else {})
+        return sums
+
+    def _trained(self, plan: Plan, inputs: Any, rules: Sequence[str], whole: bool) -> Trained:
+        """The trained stream: all trials share that of the batch itself, if a single walk has room for it."""
+        if self._kept_for != self.network.versions():  # somebody wrote to the weights, be it the same values
+            self._kept.clear()
+            self._kept_for = self.network.versions()
+        key = (plan, *rules)
+        if key in self._kept and whole:
+            return self._kept[key]
+        trained = Trained(plan, inputs, None if rules == ["gradient"] else Steering())
+        if whole:
+            self._kept[key] = trained
+        return trained
 
     def _plans(self, layers: tuple[str, ...], to_input: bool) -> Iterator[Plan]:
         """The depths in as few walks as the budget allows for a single sample."""

@@ -88,6 +88,10 @@ class Network:
             are switched off during a walk.
         inputs: Its inputs.
         units: The units that become random.
+        owner: The module that the units' names refer to: the model or a part of it.
+
+    Attributes:
+        twin: Copy of ``owner``, inside a copy of the model, that is re-initialised in its stead.
 
     Raises:
         NotTraceable: If its operations cannot be told: control flow that depends on the data, for example.
@@ -99,7 +103,7 @@ class Network:
         if any(isinstance(leaf, Tensor) for value in given if not isinstance(value, Tensor) for leaf in _leaves(value)):
             raise NotTraceable("an input is a collection of tensors")
         try:
-            self.random = copy.deepcopy(model)
+            self.random, self.twin = copy.deepcopy((model, owner))
             tracer = _Tracer(given)
             self.graph = tracer.trace(self.random)
         except Exception as error:  # whatever the model's own code makes of symbolic values
@@ -196,13 +200,16 @@ class Network:
     # ------------------------------------------------------------------------------------------------------ weights
 
     @torch.no_grad()
-    def take_random(self, model: nn.Module) -> None:
-        """Copy the weights that ``model``, the trained module itself, carries just now into the random copy."""
+    def start_trial(self) -> None:
+        """Give the random copy the trained weights, to be re-initialised from."""
         self._mixed.clear()
-        theirs = dict(named_tensors(model))
-        for name, tensor in named_tensors(self.random):
-            if name in theirs:
-                tensor.copy_(theirs[name])
+        theirs = dict(named_tensors(self.random))
+        for name, tensor in named_tensors(self.trained):
+            theirs[name].copy_(tensor)
+
+    def versions(self) -> tuple[int, ...]:
+        """Of the trained weights; graphs over them are of use only as long as these stay."""
+        return tuple(tensor._version for _, tensor in named_tensors(self.trained))
 
     def lend_random(self, key: frozenset[int]) -> bool:
         """Give the trained module the random weights of some units; False where only redrawing can do that."""

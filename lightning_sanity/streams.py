@@ -25,15 +25,15 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from lightning_sanity.attribution.guided import GuidedRectifiers
+from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.method import first, select
 from lightning_sanity.batch_norm import FixedNormalization
 from lightning_sanity.network import Network, NotTraceable
@@ -121,6 +121,8 @@ class Plan:
             if born and operations[node].dim is None and not operations[node].fixed and node.op == "call_module":
                 raise NotTraceable(f"'{node}' returns several values where a depth begins")
         self.needed = self._needed()
+        self.kept = {node for node, born in self.born.items() if born}
+        self.kept |= {network.output, network.inputs[0], *self.layers.values()}
 
     def _needed(self) -> set[fx.Node]:
         """What the trained stream must compute."""
@@ -141,63 +143,113 @@ class Plan:
         )
 
 
-@dataclass
-class Walk:
-    """One walk; see ``observe``."""
+class Trained:
+    """The trained stream of some samples: walked up once, sent down as often as asked, for any number of trials.
 
-    plan: Plan
-    inputs: Any
-    samples: int
-    trained: dict[fx.Node, Any] = field(default_factory=dict)
-    above: dict[fx.Node, Any] = field(default_factory=dict)
-    random: dict[fx.Node, list[_Group]] = field(default_factory=dict)
-    births: list[_Birth] = field(default_factory=list)
-    static: dict[tuple[fx.Node, frozenset[int]], Any] = field(default_factory=dict)
+    Args:
+        plan: The depths that leave it.
+        inputs: Some samples.
+        steering: How rectifiers of both streams send gradients down; None: as usual.
 
-    def forward(self) -> None:
-        """Up through both streams."""
-        network, plan = self.plan.network, self.plan
-        given = iter(
-            [v for v in (self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)) if isinstance(v, Tensor)]
-        )
-        watched = set(plan.layers.values())
-        kept = watched | {network.output, network.inputs[0]} | {node for node, born in plan.born.items() if born}
+    Attributes:
+        values: What is read of it later, by node.
+        above: What each leaf of the stream was cut from: what reaches the leaf from above is sent on from there.
+    """
+
+    def __init__(self, plan: Plan, inputs: Any, steering: Steering | None = None) -> None:
+        self.plan, self.steering, self.samples = plan, steering, len(first(inputs))
+        self.values: dict[fx.Node, Any] = {}
+        self.above: dict[fx.Node, Tensor] = {}
+        self._static: dict[fx.Node, Any] = {}
+        with self.conditions():
+            self._up(iter([v for v in (inputs if isinstance(inputs, tuple) else (inputs,)) if isinstance(v, Tensor)]))
+
+    @contextmanager
+    def conditions(self) -> Iterator[None]:
+        """Under which both streams go up."""
+        with (
+            self.plan.network.out_of_place(),
+            torch.enable_grad(),
+            FixedNormalization(),
+            self.steering or nullcontext(),
+        ):
+            yield
+
+    def _up(self, given: Iterator[Tensor]) -> None:
+        plan, network = self.plan, self.plan.network
         for node, operation in network.operations.items():
-            if node.op == "output":
-                continue
             if node.op == "placeholder":
                 value = next(given)
-                self.trained[node] = value.detach().requires_grad_(
-                    plan.to_input and node is network.inputs[0] and value.is_floating_point()
-                )
+                explained = plan.to_input and node is network.inputs[0] and value.is_floating_point()
+                self.values[node] = value.detach().requires_grad_(explained)
+            elif operation.of_data and node in plan.needed:
+                value = network.call(node, frozenset(), self.known)
+                watched = node in plan.layers.values()
+                if plan.born[node] and isinstance(value, Tensor) and (value.requires_grad or watched):
+                    self.above[node] = value
+                    value = value.detach().requires_grad_()
+                self.values[node] = value
+            for argument in node.all_input_nodes:
+                if network.last_use[argument] is node and argument not in plan.kept:
+                    self.values.pop(argument, None)
+
+    def known(self, node: fx.Node) -> Any:
+        """A value of the stream, or one that depends on the trained weights alone."""
+        if self.plan.network.operations[node].of_data:
+            return self.values[node]
+        if node not in self._static:
+            self._static[node] = self.plan.network.call(node, frozenset(), self.known)
+        return self._static[node]
+
+    def leaves_below(self, node: fx.Node) -> list[fx.Node]:
+        """The leaves of the stream that a node's value was computed from."""
+        found: dict[fx.Node, None] = {}
+        seen, waiting = set(), list(node.all_input_nodes)
+        while waiting:
+            below = waiting.pop()
+            if below in seen or not self.plan.network.operations[below].of_data:
                 continue
-            if not operation.of_data:
+            seen.add(below)
+            value = self.values.get(below)
+            if isinstance(value, Tensor) and value.is_leaf and value.requires_grad:
+                found[below] = None
+            else:
+                waiting += below.all_input_nodes
+        return list(found)
+
+
+class Walk:
+    """One walk of the random stream beside a trained one; see ``observe``."""
+
+    def __init__(self, trained: Trained) -> None:
+        self.stream, self.plan = trained, trained.plan
+        self.trained, self.samples = trained.values, trained.samples
+        self.random: dict[fx.Node, list[_Group]] = {}
+        self.births: list[_Birth] = []
+        self.static: dict[tuple[fx.Node, frozenset[int]], Any] = {}
+        with trained.conditions():
+            self._up()
+
+    def _up(self) -> None:
+        plan, network = self.plan, self.plan.network
+        for node in network.operations:
+            if node.op == "output":
                 continue
-            if node in plan.needed:
-                self._trained(node, node in watched)
             if plan.active[node]:
+                watched = node in plan.layers.values()
                 self.random[node] = [
-                    _Group(steps, self._random(node, steps, node in watched)) for steps in self._partition(node)
+                    _Group(steps, self._random(node, steps, watched)) for steps in self._partition(node)
                 ]
             for argument in node.all_input_nodes:
-                if network.last_use[argument] is node and argument not in kept:
+                if network.last_use[argument] is node and argument not in plan.kept:
                     self.random.pop(argument, None)
-                    self.trained.pop(argument, None)
-
-    def _trained(self, node: fx.Node, watched: bool) -> None:
-        value = self.plan.network.call(node, frozenset(), lambda a: self._known(a, frozenset()))
-        if self.plan.born[node] and isinstance(value, Tensor) and (value.requires_grad or watched):
-            # The stream goes on from a leaf: what reaches it from above is sent down by ``backward``.
-            self.above[node] = value
-            value = value.detach().requires_grad_()
-        self.trained[node] = value
 
     def _known(self, node: fx.Node, key: frozenset[int]) -> Any:
         """A value of the trained stream, or one that depends on weights alone."""
         operation = self.plan.network.operations[node]
-        if operation.of_data:
-            return self.trained[node]
         key = key & operation.above
+        if operation.of_data or not key:
+            return self.stream.known(node)
         if (node, key) not in self.static:
             self.static[node, key] = self.plan.network.call(node, key, lambda a: self._known(a, key))
         return self.static[node, key]
@@ -281,62 +333,68 @@ class Walk:
             self.births.append(_Birth(node, steps, leaf.requires_grad_()))
         return leaf
 
-    def backward(self, scores: Callable[[Tensor, int], Tensor]) -> Observed:
-        """Down through the random stream, then from every birth down through the trained one."""
+    def down(
+        self, scores: Callable[[Tensor, int], Tensor], layers: Mapping[str, fx.Node], to_input: bool, last: bool
+    ) -> Observed:
+        """Down through the random stream, then from every birth down through the trained one.
+
+        Args:
+            scores: What is explained of the outputs of so many depths.
+            layers: Where slopes are wanted on the way.
+            to_input: Whether the gradient at the input is.
+            last: Whether the walk goes down for the last time.
+        """
         plan, network = self.plan, self.plan.network
         chosen, output = plan.chosen, self.plan.network.output
         ends = [group.steps for group in self.random.get(output, [])]
         late = tuple(s for s in chosen if s not in plan.active[output])
+        born = len(self.births)
         tops = [(steps, self.rows(output, steps)) for steps in (*ends, *([late] if late else []))]
-        watched = [(name, group) for name, node in plan.layers.items() for group in self.random.get(node, [])]
+        watched = [(name, group) for name, node in layers.items() for group in self.random.get(node, [])]
         leaves = [*(birth.leaf for birth in self.births), *(group.value for _, group in watched)]
         totals = [scores(rows, len(steps)).sum() for steps, rows in tops if rows.requires_grad]
-        found = torch.autograd.grad(totals, leaves, allow_unused=True) if totals and leaves else (None,) * len(leaves)
+        found: Sequence[Tensor | None] = (None,) * len(leaves)
+        if totals and leaves:
+            found = torch.autograd.grad(totals, leaves, retain_graph=not last, allow_unused=True)
         outputs = self._ordered([(steps, rows.detach()) for steps, rows in tops], output)
         arrived: dict[fx.Node, dict[int, Tensor]] = defaultdict(dict)
         for birth, slope in zip(self.births, found[: len(self.births)], strict=True):
             if slope is not None:
                 self._add(arrived[birth.node], birth.node, birth.steps, slope)
-        slopes: dict[str, dict[int, Tensor]] = {name: {} for name in plan.layers}
+        slopes: dict[str, dict[int, Tensor]] = {name: {} for name in layers}
         for (name, group), slope in zip(watched, found[len(self.births) :], strict=True):
             slope = torch.zeros_like(group.value) if slope is None else slope
-            slopes[name].update(zip(group.steps, self._blocks(slope, plan.layers[name], len(group.steps)), strict=True))
-        self.births.clear()
-        del totals, tops, leaves, found
-        activation = self._activations()
-        self.random.clear()
-        names = {node: name for name, node in plan.layers.items()}
-        for node in reversed(list(self.above)):
+            slopes[name].update(zip(group.steps, self._blocks(slope, layers[name], len(group.steps)), strict=True))
+        del self.births[born:], totals, tops, leaves, found  # those of the outputs are born again with every descent
+        activation = {name: self._activation(node) for name, node in layers.items()}
+        if last:
+            self.births.clear()
+            self.random.clear()
+        names = {node: name for name, node in layers.items() if node in self.stream.above}
+        for node in reversed(list(self.stream.above)):
+            if not names and not to_input:
+                break
             waiting = arrived.pop(node, {})
             if node in names:
-                slopes[names[node]].update(waiting)
+                slopes[names.pop(node)].update(waiting)
             self._descend(node, waiting, arrived)
         inputs = network.inputs[0]
-        gradient = None
-        if plan.to_input:
-            gradient = self._filled(arrived.get(inputs, {}), self.trained[inputs])
         return Observed(
             outputs,
-            gradient,
+            self._filled(arrived.get(inputs, {}), self.trained[inputs]) if to_input else None,
             activation,
-            {name: self._filled(slopes[name], activation[name].tensor_split(len(chosen))[0]) for name in plan.layers},
+            {name: self._filled(slopes[name], activation[name].tensor_split(len(chosen))[0]) for name in layers},
         )
 
-    def _activations(self) -> dict[str, Tensor]:
-        found = {}
-        for name, node in self.plan.layers.items():
-            parts = [(group.steps, group.value.detach()) for group in self.random.get(node, [])]
-            late = [s for s in self.plan.chosen if s not in self.plan.active[node]]
-            parts += [((s,), self.trained[node].detach()) for s in late]
-            found[name] = self._ordered(parts, node)
-        return found
+    def _activation(self, node: fx.Node) -> Tensor:
+        parts = [(group.steps, group.value.detach()) for group in self.random.get(node, [])]
+        late = [s for s in self.plan.chosen if s not in self.plan.active[node]]
+        return self._ordered([*parts, *(((s,), self.trained[node].detach()) for s in late)], node)
 
     def _descend(self, node: fx.Node, waiting: dict[int, Tensor], arrived: dict[fx.Node, dict[int, Tensor]]) -> None:
         """From a leaf of the trained stream to the leaves below it, all depths at once where that pays."""
-        value = self.above.pop(node)
-        if not waiting or not value.requires_grad:
-            return
-        below = list(self._leaves_below(node))
+        value = self.stream.above[node]
+        below = self.stream.leaves_below(node) if waiting and value.requires_grad else []
         if not below:
             return
         size = max(1, JOIN // max(1, value.numel() * value.element_size()))
@@ -349,21 +407,6 @@ class Walk:
                 if slope is not None:
                     for index, step in enumerate(some):
                         _accumulate(arrived[leaf], step, slope[index])
-
-    def _leaves_below(self, node: fx.Node) -> list[fx.Node]:
-        found: dict[fx.Node, None] = {}
-        seen, waiting = set(), list(node.all_input_nodes)
-        while waiting:
-            below = waiting.pop()
-            if below in seen or not self.plan.network.operations[below].of_data:
-                continue
-            seen.add(below)
-            value = self.trained.get(below)
-            if isinstance(value, Tensor) and value.is_leaf and value.requires_grad:
-                found[below] = None
-            else:
-                waiting += below.all_input_nodes
-        return list(found)
 
     def _blocks(self, value: Tensor, node: fx.Node, count: int) -> Sequence[Tensor]:
         dim = self.plan.network.operations[node].dim
@@ -387,28 +430,33 @@ class Walk:
         return torch.cat([found[s] if s in found else torch.zeros_like(like) for s in self.plan.chosen])
 
 
-def observe(plan: Plan, inputs: Any, target: Tensor | None, rule: str | None = None) -> Observed:
-    """Walk all depths of a plan for these samples.
+def observe(
+    trained: Trained,
+    target: Tensor | None,
+    rules: Sequence[str] = ("gradient",),
+    at_input: Collection[str] = ("gradient",),
+) -> dict[str, Observed]:
+    """Walk all depths of a plan for some samples: up once, down once per rule.
 
     Args:
-        plan: The depths.
-        inputs: Some samples.
+        trained: Their trained stream; with a steering if there are other rules than "gradient".
         target: The explained class of each.
-        rule: How rectifiers send gradients down: None as usual, "guided" or "deconvnet".
+        rules: How rectifiers send gradients down: "gradient" as usual, "guided" or "deconvnet". The layers are
+            watched under "gradient".
+        at_input: Those whose gradient at the input is wanted.
     """
-    value = first(inputs)
-    walk = Walk(plan, inputs, len(value))
-    guide = nullcontext() if rule is None else GuidedRectifiers(masked=rule == "guided")
-    with ExitStack() as stack:
-        stack.enter_context(plan.network.out_of_place())
-        stack.enter_context(torch.enable_grad())
-        with guide, FixedNormalization():
-            walk.forward()
 
-        def scores(rows: Tensor, depths: int) -> Tensor:
-            return select(rows, target.repeat(depths) if target is not None else None)
+    def scores(rows: Tensor, depths: int) -> Tensor:
+        return select(rows, target.repeat(depths) if target is not None else None)
 
-        return walk.backward(scores)
+    walk, found = Walk(trained), {}
+    for rule in rules:
+        if trained.steering is not None:
+            trained.steering.rule = rule
+        layers = trained.plan.layers if rule == "gradient" else {}
+        with torch.enable_grad():
+            found[rule] = walk.down(scores, layers, rule in at_input, last=rule == rules[-1])
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces

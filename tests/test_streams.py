@@ -17,7 +17,7 @@ from lightning_sanity.engine import Engine
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.shadow import Adapted, clone
-from lightning_sanity.streams import Plan, observe
+from lightning_sanity.streams import Plan, Trained, observe
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import ORDERS, subsets, units
 
@@ -225,15 +225,63 @@ def test_the_maps_are_bit_identical_where_the_batch_does_not_change_rounding():
 
 
 def test_methods_of_equal_needs_share_their_walks(monkeypatch):
-    rules = []
+    asked = []
 
-    def counting(plan, inputs, target, rule=None):
-        rules.append(rule)
-        return observe(plan, inputs, target, rule)
+    def counting(trained, target, rules, at_input):
+        asked.append((list(rules), set(at_input)))
+        return observe(trained, target, rules, at_input)
 
     monkeypatch.setattr("lightning_sanity.engine.observe", counting)
     walked("residual", SUITE)
-    assert sorted(map(str, rules)) == ["None", "deconvnet", "guided"]
+    assert asked == [(["deconvnet", "gradient", "guided"], {"deconvnet", "gradient", "guided"})]
+
+
+def test_class_activation_maps_go_down_to_their_layer_only(monkeypatch):
+    seen = []
+
+    def looking(*arguments):
+        seen.append(observe(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr("lightning_sanity.engine.observe", looking)
+    walked("residual", ("gradcam", "guided_backprop"))
+    assert seen[0]["gradient"].gradient is None
+    assert seen[0]["guided"].gradient is not None
+
+
+@pytest.mark.parametrize("methods", [("gradient",), SUITE], ids=["gradient", "suite"])
+def test_later_trials_share_the_trained_stream_and_change_nothing(monkeypatch, methods):
+    made = []
+
+    class Counted(Trained):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("lightning_sanity.engine.Trained", Counted)
+    engine, *_ = walked("residual", methods)
+    saved = {key: tensor.detach().clone() for key, tensor in named_tensors(engine.model)}
+    made.clear()
+    redraw = Reinitializer("normal", "normal", 0, "auto").start_trial
+    engine.trial(redraw(1), saved)
+    shared = engine.trial(redraw(2), saved)
+    assert len(made) == 1  # the proof of the first trial lent the model random weights
+    engine._kept.clear()
+    anew = engine.trial(redraw(2), saved)
+    assert len(made) == 2
+    for name in methods:
+        assert all(map(torch.equal, shared.attributions[name], anew.attributions[name]))
+
+
+def test_a_trained_stream_is_walked_anew_after_weights_were_written(monkeypatch):
+    engine, first_trial, *_ = walked("residual")
+    saved = {key: tensor.detach().clone() for key, tensor in named_tensors(engine.model)}
+    redraw = Reinitializer("normal", "normal", 0, "auto").start_trial(0)
+    engine.trial(redraw, saved)
+    with torch.no_grad():
+        engine.model.head.weight.mul_(1.0)
+    again = engine.trial(redraw, saved)
+    assert all(map(torch.equal, first_trial.attributions["gradient"], again.attributions["gradient"]))
 
 
 @pytest.mark.parametrize("name", ["residual", "branches"])
@@ -270,7 +318,7 @@ def test_what_a_walk_keeps_is_about_what_it_says():
         for tensor in [*m.parameters(), *m.buffers()]
     }
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        observe(plan, inputs, torch.zeros(5, dtype=torch.long))
+        observe(Trained(plan, inputs), torch.zeros(5, dtype=torch.long))
     held = sum(size for pointer, (size, _) in kept.items() if pointer not in weights)
     assert held <= 1.25 * 5 * plan.bytes_per_sample()
 
@@ -365,10 +413,10 @@ def test_a_users_own_function_stays_plain_beside_shared_walks():
 
 
 def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monkeypatch, caplog):
-    def wrong(plan, inputs, target, rule=None):
-        seen = observe(plan, inputs, target, rule)
-        if rule == "guided":
-            seen.gradient.mul_(1.001)
+    def wrong(*arguments):
+        seen = observe(*arguments)
+        if "guided" in seen:
+            seen["guided"].gradient.mul_(1.001)
         return seen
 
     monkeypatch.setattr("lightning_sanity.engine.observe", wrong)

@@ -111,6 +111,37 @@ class GuidedRectifiers(TorchFunctionMode):
         return _Rectify.apply(x, *bounds, self.masked)
 
 
+class Steering(TorchFunctionMode):
+    """While active, rectifiers are met whose gradients can be told later which rule to follow.
+
+    The forward pass is the network's own, so that one serves the gradient, Guided Backprop and the deconvnet.
+
+    Attributes:
+        rule: What every rectifier that was met follows: "gradient" (its own), "guided" (only positive gradients, where
+            it was active) or "deconvnet" (only positive gradients, everywhere).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = "gradient"
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the call and hook its node in the graph if it rectified."""
+        made = func(*args, **(kwargs or {}))
+        if rectifier_bounds(func, args, kwargs or {}) is not None and made.grad_fn is not None:
+            made.grad_fn.register_prehook(self._above)
+            made.grad_fn.register_hook(self._below)
+        return made
+
+    def _above(self, gradients: Any) -> Any:
+        return gradients if self.rule == "gradient" else (gradients[0].clamp_min(0),)
+
+    def _below(self, made: Any, arrived: Any) -> Any:
+        return (arrived[0], *made[1:]) if self.rule == "deconvnet" else made
+
+
 def guided_gradient(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
     """The guided gradient of the explained output; shaped like the explained input."""
     with GuidedRectifiers():
