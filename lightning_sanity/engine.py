@@ -8,9 +8,11 @@ explained both ways, and a method whose maps differ goes back to the plain loop.
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,11 +46,18 @@ class Trial:
         outputs: Of the model, ``(depths, N, ...)``.
         attributions: Per method one per depth.
         changes: Per unit name, what its re-initialisation changed.
+        seconds: What it took, the proof apart.
     """
 
     outputs: Tensor
     attributions: Mapping[str, list[Tensor]]
     changes: Mapping[str, tuple[Change, ...]]
+    seconds: float = 0.0
+
+    def only(self, depths: Sequence[int]) -> Trial:
+        """Some of the depths."""
+        found = {name: [each[depth] for depth in depths] for name, each in self.attributions.items()}
+        return replace(self, outputs=self.outputs[list(depths)], attributions=found)
 
 
 def engine_for(
@@ -114,34 +123,58 @@ class Engine:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
         self.methods.pop(name)
 
+    def only(self, depths: Sequence[int]) -> Engine:
+        """The same engine for some of the depths."""
+        narrowed = copy.copy(self)
+        narrowed.steps = [self.steps[depth] for depth in depths]
+        narrowed._random, narrowed._planned = [self._random[depth] for depth in depths], {}
+        return narrowed
+
+    def keep(self, names: Collection[str]) -> Engine:
+        """The same engine for some of the methods."""
+        narrowed = copy.copy(self)
+        narrowed.methods = {name: derived for name, derived in self.methods.items() if name in names}
+        return narrowed
+
     def attempt(
-        self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]], saved: Mapping[str, Tensor]
+        self,
+        redraw: Callable[[nn.Module, Unit], tuple[Change, ...]],
+        saved: Mapping[str, Tensor],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> Trial | None:
         """All depths of a trial for the methods that are left; None, now and from here on, where a walk fails."""
         if not self.methods:
             return None
         try:
-            return self.trial(redraw, saved)
+            return self.trial(redraw, saved, clock)
         except NotTraceable as error:
             _log.debug("plain loop: %s", error)
             self.methods.clear()
             return None
 
-    def trial(self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]], saved: Mapping[str, Tensor]) -> Trial:
+    def trial(
+        self,
+        redraw: Callable[[nn.Module, Unit], tuple[Change, ...]],
+        saved: Mapping[str, Tensor],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Trial:
         """Explain all depths.
 
         Args:
             redraw: Re-initialises a unit of the clone for this trial.
             saved: The clone's trained weights, by name.
+            clock: Of what it takes.
 
         Raises:
             NotTraceable: If a walk fails, or no method is left.
         """
+        begun = clock()
         try:
             changes = {unit.name: redraw(self.model, unit) for unit in self.units}
             self.network.take_random(self.what.model)
             _put_back(self.model, saved)
             outputs, found = self._walks()
+            seconds = clock() - begun
             for name in [name for name in self.methods if self._needs(name) - self._proven]:
                 if name in self.methods:
                     self._check(name, found[name], redraw)
@@ -150,7 +183,7 @@ class Engine:
             raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
         finally:
             _put_back(self.model, saved)
-        return Trial(outputs, {name: found[name] for name in self.methods}, changes)
+        return Trial(outputs, {name: found[name] for name in self.methods}, changes, seconds)
 
     def _needs(self, name: str) -> set[object]:
         derived = self.methods[name]
