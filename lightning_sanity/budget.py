@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -42,8 +42,64 @@ class Thinned:
         return found
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A walk that serves all depths of some methods at once.
+
+    Attributes:
+        methods: Which.
+        trial: Seconds per trial.
+        depth: Seconds per depth of a trial, besides.
+    """
+
+    methods: frozenset[str]
+    trial: float
+    depth: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What trials of a walk take, in seconds.
+
+    Attributes:
+        step: Of each method, per depth of a trial.
+        once: Of each method that costs something per trial.
+        trial: Per trial, whatever the methods.
+        depth: Per depth of a trial, whatever the methods.
+        shared: Walks that methods share.
+        ahead: How many trials' shared walks have already been made.
+    """
+
+    step: Mapping[str, float]
+    once: Mapping[str, float] = field(default_factory=dict)
+    trial: float = 0.0
+    depth: float = 0.0
+    shared: tuple[Shared, ...] = ()
+    ahead: int = 0
+
+    def seconds(self, methods: Collection[str], trials: int, depths: int) -> float:
+        """Of so many trials with these methods."""
+        each = self.trial + sum(self.once.get(name, 0.0) for name in methods)
+        each += depths * (self.depth + sum(self.step[name] for name in methods))
+        walks = sum(walk.trial + depths * walk.depth for walk in self.shared if not walk.methods.isdisjoint(methods))
+        return trials * each + max(trials - self.ahead, 0) * walks
+
+    @staticmethod
+    def largest(costs: Sequence[Cost]) -> Cost:
+        """Of several processes, which share no walks, the slowest's; for what all of them measured."""
+        if len(costs) == 1:
+            return costs[0]
+        names = [name for name in costs[0].step if all(name in cost.step for cost in costs)]
+        return Cost(
+            {name: max(cost.step[name] for cost in costs) for name in names},
+            {name: max(cost.once[name] for cost in costs) for name in names},
+            max(cost.trial for cost in costs),
+            max(cost.depth for cost in costs),
+        )
+
+
 def thin(
-    costs: Mapping[str, float],
+    cost: Cost,
     trials: int,
     depths: int,
     seconds: float,
@@ -58,39 +114,55 @@ def thin(
     worked. At last one trial of one depth of the cheapest method is kept, whether it fits or not.
 
     Args:
-        costs: Seconds that one step of each method takes.
+        cost: What it takes, for every method in question.
         trials: Wanted trials.
         depths: Wanted depths.
         seconds: Time there is.
         controls: Methods that are kept as long as possible.
         whole: Keep all depths, because each measures something of its own.
 
-    >>> thin({"gradient": 1.0, "gradcam": 1.0}, trials=4, depths=8, seconds=16.0)
+    >>> thin(Cost({"gradient": 1.0, "gradcam": 1.0}), trials=4, depths=8, seconds=16.0)
     Thinned(trials=2, depths=(1, 3, 5, 7), dropped=(), seconds=16.0)
-    >>> thin({"gradient": 1.0, "shapley": 9.0}, trials=4, depths=8, seconds=16.0).dropped
+    >>> thin(Cost({"gradient": 1.0, "shapley": 9.0}), trials=4, depths=8, seconds=16.0).dropped
     ('shapley',)
     """
-    kept = dict(costs)
-    leaving = sorted((name for name in kept if name not in controls), key=lambda name: -kept[name])[:-1]
-    leaving += sorted((name for name in kept if name in controls), key=lambda name: -kept[name])
+    kept = list(cost.step)
+
+    def dearest(names: list[str]) -> list[str]:
+        return sorted(names, key=lambda name: -cost.seconds([name], trials, depths))
+
+    leaving = dearest([name for name in kept if name not in controls])[:-1]
+    leaving += dearest([name for name in kept if name in controls])
     dropped: list[str] = []
     for name in [*leaving, None]:
-        fitting = _fitting(sum(kept.values()), trials, depths, seconds, depths if whole else min(2, depths))
+        fitting = _fitting(lambda *size: cost.seconds(kept, *size), trials, depths, seconds, depths if whole else 2)
         if fitting is not None or name is None:
             break
         dropped.append(name)
-        del kept[name]
+        kept.remove(name)
     count, number = fitting or (1, depths if whole else 1)
-    spread = tuple((place + 1) * depths // number - 1 for place in range(number))
-    return Thinned(count, spread, tuple(dropped), count * number * sum(kept.values()))
+    return Thinned(count, spread(number, depths), tuple(dropped), cost.seconds(kept, count, number))
 
 
-def _fitting(cost: float, trials: int, depths: int, seconds: float, least_depths: int) -> tuple[int, int] | None:
+def spread(number: int, depths: int) -> tuple[int, ...]:
+    """So many of the depths, evenly spread, the last always among them.
+
+    >>> spread(3, 9)
+    (2, 5, 8)
+    """
+    return tuple((place + 1) * depths // number - 1 for place in range(number))
+
+
+def _fitting(
+    cost: Callable[[int, int], float], trials: int, depths: int, seconds: float, least_depths: int
+) -> tuple[int, int] | None:
     """The trials and depths of the largest grid that ``seconds`` pay for, as even a share of both as can be."""
-    if cost <= 0:
-        return trials, depths
-    found = [(count, min(depths, int(seconds / (cost * count) + 1e-9))) for count in range(min(2, trials), trials + 1)]
-    found = [(count, number) for count, number in found if number >= least_depths]
+    found = [
+        (count, number)
+        for count in range(min(2, trials), trials + 1)
+        for number in range(min(least_depths, depths), depths + 1)
+        if cost(count, number) <= seconds * (1 + 1e-9)
+    ]
     return max(found, key=lambda pair: (min(pair[0] / trials, pair[1] / depths), pair[0] * pair[1]), default=None)
 
 

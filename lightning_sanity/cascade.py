@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.budget import thin
+from lightning_sanity.budget import Cost, Shared, thin
+from lightning_sanity.calibration import clock, shared_walks, timed
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.division import Division, Outputs, unite_references
@@ -34,6 +35,8 @@ from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
 
 POSITIVE_CONTROL = "gradient"
+_MARGIN = 0.1  # of the time that is left, not planned for
+_PATIENCE = 0.01  # of the time that is left, to time one explanation again
 _QUESTIONS = 3  # unrelated samples that are asked the same question, which costs an explanation each
 
 
@@ -50,6 +53,7 @@ class Settings:
     engine: str = "auto"
 
 
+Redraw = Callable[[nn.Module, Unit], tuple[Change, ...]]
 Progress = Callable[[int, int, str], None]
 
 
@@ -97,7 +101,14 @@ class Cascade:
         self._done = self._total = 0
         self._deadline, self._share = deadline, share or Share()
         self._explain = Explainer(methods, settings.seed, deadline)
-        self._seconds: dict[str, float] = {}
+        self._begun = time.perf_counter()
+        self._clock = clock(first(what.inputs).device)
+        self._seconds: dict[str, tuple[float, float]] = {}
+        self._cost: Cost | None = None
+        self._spent = {"predicted_seconds": 0.0, "measured_seconds": 0.0}
+        self._walker: Engine | None = None
+        self._together: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = {}, {}
+        self._ahead: Trial | None = None
         self._thinned: dict[str, Any] = {}
         self._limit: float = math.inf
         self._wanted = 0
@@ -112,6 +123,11 @@ class Cascade:
         """
         self._total = (1 + trials * len(self.steps)) * len(self.methods)
         self._guards = self._share.owners(self._passes(self.methods))
+        keys = [stream_seed(self.settings.seed, "guard", repeat) for repeat in range(self.settings.repeats)]
+        self._noisy = self.what.with_noise(keys)
+        if self._deadline is None:  # else each method is timed by itself first
+            self._walker = self._engine(list(self.methods))
+            self._share_passes()
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), lambda key, table: self._reference(key, table))
@@ -138,19 +154,20 @@ class Cascade:
         depths = len(self.steps)
         tables = {name: self._tables(name, trials) for name in following}
         division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
-        engine = self._engine(following)
+        engine = None if self._walker is None or self._explain.in_chunks else self._walker.keep(following)
         outputs: Outputs = {}
         saved = _snapshot(self.model, self.trained)
         self._previous_twin: Reference | None = None
-        begun, walked = time.perf_counter(), 0
+        begun, walked = self._clock(), 0
         try:
-            while walked < trials and self._in_time(begun, walked):
+            while walked < trials and self._in_time(begun, walked, following):
                 self._walk_trial(walked, tables, division, outputs, saved, engine)
                 walked += 1
         finally:
             _restore(self.model, saved)
         tables = {name: table.cpu() for name, table in tables.items()}
         outputs = {key: (order, value.cpu()) for key, (order, value) in outputs.items()}
+        self._account(following, walked, self._clock() - begun)
         walked = division.unite(tables, outputs, walked, self.picture_depths)
         for name, table in tables.items():
             self.tracks[name].append(table, walked)
@@ -174,6 +191,7 @@ class Cascade:
             steps=self.steps,
             picture_depths=self.picture_depths,
             thinned=dict(self._thinned),
+            cost=dict(self._spent) if self._cost is not None else {},
             agreement=agreement_of(trained, outputs),
             correlation=correlation_of(trained, outputs),
             spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float(),
@@ -199,24 +217,100 @@ class Cascade:
     def _thin(self, trials: int) -> None:
         """Keep of the walk what fits."""
         assert self._deadline is not None
-        parts = self._share.exchange((self._seconds, self._deadline - time.perf_counter()))
-        costs = {name: max(part[0][name] for part in parts) for name in self.references}
-        controls = [name for name in costs if self.methods[name][0].control]
-        whole = any(unit not in self.steps[-1] for step in self.steps for unit in step)
+        cost = self._calibrated(trials)
+        parts = self._share.exchange((cost, self._deadline - time.perf_counter()))
+        cost = Cost.largest([part[0] for part in parts])
+        controls = [name for name in cost.step if self.methods[name][0].control]
         depths = len(self.steps)
-        plan = thin(costs, trials, depths, min(part[1] for part in parts), controls=controls, whole=whole)
+        # A little is left for what comes after, and so that the last trial is not lost to a breath of delay.
+        left = (1 - _MARGIN) * min(part[1] for part in parts)
+        plan = thin(cost, trials, depths, left, controls=controls, whole=not self._nested())
         for name in plan.dropped:
             self.tracks[name].error = "left out: max_time is too short for this method"
+        self._cost = cost
         self.steps = [self.steps[depth] for depth in plan.depths]
+        self._walker = self._walker.only(plan.depths) if self._walker is not None else None
+        self._ahead = self._ahead.only(plan.depths) if self._ahead is not None else None
         self._limit = plan.trials if plan.trials < trials else math.inf
         self._thinned = plan.settings(trials, depths)
 
-    def _in_time(self, begun: float, walked: int) -> bool:
+    def _nested(self) -> bool:
+        """Whether every depth's random units stay random at the next."""
+        return all(unit in self.steps[-1] for step in self.steps for unit in step)
+
+    def _calibrated(self, trials: int) -> Cost:
+        """What trials will take, by the trained model's explanations and, where there is an engine, by its walks."""
+        saved = _snapshot(self.model, self.trained)
+        plain = {name: explaining for name, (explaining, _) in self._seconds.items()}
+        self._walker = self._engine(list(plain))
+        shared: tuple[Shared, ...] = ()
+        if self._walker is not None:
+            assert self._deadline is not None
+            left = self._deadline - time.perf_counter()
+            found = shared_walks(
+                self._walker,
+                lambda engine: self._attempt(engine, self.reinitializer.start_trial(0), saved),
+                plain,
+                trials,
+                left,
+            )
+            if found is None:
+                self._walker = None
+            else:
+                shared, self._ahead = found
+        walked = frozenset[str]().union(*(walk.methods for walk in shared))
+        asked = 0 if self.what.question is None else 1  # an unrelated sample is asked the same question
+        step, once = {}, {}
+        for name, (explaining, comparing) in self._seconds.items():
+            looks = self.methods[name][0].passes > 0
+            mine = (asked + (name not in walked)) * explaining / self._share.world
+            step[name] = mine + comparing / self._share.world if looks else 0.0
+            once[name] = 0.0 if looks else (explaining + comparing) / self._share.world
+            if "dependence" in self.settings.diagnostics:
+                once[name] += (explaining + comparing) / self._share.world
+        drawing = restoring = outputs = 0.0
+        if self._needs_weights(list(plain), walked):
+            drawing, restoring = self._drawing(saved)
+        if self.settings.retarget or self.settings.norm_stats == "recalibrate":
+            _, outputs = timed(self.what.outputs, self._clock, 0.0)
+        return Cost(
+            step,
+            once,
+            trial=drawing + restoring,
+            depth=outputs + (0.0 if self._nested() else restoring),
+            shared=shared,
+            ahead=int(self._ahead is not None),
+        )
+
+    def _drawing(self, saved: Mapping[str, Tensor]) -> tuple[float, float]:
+        """What re-initialising all units and putting the trained weights back takes."""
+        begun = self._clock()
+        try:
+            redraw = self.reinitializer.start_trial(0)
+            for unit in dict.fromkeys(unit for step in self.steps for unit in step):
+                redraw(self.model, unit)
+        finally:
+            drawn = self._clock()
+            _restore(self.model, saved)
+        return drawn - begun, self._clock() - drawn
+
+    def _in_time(self, begun: float, walked: int, following: Sequence[str]) -> bool:
         """Whether another trial fits, going by those that were walked; the first of all always does."""
-        if self._deadline is None or self.trials + walked == 0:
+        if self._deadline is None or self._cost is None or self.trials + walked == 0:
             return True
-        now = time.perf_counter()
-        return now + (now - begun) / max(walked, 1) <= self._deadline
+        now = self._clock()
+        ahead = self._cost.ahead if self.trials == 0 else 0
+        known = (now - begun) / walked if walked > ahead else 0.0
+        if ahead or walked == 0:  # the first was partly walked before
+            known = max(known, replace(self._cost, ahead=0).seconds(following, 1, len(self.steps)))
+        return now + known <= self._deadline
+
+    def _account(self, following: Sequence[str], walked: int, seconds: float) -> None:
+        """Note what some trials took and what they were expected to take."""
+        if self._cost is not None:
+            cost = self._cost if self.trials == 0 else replace(self._cost, ahead=0)
+            self._spent["predicted_seconds"] += cost.seconds(following, walked, len(self.steps))
+            self._spent["measured_seconds"] += seconds
 
     # -------------------------------------------------------------------------------------------------------- the walk
 
@@ -232,10 +326,12 @@ class Cascade:
         """One trial, which is row ``place`` of the tables."""
         trial = self.trials + place
         redraw = self.reinitializer.start_trial(trial)
-        ready = engine.attempt(redraw, saved) if engine is not None else None
+        ready, self._ahead = self._ahead, None  # of the first trial, if it was walked beforehand
+        if ready is None:
+            ready = self._attempt(engine, redraw, saved) if engine is not None else None
         if ready is not None:
             self._note(change for changes in ready.changes.values() for change in changes)
-        needs_weights = self._needs_weights(tables, ready)
+        needs_weights = self._needs_weights(tables, () if ready is None else ready.attributions)
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
@@ -281,11 +377,17 @@ class Cascade:
         methods = {name: self.methods[name] for name in following}
         return engine_for(self.model, self.what, methods, self.steps, stream_seed(self.settings.seed, "explainer"))
 
-    def _needs_weights(self, tables: Mapping[str, Trials], ready: Trial | None) -> bool:
+    def _attempt(self, engine: Engine, redraw: Redraw, saved: Mapping[str, Tensor]) -> Trial | None:
+        """All depths of a trial at once, where that is to be had."""
+        with self._explain.patience("a walk over all depths"):
+            read = time.perf_counter if self._deadline is None else self._clock
+            return engine.attempt(redraw, saved, read)
+
+    def _needs_weights(self, names: Iterable[str], walked: Collection[str]) -> bool:
         """Whether something is still to be explained on the re-initialised clone itself."""
-        if ready is None or self.what.question is not None or "dependence" in self.settings.diagnostics:
+        if not walked or self.what.question is not None or "dependence" in self.settings.diagnostics:
             return True
-        return any(self.methods[name][0].passes > 0 and name not in ready.attributions for name in tables)
+        return any(self.methods[name][0].passes > 0 and name not in walked for name in names)
 
     def _note(self, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -307,14 +409,13 @@ class Cascade:
 
     def _reference(self, name: str, track: Track) -> None:
         method = self.methods[name][0]
-        started = time.perf_counter()
-        maps = self._explain(name, self.what, "reference")
+        patience = 0.0 if self._deadline is None else _PATIENCE * (self._deadline - time.perf_counter())
+        maps, explaining = timed(lambda: self._explain(name, self.what, "reference"), self._clock, patience)
         reference = self.references[name] = Reference(maps, self.similarities, self.support)
         if self._deadline is not None:
-            reference.against(maps, min(1, self.samples - 1))
-            _finish(maps.magnitude)
-            explanations = 1 if self.what.question is None else 2  # the sample's own and an unrelated one's
-            self._seconds[name] = explanations * (time.perf_counter() - started)
+            shift = min(1, self.samples - 1)
+            _, comparing = timed(lambda: reference.against(maps, shift), self._clock, patience)
+            self._seconds[name] = explaining, comparing
         flat = maps.magnitude.reshape(self.samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
@@ -339,19 +440,36 @@ class Cascade:
         """Do the maps carry signal: like themselves under a little noise, unlike the maps of other samples?"""
         reference = self._ranked(maps)
         method = self.methods[name][0]
-        keys = [stream_seed(self.settings.seed, "guard", repeat) for repeat in range(self.settings.repeats)]
-        # One pass for all repeats where that changes nothing: no draw, and nothing kept per probe.
-        together = not method.stochastic and method.prepare is None and len(keys) * self.samples <= ROWS
-        rows = []
-        for number, group in enumerate([keys] if together else [[key] for key in keys]):
-            maps = self._explain(name, self.what.with_noise(group), "noise", number)
-            rows += [reference.against(one, 0)["spearman"][0] for one in maps.split(self.samples)]
+        if self._proves(name, maps):
+            noisy = [reduced(self._together[1][name], name, self._noisy)]
+        elif not method.stochastic and method.prepare is None and len(first(self._noisy.inputs)) <= ROWS:
+            # One pass for all repeats, which changes nothing: no draw, and nothing kept per probe.
+            noisy = [self._explain(name, self._noisy, "noise", 0)]
+        else:
+            parts = self._noisy.chunks(self.samples)
+            noisy = [self._explain(name, part, "noise", number) for number, part in enumerate(parts)]
+        rows = [reference.against(one, 0)["spearman"][0] for some in noisy for one in some.split(self.samples)]
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self.samples - 1, CROSS_PAIRS) + 1))["spearman"]
         if self.what.question is not None and len(pairs):
             crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:_QUESTIONS]]
             pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
+
+    def _share_passes(self) -> None:
+        """Explain the batch and its noisy copies by all methods at once that share their passes."""
+        names = [] if self._walker is None else self._walker.of_the_batch_itself()
+        if self._walker is not None and len(names) > 1:  # a single one takes no less than by itself
+            self._together = self._walker.explain(self.what, names), self._walker.explain(self._noisy, names)
+
+    def _proves(self, name: str, maps: Maps) -> bool:
+        """Whether the shared passes gave this method's own maps of the batch, and so surely those of noisy copies."""
+        of_batch, of_noisy = self._together
+        if self._walker is None or name not in of_batch or name not in of_noisy:
+            return False
+        ours = reduced(of_batch[name], name, self.what).signed
+        off = torch.linalg.vector_norm((ours - maps.signed).double())
+        return bool(off <= self._walker.methods[name].tolerance * torch.linalg.vector_norm(maps.signed.double()))
 
     def _ranked(self, maps: Maps) -> Reference:
         """Maps prepared for the rank correlation of magnitudes alone."""
@@ -444,9 +562,3 @@ def _equal(one: Tensor, two: Tensor) -> bool:
 def _restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         tensor.copy_(saved[name])
-
-
-def _finish(tensor: Tensor) -> None:
-    """Wait for the device: only then a clock says what the work on it took."""
-    if tensor.device.type not in ("cpu", "meta"):
-        torch.get_device_module(tensor.device).synchronize(tensor.device)

@@ -8,9 +8,11 @@ explained both ways, and a method whose maps differ goes back to the plain loop.
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +34,9 @@ ENGINES = ("auto", "plain")
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
 
+_TRAINED = (frozenset[int](),)
+"""The one depth at which nothing is random."""
+
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError)
 """What an operation that minds the batch's size raises."""
 _log = logging.getLogger(__name__)
@@ -45,11 +50,18 @@ class Trial:
         outputs: Of the model, ``(depths, N, ...)``.
         attributions: Per method one per depth.
         changes: Per unit name, what its re-initialisation changed.
+        seconds: What it took, the proof apart.
     """
 
     outputs: Tensor
     attributions: Mapping[str, list[Tensor]]
     changes: Mapping[str, tuple[Change, ...]]
+    seconds: float = 0.0
+
+    def only(self, depths: Sequence[int]) -> Trial:
+        """Some of the depths."""
+        found = {name: [each[depth] for depth in depths] for name, each in self.attributions.items()}
+        return replace(self, outputs=self.outputs[list(depths)], attributions=found)
 
 
 def engine_for(
@@ -117,42 +129,66 @@ class Engine:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
         self.methods.pop(name)
 
+    def only(self, depths: Sequence[int]) -> Engine:
+        """The same engine for some of the depths."""
+        narrowed = copy.copy(self)
+        narrowed.steps = [self.steps[depth] for depth in depths]
+        narrowed._random, narrowed._planned = [self._random[depth] for depth in depths], {}
+        return narrowed
+
+    def keep(self, names: Collection[str]) -> Engine:
+        """The same engine for some of the methods."""
+        narrowed = copy.copy(self)
+        narrowed.methods = {name: derived for name, derived in self.methods.items() if name in names}
+        return narrowed
+
     def attempt(
-        self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]], saved: Mapping[str, Tensor]
+        self,
+        redraw: Callable[[nn.Module, Unit], tuple[Change, ...]],
+        saved: Mapping[str, Tensor],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> Trial | None:
         """All depths of a trial for the methods that are left; None, now and from here on, where a walk fails."""
         if not self.methods:
             return None
         try:
-            return self.trial(redraw, saved)
+            return self.trial(redraw, saved, clock)
         except NotTraceable as error:
             _log.debug("plain loop: %s", error)
             self.methods.clear()
             return None
 
-    def trial(self, redraw: Callable[[nn.Module, Unit], tuple[Change, ...]], saved: Mapping[str, Tensor]) -> Trial:
+    def trial(
+        self,
+        redraw: Callable[[nn.Module, Unit], tuple[Change, ...]],
+        saved: Mapping[str, Tensor],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Trial:
         """Explain all depths.
 
         Args:
             redraw: Re-initialises a unit of the clone for this trial.
             saved: The clone's trained weights, by name.
+            clock: Of what it takes.
 
         Raises:
             NotTraceable: If a walk fails, or no method is left.
         """
+        begun = clock()
         try:
             self.network.start_trial()
             changes = {unit.name: redraw(self.network.twin, unit) for unit in self.units}
-            outputs, found = self._walks()
-            for name in [name for name in self.methods if self._needs(name) - self._proven]:
-                if name in self.methods:
+            outputs, found = self._walks(self.what, self._random, self.methods)
+            seconds = clock() - begun
+            for name in list(self.methods):
+                if name in self.methods and self._needs(name) - self._proven:
                     try:
                         self._check(name, found[name], redraw)
                     finally:
                         _put_back(self.model, saved)
         except _FAILURES as error:  # an operation that minds the batch's size
             raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
-        return Trial(outputs, {name: found[name] for name in self.methods}, changes)
+        return Trial(outputs, {name: found[name] for name in self.methods}, changes, seconds)
 
     def _needs(self, name: str) -> set[object]:
         derived = self.methods[name]
@@ -178,28 +214,49 @@ class Engine:
         if not self.methods:
             raise NotTraceable("every map differs from the plain loop's")
 
-    def _walks(self) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    def of_the_batch_itself(self) -> list[str]:
+        """Methods that explain no altered copies."""
+        return [name for name, derived in self.methods.items() if derived.copies is None]
+
+    def explain(self, what: Explanation, names: Collection[str]) -> Mapping[str, Tensor]:
+        """Attributions of the trained model by some methods, by as few passes as a walk takes; empty if it fails."""
+        methods = {name: derived for name, derived in self.methods.items() if name in names}
+        if not methods:
+            return {}
+        try:
+            _, found = self._walks(what, _TRAINED, methods)
+        except (NotTraceable, *_FAILURES) as error:
+            _log.debug("the trained model is explained by one method after the other: %s", error)
+            return {}
+        return {name: each[0] for name, each in found.items()}
+
+    def _walks(
+        self, what: Explanation, steps: Sequence[frozenset[int]], methods: Mapping[str, Derived]
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """Every pass that some method needs, once; and what the methods make of them."""
         groups: dict[Copies | None, list[str]] = {}
-        for name, derived in self.methods.items():
+        for name, derived in methods.items():
             groups.setdefault(derived.copies, []).append(name)
         outputs, found = None, {}
         for copies, names in groups.items():
-            sums = self._pass(copies, [self.methods[name] for name in names])
+            sums = self._pass(what, steps, copies, [methods[name] for name in names])
             outputs = sums.outputs if copies is None else outputs
             for name in names:
                 found[name] = [
-                    self.methods[name].combine(first(self.what.inputs), sums.evidence(depth, self.methods[name].layer))
-                    for depth in range(len(self.steps))
+                    methods[name].combine(first(what.inputs), sums.evidence(depth, methods[name].layer))
+                    for depth in range(len(steps))
                 ]
         if outputs is None:  # only altered copies were explained
-            outputs = self._pass(None, []).outputs
+            outputs = self._pass(what, steps, None, []).outputs
         assert outputs is not None
         return outputs, found
 
-    def _pass(self, copies: Copies | None, methods: Sequence[Derived]) -> _Sums:
+    def _pass(
+        self, what: Explanation, steps: Sequence[frozenset[int]], copies: Copies | None, methods: Sequence[Derived]
+    ) -> _Sums:
         """Walk all depths for all rows, as many at once as the budget holds."""
-        inputs, target, sums = self.what.inputs, self.what.target, _Sums(len(self.steps), self.what)
+        inputs, target, total = what.inputs, what.target, len(first(what.inputs))
+        sums = _Sums(len(steps), what)
         layers = {derived.layer.name: derived.layer for derived in methods if derived.layer is not None}
         at_input = frozenset(rule for derived in methods for rule in derived.rules)
         rules = sorted(at_input if at_input and not layers else at_input | {"gradient"})
@@ -207,44 +264,44 @@ class Engine:
         if copies is not None:
             reseed(self.seed, first(inputs).device)
             make = copies.make(first(inputs).detach())
-        for plan in self._plans(tuple(layers), bool(at_input)):
+        for plan in self._plans(steps, tuple(layers), bool(at_input)):
 
             def run(samples: slice, which: range, plan: Plan = plan) -> dict[str, Observed]:
                 rows = torch.cat([make(k, samples) for k in which]) if make is not None else None
                 stacked = rows_of(inputs, samples, len(which), rows)
-                whole = make is None and samples == slice(0, self.samples) and len(plan.chosen) == len(self.steps)
-                trained = self._trained(plan, stacked, rules, whole)
+                again = make is None and samples == slice(0, total) and len(plan.chosen) == len(steps)
+                trained = self._trained(plan, stacked, rules, keep=again and what is self.what)
                 return observe(trained, target_of(target, samples, len(which)), rules, at_input)
 
             room = Rows(max(1, self.budget // max(1, plan.bytes_per_sample())), "walk")
             number = len(copies.weights) if copies is not None else 1
-            for samples, which, seen in room.chunks(self.samples, number, run):
+            for samples, which, seen in room.chunks(total, number, run):
                 weights = [copies.weights[k] for k in which] if copies is not None else None
                 for rule in rules:
                     sums.add(plan.chosen, samples, seen[rule], rule, weights, layers if rule == "gradient" else {})
         return sums
 
-    def _trained(self, plan: Plan, inputs: Any, rules: Sequence[str], whole: bool) -> Trained:
+    def _trained(self, plan: Plan, inputs: Any, rules: Sequence[str], keep: bool) -> Trained:
         """The trained stream: all trials share that of the batch itself, if a single walk has room for it."""
         if self._kept_for != self.network.versions():  # somebody wrote to the weights, be it the same values
             self._kept.clear()
             self._kept_for = self.network.versions()
         key = (plan, *rules)
-        if key in self._kept and whole:
+        if key in self._kept and keep:
             return self._kept[key]
         trained = Trained(plan, inputs, None if rules == ["gradient"] else Steering())
-        if whole:
+        if keep:
             self._kept[key] = trained
         return trained
 
-    def _plans(self, layers: tuple[str, ...], to_input: bool) -> Iterator[Plan]:
+    def _plans(self, steps: Sequence[frozenset[int]], layers: tuple[str, ...], to_input: bool) -> Iterator[Plan]:
         """The depths in as few walks as the budget allows for a single sample."""
-        waiting = [tuple(range(len(self.steps)))]
+        waiting = [tuple(range(len(steps)))]
         while waiting:
             chosen = waiting.pop()
-            key = (chosen, layers, to_input)
+            key = (tuple(steps), chosen, layers, to_input)
             if key not in self._planned:
-                self._planned[key] = Plan(self.network, self._random, chosen, layers, to_input)
+                self._planned[key] = Plan(self.network, steps, chosen, layers, to_input)
             plan = self._planned[key]
             if plan.bytes_per_sample() > self.budget and len(chosen) > 1:
                 waiting += [chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]]

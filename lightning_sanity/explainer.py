@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.method import AttributionFn, Method, first
@@ -40,16 +41,17 @@ class Explainer:
         """
         method = self.methods[name][0]
         seed = stream_seed(self.seed, "explainer", *(key if key and (key[0] == "again" or method.fresh) else ()))
-        with alarm(self._patience(), f"method '{name}' did not return within twice max_time"):
+        with self.patience(f"method '{name}'"):
             maps = self._within_memory(name, what, seed)
         self._explained.add(name)
         return maps
 
-    def _patience(self) -> float | None:
-        """Seconds after which a single explanation counts as hung."""
-        if self._deadline is None:
-            return None
-        return max(2 * self._deadline - self._started - time.perf_counter(), 1.0)
+    def patience(self, what: str) -> AbstractContextManager[None]:
+        """End what hangs, as far as there is a deadline."""
+        seconds = None
+        if self._deadline is not None:
+            seconds = max(2 * self._deadline - self._started - time.perf_counter(), 1.0)
+        return alarm(seconds, f"{what} did not return within twice max_time")
 
     def _within_memory(self, name: str, what: Explanation, seed: int) -> Maps:
         """As many samples at once as memory allows: halved when it runs out, and it stays halved."""

@@ -248,6 +248,7 @@ def parameter_randomization_test(
             "trials": trials,
             "trials_run": {name: len(found.norm) for name, found in measured.items()},
             "thinned": walk.thinned,
+            "cost": walk.cost,
             "engine": walk.engines,
             "diagnostics": list(further),
             "repeats": repeats,

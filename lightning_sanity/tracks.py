@@ -144,6 +144,7 @@ class Walk:
         steps: Which units were random at each depth; a deadline may have thinned them.
         picture_depths: Depths that have pictures.
         thinned: What a deadline left out, in plain values.
+        cost: What the trials were expected to take under a deadline, and took.
         agreement: Share of equal predictions ``(trials, depths)``.
         correlation: Correlation with the trained model's outputs ``(trials, depths)``.
         spread_ratio: Spread of the outputs over the trained model's ``(trials,)``.
@@ -158,6 +159,7 @@ class Walk:
     steps: Sequence[Sequence[Unit]]
     picture_depths: tuple[int, ...]
     thinned: dict[str, Any]
+    cost: dict[str, float]
     agreement: Tensor
     correlation: Tensor
     spread_ratio: Tensor

@@ -61,7 +61,7 @@ FLOORS = (
     ),
     ("division", "random_labels", "network"),
     ("streams",),
-    ("engine", "explainer"),
+    ("engine", "explainer", "calibration"),
     ("cascade", "comparison"),
     ("coverage", "validity", "preparation"),
     ("randomization_tests", "data_randomization"),

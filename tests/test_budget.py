@@ -1,46 +1,57 @@
 import contextlib
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 
 from lightning_sanity import parameter_randomization_test
-from lightning_sanity.budget import Interrupted, alarm, thin
+from lightning_sanity.attribution.derived import Derived
+from lightning_sanity.attribution.method import output_gradient
+from lightning_sanity.budget import Cost, Interrupted, Shared, alarm, thin
 
 
 def test_what_fits_is_left_alone():
-    plan = thin({"a": 1.0}, trials=3, depths=4, seconds=12.0)
+    plan = thin(Cost({"a": 1.0}), trials=3, depths=4, seconds=12.0)
     assert (plan.trials, plan.depths, plan.dropped) == (3, (0, 1, 2, 3), ())
     assert plan.settings(3, 4) == {}
 
 
 @pytest.mark.parametrize("seconds", [30.0, 50.0, 70.0, 90.0])
 def test_trials_and_depths_shrink_together_and_fit(seconds):
-    plan = thin({"a": 0.5, "b": 0.5}, trials=10, depths=10, seconds=seconds)
+    plan = thin(Cost({"a": 0.5, "b": 0.5}), trials=10, depths=10, seconds=seconds)
     assert plan.seconds <= seconds
     assert plan.dropped == ()
     assert abs(plan.trials - len(plan.depths)) <= 1
 
 
 def test_full_depth_is_always_kept_and_depths_are_evenly_spread():
-    plan = thin({"a": 1.0}, trials=2, depths=9, seconds=6.0)
+    plan = thin(Cost({"a": 1.0}), trials=2, depths=9, seconds=6.0)
     assert plan.depths == (2, 5, 8)
 
 
 def test_methods_go_before_controls_the_most_expensive_first():
-    costs = {"cheap": 1.0, "dear": 8.0, "middle": 3.0, "control": 5.0}
+    costs = Cost({"cheap": 1.0, "dear": 8.0, "middle": 3.0, "control": 5.0})
     assert thin(costs, 2, 2, 36.0, controls=["control"]).dropped == ("dear",)
     assert thin(costs, 2, 2, 24.0, controls=["control"]).dropped == ("dear", "middle")
 
 
 def test_when_nothing_fits_the_smallest_walk_of_the_cheapest_method_is_left():
-    plan = thin({"a": 1.0, "b": 2.0, "control": 0.5}, 5, 9, 0.01, controls=["control"])
+    plan = thin(Cost({"a": 1.0, "b": 2.0, "control": 0.5}), 5, 9, 0.01, controls=["control"])
     assert (plan.trials, plan.depths, plan.dropped) == (1, (8,), ("b", "control"))
 
 
 def test_steps_that_are_not_nested_are_all_kept():
-    plan = thin({"a": 1.0}, trials=8, depths=5, seconds=10.0, whole=True)
+    plan = thin(Cost({"a": 1.0}), trials=8, depths=5, seconds=10.0, whole=True)
     assert (plan.trials, len(plan.depths)) == (2, 5)
+
+
+def test_a_shared_walk_is_paid_once_by_all_its_methods_and_not_for_trials_already_walked():
+    cost = Cost({"a": 1.0, "b": 1.0}, {"b": 5.0}, 2.0, 0.5, (Shared(frozenset("ab"), 10.0, 3.0),))
+    assert cost.seconds(["a"], 2, 4) == 2 * (2.0 + 4 * 1.5 + 10.0 + 4 * 3.0)
+    assert cost.seconds(["a", "b"], 2, 4) == 2 * (2.0 + 5.0 + 4 * 2.5 + 10.0 + 4 * 3.0)
+    assert cost.seconds(["a"], 2, 4) - replace(cost, ahead=1).seconds(["a"], 2, 4) == 10.0 + 4 * 3.0
 
 
 def hang():
@@ -108,3 +119,51 @@ def test_a_method_for_which_there_is_no_time_is_named(digits_network):
     assert "max_time is too short" in result.verdicts["endless"].reason
     assert not result.passed
     assert result.verdicts["gradient"].psi > 0.3
+
+
+def computing_only(monkeypatch):
+    """Count what this process computes instead of what others make it wait for."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+
+
+def run(problem, methods, seconds, engine="auto", **changes):
+    model, images, _ = problem
+    given = {"trials": 2, "repeats": 1, "controls": False, "pictures": False, "progress": False, **changes}
+    return parameter_randomization_test(model, images[:4], methods=methods, max_seconds=seconds, engine=engine, **given)
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+@pytest.mark.parametrize(
+    "methods",
+    [["gradient"], ["gradient", "gradcam", "guided_backprop"], ["integrated_gradients", "gradient"], ["occlusion"]],
+    ids="+".join,
+)
+def test_a_walk_takes_what_was_predicted(digits_network, monkeypatch, methods, engine):
+    computing_only(monkeypatch)
+    result = run(digits_network, methods, 1000.0, engine)
+    assert result.settings["thinned"] == {}
+    cost = result.settings["cost"]
+    assert cost["predicted_seconds"] == pytest.approx(cost["measured_seconds"], rel=0.25)
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+def test_a_thinned_test_takes_its_time_and_not_more(digits_network, monkeypatch, engine):
+    computing_only(monkeypatch)
+    result = run(digits_network, ["gradient", "gradcam", "guided_backprop"], 1.5, engine, trials=300)
+    assert set(result.settings["engine"].values()) == {"plain" if engine == "plain" else "two_stream"}
+    assert 0.75 <= result.seconds <= 1.1 * 1.5
+    cost = result.settings["cost"]
+    assert cost["predicted_seconds"] == pytest.approx(cost["measured_seconds"], rel=0.25)
+
+
+def test_a_trial_that_was_walked_beforehand_is_the_same_trial(digits_network):
+    limited, free = (run(digits_network, ["gradient", "gradcam"], seconds) for seconds in (1000.0, None))
+    assert free.settings["cost"] == {}
+    for key, curve in free.curves.items():
+        torch.testing.assert_close(limited.curves[key].values, curve.values, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_walk_over_all_depths_that_hangs_is_ended(digits_network):
+    hanging = Derived(output_gradient, lambda rows, evidence: hang())
+    with pytest.raises(Interrupted, match="a walk over all depths did not return within twice max_time"):
+        run(digits_network, {"hanging": hanging}, 1.0)
