@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,21 +29,35 @@ def average_ranks(flat: Tensor, mask: Tensor | None = None) -> Tensor:
     else:
         flat = flat.float()
         bits = flat.view(torch.int32)
-        bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
+        bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
         if mask is not None:
             bits = bits.masked_fill(~mask, 0x7FFFFFFF)
-        ordered, order = sort_packed(bits.long(), 32)
+        ordered, order = sort_packed(bits, 32)
     ranks = torch.empty_like(flat, dtype=torch.float32)
     ranks.scatter_(1, order, _mean_positions(ordered))
     if mask is not None:
         ranks.masked_fill_(~mask, 0)
+    # A row's sum is NaN or infinite if one of its values is, or if it overflows: only then look at each.
+    doubtful = ~flat.sum(dim=1, keepdim=True).isfinite()
+    if flat.device.type == "cpu" and not bool(doubtful.any()):
+        return ranks
     return ranks.masked_fill_(~flat.isfinite().all(dim=1, keepdim=True), torch.nan)
 
 
 def _mean_positions(ordered: Tensor) -> Tensor:
     """The rank of each place of a sorted ``(N, P)``: the mean position of its run, from 1."""
-    if ordered.device.type == "cpu" and bool((ordered[:, 1:] != ordered[:, :-1]).all()):  # elsewhere asking would wait
-        return torch.arange(1, ordered.shape[1] + 1, dtype=torch.float32).expand_as(ordered)
+    if ordered.device.type != "cpu":  # asking which rows hold ties would wait for the device
+        return _mean_positions_of_runs(ordered)
+    places = torch.arange(1, ordered.shape[1] + 1, dtype=torch.float32).expand_as(ordered)
+    tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
+    if not bool(tied.any()):
+        return places
+    found = places.clone()
+    found[tied] = _mean_positions_of_runs(ordered[tied])
+    return found
+
+
+def _mean_positions_of_runs(ordered: Tensor) -> Tensor:
     first, last = runs(ordered)
     return (first + last).float().div_(2).add_(1)
 
@@ -55,13 +68,14 @@ def sort_packed(keys: Tensor, position_bits: int) -> tuple[Tensor, Tensor]:
     Key and position share one int64, so that one sort of plain values does the work of a sort with indices.
     """
     positions = torch.arange(keys.shape[1], device=keys.device)
-    packed = (keys << position_bits) | positions
+    packed = keys.to(torch.int64, copy=True).bitwise_left_shift_(position_bits).bitwise_or_(positions)
     if packed.device.type == "cpu":
         # NumPy sorts int64 with vector instructions, about ten times faster than torch; both share the memory.
-        packed = torch.from_numpy(np.sort(np.asarray(packed), axis=1))
+        packed.numpy().sort(axis=1)
     else:
         packed = packed.sort(dim=1).values
-    return packed >> position_bits, packed & ((1 << position_bits) - 1)
+    order = packed & ((1 << position_bits) - 1)
+    return packed.bitwise_right_shift_(position_bits), order
 
 
 def runs(ordered: Tensor) -> tuple[Tensor, Tensor]:

@@ -254,7 +254,7 @@ def _centred_unit(vectors: Tensor) -> Prepared:
 
 
 def _unit(vectors: Tensor) -> Prepared:
-    return (vectors / vectors.square().sum(dim=1, keepdim=True).sqrt(),)
+    return (vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True),)
 
 
 def _rank_vectors(maps: Tensor) -> Prepared:
