@@ -294,7 +294,7 @@ def test_maps_do_not_depend_on_the_budget(name):
 
 def test_a_budget_below_one_sample_splits_the_depths():
     engine = walked("residual", budget=8_000)[0]
-    plans = list(engine._plans((), True))
+    plans = list(engine._plans(engine._random, (), True))
     assert len(plans) > 1
     assert sorted(depth for plan in plans for depth in plan.chosen) == list(range(len(engine.steps)))
     assert all(plan.bytes_per_sample() <= 8_000 or len(plan.chosen) == 1 for plan in plans)
