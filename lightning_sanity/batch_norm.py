@@ -31,7 +31,7 @@ class _Normalize(torch.autograd.Function):
         shape = (-1, *[1] * (gradients[0].ndim - 2))
         slope = gradients[0] * (1 / (variance.double() + ctx.eps).sqrt()).to(variance.dtype).reshape(shape)
         for weight in weights:
-            slope = slope * weight.reshape(shape)
+            slope.mul_(weight.reshape(shape))  # a second rounding, as torch has it; not a second tensor
         return (slope, *[None] * 5)
 
 
