@@ -27,8 +27,6 @@ from lightning_sanity.attribution.path import (
 )
 from lightning_sanity.attribution.relevance import lrp_alpha_beta, lrp_epsilon
 
-torch.set_num_threads(1)
-
 MINE = [
     "gradient",
     "input_x_gradient",
