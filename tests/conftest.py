@@ -28,3 +28,9 @@ def digits_network():
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch():
+    """Three colour images (3, 3, 12, 12) and their classes."""
+    return torch.randn(3, 3, 12, 12), torch.tensor([0, 1, 2])

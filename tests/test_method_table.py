@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 import torch
-from test_attribution import MINE, Functional
+from made_networks import Functional
+from test_attribution import MINE
 from torch import nn
 from torchvision import models
 
