@@ -98,8 +98,8 @@ def test_spawned_processes_receive_the_labels_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_spawned_workers_give_the_labels_of_one_process(tmp_path):
-    load = partial(DataLoader, batch_size=32, num_workers=2, multiprocessing_context="spawn", persistent_workers=True)
+def test_a_spawned_worker_gives_the_labels_of_one_process(tmp_path):
+    load = partial(DataLoader, batch_size=32, num_workers=1, multiprocessing_context="spawn", persistent_workers=True)
     rows = received(tmp_path, RandomLabelDataModule(Digits(load=load)), limit_val_batches=0)
     assert label_by_index(rows) == {index: EXPECTED[index] for index in range(SIZE)}
 
