@@ -67,8 +67,8 @@ def run(world, repeats):
     arguments = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
     with tempfile.TemporaryDirectory() as folder:
         model, _ = demo.train(training, validation, epochs=2, seed=0, **arguments)
-        torch.save((model.eval(), validation.tensors[0][:64]), f"{folder}/problem.pt")
-        mp.spawn(work, (world, folder, repeats), nprocs=world)
+        torch.save((model.eval(), validation.tensors[0][: 64 if repeats else 8]), f"{folder}/problem.pt")
+        mp.start_processes(work, (world, folder, repeats), nprocs=world, start_method="fork")
         found = [json.loads(Path(folder, f"{world}-{rank}.json").read_text()) for rank in range(world)]
     assert all(one["equal"] for one in found), f"{world} processes found something else than one"
     return found
@@ -81,6 +81,7 @@ def main(arguments=None):
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # a fork must not find threads of its parent
     run(4, 0)
     found = run(2, 0 if given.equality_only else given.repeats)
     if given.equality_only:

@@ -1,14 +1,11 @@
 """Shared material: a network trained on real digits, and torch on a fixed number of threads."""
 
-import os
-
 import pytest
 import torch
 
 from lightning_sanity import demo
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # one core per worker
+torch.set_num_threads(1)  # the networks are small, and the workers of pytest-xdist share the cores
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +28,9 @@ def digits_network():
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch():
+    """Three colour images (3, 3, 12, 12) and their classes."""
+    return torch.randn(3, 3, 12, 12), torch.tensor([0, 1, 2])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -158,3 +159,18 @@ def rollout(attentions, residual=0.5):
         mixed = (1 - residual) * attention.mean(0) + residual * torch.eye(len(result))
         result = mixed @ result
     return result
+
+
+# Comparison -----------------------------------------------------------------------------------------------------------
+
+
+def quietly(function):
+    """Captum warns about what it does to inputs and hooks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function().detach()
+
+
+def error(a, b):
+    """The largest difference as a share of the largest value of ``b``."""
+    return float((a - b).abs().max() / b.abs().max())

@@ -25,20 +25,20 @@ PASSING, FAILING = tuple(METHODS)[:4], tuple(METHODS)[4:]
 
 @pytest.fixture(scope="module")
 def networks():
-    """Per seed a CNN trained on digits; the first 32 validation images."""
+    """Per seed a CNN trained on digits; the first 24 validation images."""
     training, validation = demo.digits()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "limit_val_batches": 0}
     trained = {seed: demo.train(training, validation, epochs=6, seed=seed, **quiet)[0].eval() for seed in SEEDS}
-    return trained, validation.tensors[0][:32]
+    return trained, validation.tensors[0][:24]
 
 
 @pytest.fixture(scope="module")
 def studies(networks):
-    """Per seed the whole cascade with ten trials."""
+    """Per seed the whole cascade with five trials."""
     trained, images = networks
     return {
         seed: parameter_randomization_test(
-            model, images, methods=METHODS, trials=10, seed=seed, pictures=False, progress=False
+            model, images, methods=METHODS, trials=5, seed=seed, pictures=False, progress=False
         )
         for seed, model in trained.items()
     }

@@ -11,7 +11,6 @@ from lightning_sanity.attribution.gradient import gradient, input_x_gradient, sm
 from lightning_sanity.attribution.guided import deconvnet, guided_backprop
 from lightning_sanity.attribution.path import expected_gradients, integrated_gradients, integrated_gradients_local
 
-torch.set_num_threads(1)
 ZERO = torch.zeros(1, 4, dtype=torch.float64)
 
 METHODS = {

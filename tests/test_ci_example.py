@@ -1,13 +1,17 @@
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lightning_sanity import SanityResult
+from lightning_sanity.cli import main
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WORKFLOW = yaml.safe_load((EXAMPLES / "github_workflow.yaml").read_text())
@@ -47,6 +51,25 @@ def run(tmp_path_factory):
     return step
 
 
+@pytest.fixture
+def command(run, monkeypatch, capsys):
+    """Runs ``lightning-sanity`` in the folder of the job, in this process: that it starts is known by then."""
+    monkeypatch.chdir(run.folder)
+    monkeypatch.syspath_prepend(run.folder)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(run.folder / "again.md"))
+
+    def call(line):
+        program, *arguments = shlex.split(line.replace("\\\n", " "))
+        assert program == "lightning-sanity"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            code = main(arguments)
+        return code, capsys.readouterr()
+
+    return call
+
+
 def test_the_job_passes_on_gradient(run):
     done = run(STEPS["Gate"])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,45 +78,43 @@ def test_the_job_passes_on_gradient(run):
     assert "Saliency maps: PASS" in (run.folder / "summary.md").read_text()
 
 
-def test_the_job_fails_on_guided_backprop_alone(run):
+def test_the_job_fails_on_guided_backprop_alone(run, command):
     (run.folder / "guided.yaml").write_text("require: [guided_backprop]\n")
-    done = run(STEPS["Gate"].replace("examples/policy.yaml", "guided.yaml"))
-    assert done.returncode == 1
-    assert "FAIL: guided_backprop: the map keeps too much of itself" in done.stdout
+    code, printed = command(STEPS["Gate"].replace("examples/policy.yaml", "guided.yaml"))
+    assert code == 1
+    assert "FAIL: guided_backprop: the map keeps too much of itself" in printed.out
 
 
-def test_the_job_fails_on_weights_that_were_not_tested(run):
-    train_again = STEPS["Train"] + " --trainer.max_epochs=1 --seed_everything=1 --trainer.callbacks=null "
-    train_again += (
-        "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.dirpath=other --trainer.callbacks.filename=new"
-    )
-    assert run(train_again).returncode == 0
-    done = run(STEPS["Gate"].replace("--weights run/best.ckpt", "--weights other/new.ckpt"))
-    assert done.returncode == 1
-    assert "none of the 1 results in 'run/sanity' is about these weights" in done.stdout
+def test_the_job_fails_on_weights_that_were_not_tested(run, command):
+    other = torch.load(run.folder / "run" / "best.ckpt", weights_only=True)
+    other["state_dict"]["classifier.3.bias"] += 1e-3
+    torch.save(other, run.folder / "other.ckpt")
+    code, printed = command(STEPS["Gate"].replace("--weights run/best.ckpt", "--weights other.ckpt"))
+    assert code == 1
+    assert "none of the 1 results in 'run/sanity' is about these weights" in printed.out
 
 
-def test_check_adds_the_callback_where_there_is_none(run):
+def test_check_adds_the_callback_where_there_is_none(run, command):
     (run.folder / "plain.yaml").write_text(
         "model: {class_path: lightning_sanity.demo.DigitsClassifier}\n"
         "data: {class_path: examples.ci_gate.Digits}\n"
         "trainer: {accelerator: cpu, logger: false}\n"
     )
-    done = run(
+    code, printed = command(
         "lightning-sanity check --config plain.yaml --ckpt_path run/best.ckpt --methods gradient --trials 2 "
         "--samples 8 --out added --trainer.enable_progress_bar=false"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert code == 0, printed.out + printed.err
     result = SanityResult.from_json(run.folder / "added" / "result.json")
     assert (result.settings["methods"], result.settings["trials"]) == (["gradient"], 2)
 
 
-def test_check_without_a_configuration_tests_the_same_weights(run):
-    done = run(
+def test_check_without_a_configuration_tests_the_same_weights(run, command):
+    code, printed = command(
         "lightning-sanity check lightning_sanity.demo:DigitsClassifier --ckpt run/best.ckpt "
         "--data examples.ci_gate:Digits --methods gradient,guided_backprop --trials 2 --samples 8 --out factory"
     )
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert code == 1, printed.out + printed.err
     result = SanityResult.from_json(run.folder / "factory" / "result.json")
     assert result.weights_digest == SanityResult.from_json(run.folder / "run/sanity/result.json").weights_digest
-    assert run("lightning-sanity gate factory --weights run/best.ckpt --require gradient").returncode == 0
+    assert command("lightning-sanity gate factory --weights run/best.ckpt --require gradient")[0] == 0

@@ -155,14 +155,14 @@ def test_two_processes_train_and_agree(tmp_path):
 @pytest.mark.slow
 def test_the_literature_is_reproduced_on_digits(tmp_path):
     methods = {name: name for name in ("gradient", "gradcam", "guided_backprop")}
-    methods["integrated_gradients"] = integrated_gradients(n_steps=64)
+    methods["integrated_gradients"] = integrated_gradients(n_steps=32)
     result = run(
         tmp_path,
         partial(demo.DigitsClassifier, 2e-3),
-        Digits(500),
+        Digits(350),
         {"max_epochs": 100},
         models=3,
-        probe=64,
+        probe=48,
         methods=methods,
         stop_at=0.97,
         repeats=3,

@@ -2,9 +2,11 @@
 
 import inspect
 
+import families
 import pytest
 import torch
-from test_attribution import MINE, Functional
+from made_networks import Functional
+from test_attribution import MINE
 from torch import nn
 from torchvision import models
 
@@ -27,17 +29,8 @@ def _vit():
     return model
 
 
-NETWORKS = {
-    "cnn": (_cnn, 16),
-    "functional": (Functional, 16),
-    "resnet18": (lambda: models.resnet18(num_classes=5), 64),
-    "inception_v3": (lambda: models.inception_v3(init_weights=False, num_classes=5), 96),
-    "mobilenet_v3_small": (lambda: models.mobilenet_v3_small(num_classes=5), 64),
-    "densenet121": (lambda: models.densenet121(num_classes=5), 64),
-    "convnext_tiny": (lambda: models.convnext_tiny(num_classes=5), 64),
-    "vit": (_vit, 32),
-    "swin_t": (lambda: models.swin_t(num_classes=5), 64),
-}
+SMALL = {"cnn": (_cnn, 16), "functional": (Functional, 16), "vit": (_vit, 32)}
+LARGE = ("resnet18", "inception_v3", "mobilenet_v3_small", "densenet121", "convnext_tiny", "swin_t")
 RELEVANCE = {"lrp_epsilon", "lrp_z_plus", "lrp_alpha_beta", "excitation_backprop"}
 ATTENTION = {"attention_rollout", "gradient_attention"}
 GUIDED = {"guided_backprop", "deconvnet", "guided_gradcam"}
@@ -60,8 +53,12 @@ NOT_DEEPLIFT = {"convnext_tiny": {"deeplift", "deeplift_local"}, "vit": LIFTED}
 
 def table_of(name):
     """``method -> "ok" or the reason`` on one network; asserts what must hold of each."""
-    make, size = NETWORKS[name]
-    model = make().eval().requires_grad_(False)
+    if name in SMALL:
+        make, size = SMALL[name]
+        model = make().eval()
+    else:
+        model, size = families.build(name, 5)
+    model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -89,10 +86,7 @@ def table_of(name):
     return rows
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("cnn", "functional", "vit") else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
-)
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_every_method_works_on_the_network_or_says_why_not(name):
     pytest.importorskip("zennit")
     rows = table_of(name)

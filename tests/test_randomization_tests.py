@@ -216,25 +216,30 @@ def test_progress_counts_to_the_end(few):
     assert ticks[-1][0] == ticks[-1][1] == len(ticks)
 
 
+GATED = {"methods": ("gradient", "guided_backprop"), "trials": 5, "repeats": 1}
+
+
+@pytest.fixture(scope="module")
+def by_default(digits_network):
+    model, images, _ = digits_network
+    return parameter_randomization_test(model, images[:24], **GATED).verdicts
+
+
 @pytest.mark.parametrize("how", ["shuffle", "xavier", "normal"])
-def test_psi_hardly_depends_on_the_strategy(digits_network, how):
+def test_psi_hardly_depends_on_the_strategy(digits_network, by_default, how):
     model, images, _ = digits_network
-    given = {"methods": ("gradient", "guided_backprop"), "trials": 5, "repeats": 1}
-    default = parameter_randomization_test(model, images[:24], **given).verdicts
-    other = parameter_randomization_test(model, images[:24], reinitialize=how, **given).verdicts
-    for name in given["methods"]:
-        assert other[name].psi == pytest.approx(default[name].psi, abs=0.1)
+    other = parameter_randomization_test(model, images[:24], reinitialize=how, **GATED).verdicts
+    for name in GATED["methods"]:
+        assert other[name].psi == pytest.approx(by_default[name].psi, abs=0.1)
 
 
-def test_psi_of_a_fresh_twin_agrees_with_redrawn_tensors(digits_network):
+def test_psi_of_a_fresh_twin_agrees_with_redrawn_tensors(digits_network, by_default):
     model, images, _ = digits_network
-    given = {"methods": ("gradient", "guided_backprop"), "trials": 5, "repeats": 1}
-    default = parameter_randomization_test(model, images[:24], **given)
-    twin = parameter_randomization_test(model, images[:24], reinitialize=demo.DigitsClassifier, **given)
+    twin = parameter_randomization_test(model, images[:24], reinitialize=demo.DigitsClassifier, **GATED)
     assert twin.settings["reinitialize"] == "twin"
     assert twin.coverage.share == 1.0
-    for name in given["methods"]:
-        assert twin.verdicts[name].psi == pytest.approx(default.verdicts[name].psi, abs=0.1)
+    for name in GATED["methods"]:
+        assert twin.verdicts[name].psi == pytest.approx(by_default[name].psi, abs=0.1)
 
 
 def test_twins_with_positive_weights_only_make_the_run_invalid(few):

@@ -1,0 +1,115 @@
+"""Class activation maps against captum and slow versions, and the layers they read."""
+
+import captum.attr as captum
+import pytest
+import reference
+import torch
+from made_networks import cnn
+from reference import quietly
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_sanity import attribution
+from lightning_sanity.attribution import resolve
+from lightning_sanity.attribution.cam import gradcam, internal_influence, scorecam
+from lightning_sanity.attribution.layers import last_map, layout_of
+
+
+def test_gradcam_matches_captum(batch):
+    model, (x, target) = cnn(), batch
+    raw = quietly(lambda: captum.LayerGradCam(model, model[3]).attribute(x, target=target, relu_attributions=True))
+    expected = F.interpolate(raw, size=(12, 12), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(gradcam("3")(model, x, target), expected)
+    assert last_map(model, x).name == "3"
+
+
+@pytest.mark.parametrize("name", ["gradcam_plus_plus", "layercam", "scorecam"])
+def test_activation_maps_match_the_slow_version(batch, name):
+    model, (x, target) = cnn(), batch
+    found = attribution._METHODS[name](layer="3")(model, x, target)
+    for sample in range(len(x)):
+        features, slope = reference.feature_gradient(model[:4], model[4:], x[sample], int(target[sample]))
+        with torch.no_grad():
+            expected = (
+                reference.scorecam(model, features, x[sample], int(target[sample]))
+                if name == "scorecam"
+                else getattr(reference, name)(features, slope)
+            )
+        expected = F.interpolate(expected[None, None], size=(12, 12), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(found[sample], expected[0], atol=1e-6, rtol=1e-4)
+
+
+def test_cam_averages_to_the_score(batch):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+        def forward(self, x):
+            return self.head(F.relu(self.features(x)).mean((2, 3)))
+
+    model, (x, target) = Pooled(), batch
+    found = resolve("cam")(model, x, target)
+    expected = model(x).gather(1, target[:, None])[:, 0] - model.head.bias[target]
+    torch.testing.assert_close(found.mean((1, 2, 3)), expected)
+
+
+def test_cam_refuses_another_head_by_naming_it(batch):
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5)
+    )
+    reason = resolve("cam").refuses(model, *batch)
+    assert "AdaptiveAvgPool2d, Flatten, Linear, ReLU, Linear" in reason
+
+
+def test_internal_influence_matches_captum(batch):
+    model, (x, target) = cnn(), batch
+    raw = quietly(lambda: captum.InternalInfluence(model, model[3]).attribute(x, target=target, n_steps=12))
+    expected = F.interpolate(raw.sum(1, keepdim=True), size=(12, 12), mode="bilinear", align_corners=False)
+    found = internal_influence("3", n_steps=12, max_batch=5)(model, x, target)
+    torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=1e-4)
+
+
+def test_gradcam_rejects_a_layer_that_is_not_there(batch):
+    with pytest.raises(ValueError, match="layer 'nope' is not a module of the model"):
+        gradcam("nope").refuses(cnn(), *batch)
+
+
+def test_gradcam_finds_no_map_in_a_perceptron(batch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 5))
+    assert "no spatial feature map" in gradcam().refuses(model, *batch)
+
+
+def test_scorecam_takes_the_widest_channels_only(batch):
+    model = cnn()
+    assert scorecam("3", max_channels=2)(model, *batch).shape == (3, 1, 12, 12)
+
+
+# Layouts of a layer's output -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "size"),
+    [
+        ((2, 64, 7, 7), "channels first", (7, 7)),
+        ((2, 7, 7, 768), "channels last", (7, 7)),
+        ((2, 50, 64), "tokens", (7, 7)),
+        ((2, 49, 64), "tokens", (7, 7)),
+    ],
+)
+def test_layout_is_read_from_the_shape(shape, kind, size):
+    layout = layout_of(shape, (224, 224))
+    assert (layout.kind, layout.sides) == (kind, size)
+    assert tuple(layout.grid(torch.zeros(shape)).shape[2:]) == size
+
+
+def test_layout_of_an_oblong_image_keeps_its_shape():
+    layout = layout_of((1, 1 + 8 * 4, 16), (64, 32))
+    assert (layout.sides, layout.prefix) == ((8, 4), 1)
+    assert layout_of((1, 768, 1, 1), (64, 64)) is None
+
+
+def test_tokens_become_a_grid_in_reading_order():
+    tokens = torch.arange(5.0).reshape(1, 5, 1)
+    grid = layout_of((1, 5, 1), (8, 8)).grid(tokens)
+    assert grid.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
