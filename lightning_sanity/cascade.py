@@ -48,6 +48,7 @@ class Settings:
     diagnostics: tuple[str, ...]
     picture_samples: tuple[int, ...]
     engine: str = "auto"
+    max_batch: int | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -96,7 +97,7 @@ class Cascade:
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
         self._deadline, self._share = deadline, share or Share()
-        self._explain = Explainer(methods, settings.seed, deadline)
+        self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch)
         self._seconds: dict[str, float] = {}
         self._thinned: dict[str, Any] = {}
         self._limit: float = math.inf
@@ -273,7 +274,7 @@ class Cascade:
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process does all the work."""
-        alone = self._share.world == 1 and not self._explain.in_chunks
+        alone = self._share.world == 1 and self._explain.whole(self.samples)
         exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
         if self.settings.engine == "plain" or not (alone and exact and following):
             return None

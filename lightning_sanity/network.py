@@ -197,7 +197,11 @@ class Network:
 
     @torch.no_grad()
     def take_random(self, model: nn.Module) -> None:
-        """Copy the weights that ``model``, the trained module itself, carries just now into the random copy."""
+        """Copy the weights that ``model``, the trained module itself, carries just now into the random copy.
+
+        That copy lies on the model's device beside the trained weights for as long as the network is kept, which is
+        what explaining all depths at once costs: one more model. ``engine="plain"`` does without.
+        """
         self._mixed.clear()
         theirs = dict(named_tensors(model))
         for name, tensor in named_tensors(self.random):

@@ -151,17 +151,24 @@ def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int)
 
 
 def prepared_methods(
-    chosen: Mapping[str, Method], what: Explanation
+    chosen: Mapping[str, Method], what: Explanation, max_batch: int | None = None
 ) -> tuple[dict[str, str], dict[str, tuple[Method, AttributionFn]]]:
-    """Methods that mean nothing on this model, with the reason, and the others, prepared."""
+    """Methods that mean nothing on this model, with the reason, and the others, prepared.
+
+    Where only ``max_batch`` samples are explained at once, a method is prepared for each part when it comes to it.
+    """
+    parts = [what] if max_batch is None else list(what.chunks(max_batch))
     refused: dict[str, str] = {}
     prepared: dict[str, tuple[Method, AttributionFn]] = {}
     for name, method in chosen.items():
-        reason = method.refuses(what.model, what.inputs, what.target) if method.refuses is not None else None
+        refuses = method.refuses or (lambda model, inputs, target: None)
+        reasons = (refuses(part.model, part.inputs, part.target) for part in parts)
+        reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
             refused[name] = f"not applicable: {reason}"
         else:
-            function = method.prepare(what.model, what.inputs) if method.prepare is not None else method.attribute
+            ready = method.prepare is None or len(parts) > 1
+            function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]
             prepared[name] = method, function
     return refused, prepared
 

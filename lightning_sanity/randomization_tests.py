@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_sanity import diagnostics as diagnostics_module
@@ -60,6 +61,7 @@ def parameter_randomization_test(
     granularity: Granularity = "layer",
     max_steps: int | None = None,
     reinitialize: Reinitialize = "default",
+    twin_device: str | torch.device | None = None,
     norm_stats: str = "auto",
     trials: int | Literal["auto"] = 5,
     repeats: int = 3,
@@ -76,6 +78,7 @@ def parameter_randomization_test(
     pictures: bool = True,
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
+    max_batch: int | None = None,
     share: Share | None = None,
     engine: str = "auto",
 ) -> SanityResult:
@@ -106,6 +109,9 @@ def parameter_randomization_test(
             saved hyper-parameters), else ``"normal"``: each tensor redrawn with its own mean and standard deviation.
             Also ``"shuffle"``, ``"reset"``, ``"xavier"``, ``"kaiming"``, a function of a module, or a twin factory
             (a function without arguments).
+        twin_device: Where twins live, one at a time, from which each unit is copied over in its turn: ``"cpu"`` keeps
+            them out of a GPU's memory. None = where their factory makes them, which is the CPU unless it says
+            otherwise. The result is the same.
         norm_stats: Running statistics of normalisation layers: ``"auto"`` (the twin's own, else kept), ``"keep"``,
             ``"reset"`` or ``"recalibrate"`` on the inputs.
         trials: Independent re-initialisations; 20 for a release. One trial never passes. ``"auto"`` runs 5, then up to
@@ -130,9 +136,13 @@ def parameter_randomization_test(
             function may raise to end the test.
         max_seconds: About how long the test may take: depths and trials are thinned evenly to fit, then methods are
             left out, which the result's settings and notes say. A method that hangs for twice as long ends the test.
+        max_batch: Most samples that are explained at once, against running out of memory; all if None. A stochastic
+            method draws other noise for other parts. Methods that run many altered copies of a sample have a
+            ``max_batch`` of their own for these.
         share: This process's part where several of them run the same test together.
         engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
-            ``settings["engine"]``; ``"plain"`` always explains one depth after the other.
+            ``settings["engine"]``, at the price of one more copy of the weights on the model's device; ``"plain"``
+            always explains one depth after the other, without that copy.
 
     Returns:
         Curves, verdicts and the proof of what was re-initialised.
@@ -152,7 +162,7 @@ def parameter_randomization_test(
     further = diagnostics_module.check_names(diagnostics)
     gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
     measures_of(similarities)  # raises on an unknown name
-    _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
+    _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps, max_batch=max_batch)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
     if engine not in ENGINES:
@@ -164,7 +174,7 @@ def parameter_randomization_test(
         target_, problem = explained_target(asked.target, graph.outputs, batch_size(values))
         planned = plan(copied, graph, granularity, max_steps)
         notes = other_paths(copied, explained, values, graph)
-        drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
+        drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats, twin_device)
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
@@ -176,9 +186,9 @@ def parameter_randomization_test(
             chosen = chosen if place is None else {name: place.adapted(method) for name, method in chosen.items()}
         if asked.target_name != "class":
             plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
-            reach = reach_of(what, plain.attribute)
+            reach = reach_of(what, plain.attribute, max_batch)
             mask = mask if reach is None else reach if mask is None else mask & reach
-        refused, prepared = prepared_methods(chosen, what)
+        refused, prepared = prepared_methods(chosen, what, max_batch)
         steps = subsets(planned.units, order)
         support = support_in(values)
         settings = Settings(
@@ -189,6 +199,7 @@ def parameter_randomization_test(
             diagnostics=further,
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
             engine=engine,
+            max_batch=max_batch,
         )
         used = suited(similarities, first(values), support, mask, tokens=place is not None)
         deadline = None if max_seconds is None else started + max_seconds
@@ -249,6 +260,7 @@ def parameter_randomization_test(
             "trials_run": {name: len(found.norm) for name, found in measured.items()},
             "thinned": walk.thinned,
             "engine": walk.engines,
+            "max_batch": max_batch,
             "diagnostics": list(further),
             "repeats": repeats,
             "retarget": retarget,
@@ -273,8 +285,13 @@ def parameter_randomization_test(
     )
 
 
-def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None) -> None:
-    for name, value, least in (("trials", trials, 1), ("repeats", repeats, 1), ("max_steps", max_steps, 1)):
+def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None, max_batch: int | None) -> None:
+    for name, value, least in (
+        ("trials", trials, 1),
+        ("repeats", repeats, 1),
+        ("max_steps", max_steps, 1),
+        ("max_batch", max_batch, 1),
+    ):
         if (
             value is not None
             and not (name == "trials" and value == "auto")
