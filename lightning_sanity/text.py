@@ -129,7 +129,11 @@ class Embedding:
         )
 
     def adapted(self, method: Method) -> Method:
-        """A method of embeddings as one of ids: ``(N, T)`` scores, 0 for tokens that do not count."""
+        """A method of embeddings as one of ids: ``(N, T)`` scores, 0 for tokens that do not count.
+
+        What hides parts of the input hides a token at a time, and never those that do not count.
+        """
+        method = method if method.over is None else method.over(_each_token)
         if method.passes == 0:  # what never looks at the model must not see its embeddings either
             return replace(method, attribute=self._of_ids(method.attribute))
 
@@ -160,6 +164,12 @@ class Embedding:
         found: Tensor = attribution[0] if isinstance(attribution, tuple) else attribution
         reduced = torch.linalg.vector_norm(found, dim=1) if self.reduce == "norm" else found.sum(1)
         return torch.where(counted, reduced, torch.zeros_like(reduced))
+
+
+def _each_token(inputs: Any) -> Tensor:
+    """A part of its own for every token that counts; labels ``(N, 1, T)``."""
+    counted: Tensor = inputs[-1]
+    return (counted.cumsum(1) - 1).masked_fill(~counted, -1)[:, None]
 
 
 class _Reached(Exception):

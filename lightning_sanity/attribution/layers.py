@@ -253,13 +253,14 @@ def activation_and_gradient(
     return layer.layout.grid(kept[0].detach()), layer.layout.grid(slope)
 
 
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""What torch calls linear interpolation, by the number of sides."""
 
 
 def resized(maps: Tensor, like: Tensor) -> Tensor:
     """Maps ``(N, 1, *sides)`` at the input's size, interpolated linearly along every side."""
     maps = maps.detach().to(like.dtype)
-    return F.interpolate(maps, size=like.shape[2:], mode=_MODES[like.ndim - 2], align_corners=False)
+    return F.interpolate(maps, size=like.shape[2:], mode=LINEAR[like.ndim - 2], align_corners=False)
 
 
 def over_positions(value: Tensor) -> tuple[int, ...]:
