@@ -126,7 +126,8 @@ def parameter_randomization_test(
             see ``diagnostics.diagnose``.
         forward: ``forward(model, *inputs) -> scores`` (``**inputs`` for a mapping) where calling the model is not
             enough.
-        layer: Module for the class activation maps; the last spatial feature map if None.
+        layer: Module for the class activation maps; if None the last spatial feature map, of a segmenter that of its
+            bottleneck.
         explain: Which of several inputs, by its place or key; see ``question.ask`` for the default. All of them:
             ``multi_input.multi_input_randomization_test``.
         tokens: Where and how token ids are explained; found out if None.

@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from lightning_sanity import Outcome, attribution, demo, parameter_randomization_test
 from lightning_sanity.attribution import integrated_gradients
+from lightning_sanity.attribution.layers import last_map
 from lightning_sanity.multi_input import multi_input_randomization_test
+from lightning_sanity.shadow import Adapted
 from lightning_sanity.text import Tokens
 
 FAILING = ("edge_detector", "input_copy")
@@ -96,6 +98,22 @@ def test_the_edges_of_a_volume_are_its_steps_along_every_side():
     edges = attribution.resolve("edge_detector")(nn.Identity(), volume)
     assert edges[0, 0, 2].eq(1).all()
     assert edges.sum() == 16
+
+
+def test_the_map_of_a_segmenter_is_that_of_its_bottleneck():
+    model, images = load("segmentation").UNet().eval(), torch.randn(2, 1, 24, 24)
+    explained = Adapted(model, lambda model, value: model(value)[:, 1].flatten(1).sum(1))
+    named = attribution.gradcam(layer="bottom")(explained, images, None)
+    assert last_map(explained, images).name == "model.bottom"
+    assert torch.equal(attribution.gradcam()(explained, images, None), named)
+
+
+def test_the_scores_of_positions_are_no_feature_map():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 1))
+    explained = Adapted(model, lambda model, value: model(value)[:, 1].flatten(1).sum(1))
+    assert last_map(explained, torch.randn(2, 1, 8, 8)).name == "model.1"
+    pooled = nn.Sequential(*model, nn.AdaptiveAvgPool2d(1), nn.Flatten())  # a classifier's maps of classes
+    assert last_map(pooled, torch.randn(2, 1, 8, 8)).name == "2"
 
 
 @pytest.mark.parametrize("similarity", ["ssim", "hog", "ms_ssim", "ssim.abs"])
