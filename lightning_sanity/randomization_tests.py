@@ -184,7 +184,9 @@ def parameter_randomization_test(
         place = mask = None
         if at_embeddings(values, tokens):
             what, place, mask = at_tokens(what, asked.names, tokens)
-            chosen = chosen if place is None else {name: place.adapted(method) for name, method in chosen.items()}
+        if place is not None:
+            chosen = {name: place.adapted(method) for name, method in chosen.items()}
+            notes += place.notes
         if asked.target_name != "class":
             plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
             reach = reach_of(what, plain.attribute, max_batch)
@@ -269,6 +271,7 @@ def parameter_randomization_test(
             "samples": batch_size(values),
             "input_shape": list(first(values).shape),
             "explained": asked.name,
+            "tokens": None if place is None else {"embedding": place.module, "reduce": place.reduce},
             "target": asked.target_name,
             "model": type(model).__name__,
             "criterion": asdict(criterion),

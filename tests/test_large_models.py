@@ -119,7 +119,7 @@ def test_scores_of_a_hugging_face_classifier_are_those_of_inputs_embeds(bert, en
     outputs = bert(inputs_embeds=embedded, attention_mask=mask).logits
     target = outputs.argmax(1)
     (slope,) = torch.autograd.grad(outputs.gather(1, target[:, None]).sum(), embedded)
-    expected = F.normalize(slope.sum(2) * mask, dim=1)
+    expected = F.normalize(slope.norm(dim=2) * mask, dim=1)
     found, kept = token_scores(bert, encoded, method="gradient", tokens=Tokens())
     assert torch.allclose(found, expected * kept, atol=1e-5)
 
