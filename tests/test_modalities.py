@@ -42,6 +42,14 @@ def test_examples_of_other_inputs_have_valid_verdicts(name, cam, settings, tmp_p
     assert all((method if isinstance(method, str) else method.name, "spearman") in result.curves for method in methods)
 
 
+def test_the_example_of_two_inputs_has_a_verdict_for_each_and_for_both(tmp_path, capsys):
+    methods = ["gradient", integrated_gradients(4, tolerance=1.0)]
+    result = load("two_inputs").main(tmp_path, steps=60, trials=2, samples=12, methods=methods)
+    assert result.valid, result.validity
+    assert "integrated_gradients[table]" in capsys.readouterr().out
+    assert (tmp_path / "two_inputs.png").stat().st_size > 10_000
+
+
 # ------------------------------------------------------------------------------------------------ shapes and methods
 
 SHAPES = {
