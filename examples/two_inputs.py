@@ -44,7 +44,7 @@ def main(out="two_inputs", steps=200, trials=5, samples=32, methods=("gradient",
     probe = {"image": images[:samples], "table": table[:samples]}
     result = multi_input_randomization_test(model.eval(), probe, methods=methods, trials=trials)
     Path(out).mkdir(exist_ok=True, parents=True)
-    figures.curves(result).savefig(Path(out) / "two_inputs.png", dpi=100)
+    figures.verdicts(result).savefig(Path(out) / "two_inputs.png", dpi=100)
     for name, verdict in result.verdicts.items():
         print(f"{name:30s} {verdict.outcome.value:13s} {verdict.reason}")
     return result
