@@ -406,7 +406,8 @@ class SaliencySanityCallback(pl.Callback):
             twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
         except RuntimeError as error:
             raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
-        shared = ("methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures")
+        shared = ["methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures"]
+        shared += ["target", "explain", "tokens"]
         return data_randomization_test(
             measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
         )

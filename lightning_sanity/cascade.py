@@ -23,7 +23,15 @@ from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.division import Division, Outputs, unite_references
 from lightning_sanity.engine import Engine, Trial, engine_for
 from lightning_sanity.explainer import Explainer
-from lightning_sanity.explanation import CROSS_PAIRS, AttributionFailed, Explanation, Maps, Reference, reduced
+from lightning_sanity.explanation import (
+    CROSS_PAIRS,
+    QUESTIONS,
+    AttributionFailed,
+    Explanation,
+    Maps,
+    Reference,
+    reduced,
+)
 from lightning_sanity.pictures import coarse, small
 from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
@@ -34,7 +42,6 @@ from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
 
 POSITIVE_CONTROL = "gradient"
-_QUESTIONS = 3  # unrelated samples that are asked the same question, which costs an explanation each
 
 
 @dataclass(frozen=True)
@@ -349,7 +356,7 @@ class Cascade:
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self.samples - 1, CROSS_PAIRS) + 1))["spearman"]
         if self.what.question is not None and len(pairs):
-            crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:_QUESTIONS]]
+            crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:QUESTIONS]]
             pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
 

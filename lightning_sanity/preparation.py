@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_sanity._rng import isolated_rng
+from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import AttributionFn, Method
 from lightning_sanity.cascade import Progress
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
+from lightning_sanity.measures import reach_of
 from lightning_sanity.probe import batch_size
 from lightning_sanity.shadow import (
     Adapted,
@@ -31,6 +33,7 @@ from lightning_sanity.shadow import (
     logits,
     preserved,
 )
+from lightning_sanity.text import Embedding
 
 
 @contextmanager
@@ -171,6 +174,15 @@ def prepared_methods(
             function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]
             prepared[name] = method, function
     return refused, prepared
+
+
+def within_reach(
+    what: Explanation, place: Embedding | None, mask: Tensor | None, max_batch: int | None = None
+) -> Tensor | None:
+    """The mask ``(N, H, W)`` of what is compared, less what the explained numbers do not depend on; None = all."""
+    plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
+    reach = reach_of(what, plain.attribute, max_batch)
+    return mask if reach is None else reach if mask is None else mask & reach
 
 
 @contextmanager

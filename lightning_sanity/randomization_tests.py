@@ -19,7 +19,7 @@ from lightning_sanity.cascade import Cascade, Progress, Settings
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
-from lightning_sanity.measures import measures_of, reach_of, suited, support_in
+from lightning_sanity.measures import measures_of, suited, support_in
 from lightning_sanity.preparation import (
     environment,
     explained_target,
@@ -27,6 +27,7 @@ from lightning_sanity.preparation import (
     prepared_methods,
     progress_bar,
     quiet_copy,
+    within_reach,
 )
 from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.question import ask
@@ -188,9 +189,7 @@ def parameter_randomization_test(
             chosen = {name: place.adapted(method) for name, method in chosen.items()}
             notes += place.notes
         if asked.target_name != "class":
-            plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
-            reach = reach_of(what, plain.attribute, max_batch)
-            mask = mask if reach is None else reach if mask is None else mask & reach
+            mask = within_reach(what, place, mask, max_batch)
         refused, prepared = prepared_methods(chosen, what, max_batch)
         steps = subsets(planned.units, order)
         support = support_in(values)
@@ -271,7 +270,7 @@ def parameter_randomization_test(
             "samples": batch_size(values),
             "input_shape": list(first(values).shape),
             "explained": asked.name,
-            "tokens": None if place is None else {"embedding": place.module, "reduce": place.reduce},
+            "tokens": None if place is None else place.settings,
             "target": asked.target_name,
             "model": type(model).__name__,
             "criterion": asdict(criterion),

@@ -82,16 +82,23 @@ class Embedding:
     """A place in a model where ids become vectors: the call number ``call`` of module ``module``.
 
     Attributes:
-        module: Its name.
+        module: Its name in the model of ``explanation``.
         call: Counted from 0 in every pass.
         reduce: "sum" or "norm".
+        name: That of the module in the user's model.
         cancels: Whether the gradient's sum over dimensions is 0 there whatever the weights are.
     """
 
     module: str
     call: int
     reduce: str
+    name: str
     cancels: bool = False
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a result keeps of it."""
+        return {"embedding": self.name, "reduce": self.reduce}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -275,7 +282,8 @@ def at_tokens(
             "of a module that is called once and returns (N, T, E)"
         )
     module, call = found[0]
-    place = Embedding(f"model.{module}", call, given.reduce)  # as it is called in the model of ``explanation``
+    own = module.removeprefix("model.") if isinstance(what.model, Adapted) else module
+    place = Embedding(f"model.{module}", call, given.reduce, own)
     counted = _counted(what, ids, names, given, what.model.get_submodule(module))
     opened = place.explanation(what, counted)
     return opened, place.settled(opened, given.reduce), counted[:, None]

@@ -154,7 +154,7 @@ def test_where_sums_cancel_scores_are_norms_and_the_result_says_so(before, dtype
     assert torch.equal(by_itself, asked_for)
     if dtype is torch.float32:
         result = parameter_randomization_test(model, ids, methods="gradient", trials=1, controls=False)
-        assert result.settings["tokens"] == {"embedding": "model.embedding", "reduce": "norm"}
+        assert result.settings["tokens"] == {"embedding": "embedding", "reduce": "norm"}
         assert any("scores of tokens are norms" in note for note in result.coverage.notes)
 
 
