@@ -43,9 +43,9 @@ def main(out="segmentation", steps=250, trials=5, samples=16, methods=("gradient
         model.zero_grad()
         loss.backward()
         optimizer.step()
-    disc = {"target": targets.class_mask(1), "layer": "bottom"}  # the sum of disc scores over the predicted discs
+    disc = targets.class_mask(1)  # the sum of disc scores over the predicted discs
     probe = scenes(samples, generator)[0]
-    result = parameter_randomization_test(model.eval(), probe, methods=methods, trials=trials, **disc)
+    result = parameter_randomization_test(model.eval(), probe, target=disc, methods=methods, trials=trials)
     Path(out).mkdir(exist_ok=True, parents=True)
     figures.maps(result).savefig(Path(out) / "segmentation.png", dpi=100)
     print(*(f"{name}: {v.outcome.value}, {v.reason}" for name, v in result.verdicts.items()), sep="\n")

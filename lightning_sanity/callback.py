@@ -34,6 +34,7 @@ from lightning_sanity.scalars import scalars
 from lightning_sanity.shadow import clone, weights_digest
 from lightning_sanity.shares import Share
 from lightning_sanity.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
+from lightning_sanity.twins import device_named
 from lightning_sanity.units import ORDERS, Granularity
 from lightning_sanity.verdict import Criterion
 
@@ -56,6 +57,7 @@ class SaliencySanityCallback(pl.Callback):
         max_steps: See there.
         similarities: See there; logged as ``<method>/<similarity>``.
         reinitialize: See there.
+        twin_device: See there.
         norm_stats: See there.
         trials: See there. Few are enough to watch a training run; a release wants 20.
         repeats: See there.
@@ -77,6 +79,7 @@ class SaliencySanityCallback(pl.Callback):
         tokens: See there.
         clone_fn: See there.
         engine: See there; ``"plain"`` where results of one process are to equal those of several to the last bit.
+        max_batch: See there.
         log_images: Send figures to the loggers.
         report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.
         baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
@@ -120,6 +123,7 @@ class SaliencySanityCallback(pl.Callback):
         max_steps: int | None = None,
         similarities: Sequence[str] | None = None,
         reinitialize: Reinitialize = "default",
+        twin_device: str | None = None,
         norm_stats: str = "auto",
         trials: int | Literal["auto"] = 3,
         repeats: int = 3,
@@ -138,6 +142,7 @@ class SaliencySanityCallback(pl.Callback):
         tokens: Any = None,
         clone_fn: Callable[..., Any] | None = None,
         engine: str = "auto",
+        max_batch: int | None = None,
         log_images: bool = True,
         report: bool = True,
         baseline: str | Path | None = None,
@@ -155,12 +160,15 @@ class SaliencySanityCallback(pl.Callback):
         _check_at_least("every_n_validations", every_n_validations, 1)
         if trials != "auto":
             _check_at_least("trials", trials, 1)
+        if max_batch is not None:
+            _check_at_least("max_batch", max_batch, 1)
         if isinstance(probe, int):
             _check_at_least("probe", probe, 2)
         try:
             self._gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
             self._similarities = [similarity_module.resolve(key).name for key in similarities or ("ssim", "spearman")]
             check_names(diagnostics)
+            device_named(twin_device)
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
         self.probe, self.every_n_validations = probe, every_n_validations
@@ -181,6 +189,7 @@ class SaliencySanityCallback(pl.Callback):
             "granularity": granularity,
             "max_steps": max_steps,
             "reinitialize": reinitialize,
+            "twin_device": twin_device,
             "norm_stats": norm_stats,
             "trials": trials,
             "repeats": repeats,
@@ -194,6 +203,7 @@ class SaliencySanityCallback(pl.Callback):
             "tokens": tokens,
             "clone_fn": clone_fn,
             "engine": engine,
+            "max_batch": max_batch,
             "pictures": log_images,
         }
         self._probe: Probe | None = None
@@ -396,7 +406,8 @@ class SaliencySanityCallback(pl.Callback):
             twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
         except RuntimeError as error:
             raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
-        shared = ("methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures")
+        shared = ["methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures"]
+        shared += ["target", "explain", "tokens"]
         return data_randomization_test(
             measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
         )

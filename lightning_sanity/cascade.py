@@ -24,7 +24,15 @@ from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.division import Division, Outputs, unite_references
 from lightning_sanity.engine import Engine, Trial, engine_for
 from lightning_sanity.explainer import Explainer
-from lightning_sanity.explanation import CROSS_PAIRS, AttributionFailed, Explanation, Maps, Reference, reduced
+from lightning_sanity.explanation import (
+    CROSS_PAIRS,
+    QUESTIONS,
+    AttributionFailed,
+    Explanation,
+    Maps,
+    Reference,
+    reduced,
+)
 from lightning_sanity.pictures import coarse, small
 from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
@@ -37,7 +45,6 @@ from lightning_sanity.units import Unit
 POSITIVE_CONTROL = "gradient"
 _MARGIN = 0.1  # of the time that is left, not planned for
 _PATIENCE = 0.01  # of the time that is left, to time one explanation again
-_QUESTIONS = 3  # unrelated samples that are asked the same question, which costs an explanation each
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Settings:
     diagnostics: tuple[str, ...]
     picture_samples: tuple[int, ...]
     engine: str = "auto"
+    max_batch: int | None = None
 
 
 Redraw = Callable[[nn.Module, Unit], tuple[Change, ...]]
@@ -100,7 +108,7 @@ class Cascade:
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
         self._deadline, self._share = deadline, share or Share()
-        self._explain = Explainer(methods, settings.seed, deadline)
+        self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch)
         self._begun = time.perf_counter()
         self._clock = clock(first(what.inputs).device)
         self._seconds: dict[str, tuple[float, float]] = {}
@@ -154,7 +162,9 @@ class Cascade:
         depths = len(self.steps)
         tables = {name: self._tables(name, trials) for name in following}
         division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
-        engine = None if self._walker is None or self._explain.in_chunks else self._walker.keep(following)
+        engine = (
+            self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
+        )
         outputs: Outputs = {}
         saved = _snapshot(self.model, self.trained)
         self._previous_twin: Reference | None = None
@@ -370,7 +380,7 @@ class Cascade:
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process does all the work."""
-        alone = self._share.world == 1 and not self._explain.in_chunks
+        alone = self._share.world == 1 and self._explain.whole(self.samples)
         exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
         if self.settings.engine == "plain" or not (alone and exact and following):
             return None
@@ -452,7 +462,7 @@ class Cascade:
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self.samples - 1, CROSS_PAIRS) + 1))["spearman"]
         if self.what.question is not None and len(pairs):
-            crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:_QUESTIONS]]
+            crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:QUESTIONS]]
             pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
 

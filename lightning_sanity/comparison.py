@@ -12,7 +12,15 @@ from torch import Tensor
 from lightning_sanity import pictures
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.method import AttributionFn, Method
-from lightning_sanity.explanation import CROSS_PAIRS, AttributionFailed, Explanation, Maps, Reference, explain
+from lightning_sanity.explanation import (
+    CROSS_PAIRS,
+    QUESTIONS,
+    AttributionFailed,
+    Explanation,
+    Maps,
+    Reference,
+    explain,
+)
 from lightning_sanity.probe import batch_size
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials
@@ -58,7 +66,11 @@ class Comparison:
         likeness, unrelated = empty, {key: table.clone() for key, table in empty.items()}
         shifts = range(1, min(samples - 1, _FLOOR_PAIRS) + 1)
         for one, other in combinations(range(count), 2):
-            found = [references[one].against(maps[other], shift) for shift in shifts if one < self.true <= other]
+            found = [
+                references[one].against(maps[other], shift, self._crossed(method, functions, other, shift))
+                for shift in shifts
+                if one < self.true <= other
+            ]
             same = found[0] if found else references[one].against(maps[other], 0)
             for key, (value, _) in same.items():
                 likeness[key][one, other] = likeness[key][other, one] = value.float().cpu()
@@ -86,6 +98,13 @@ class Comparison:
             ),
         )
         return track, likeness
+
+    def _crossed(self, method: Method, functions: Sequence[AttributionFn], model: int, shift: int) -> Maps | None:
+        """Maps of other samples under the same question, where there is one."""
+        what = self.subjects[model]
+        if what.question is None:
+            return None
+        return self._explain(method, functions, model, *((model,) if method.fresh else ()), what=what.crossed(shift))
 
     def _between(self, table: Tensor) -> Tensor:
         """The pairs of a true-label and a permuted-label model ``(Ks * Kr, 1, N)`` of a table ``(K, K, N)``."""
@@ -137,7 +156,10 @@ class Comparison:
                 again = self._explain(method, functions, model, "noise", repeat, model, what=noisy)
                 rows.append(reference.against(again, 0)["spearman"][0])
             noise.append(torch.stack(rows))
-            cross.append(reference.to_one_another(range(1, min(samples - 1, CROSS_PAIRS) + 1))["spearman"])
+            pairs = reference.to_one_another(range(1, min(samples - 1, CROSS_PAIRS) + 1))["spearman"]
+            asked = [self._crossed(method, functions, model, shift) for shift in range(1, len(pairs) + 1)[:QUESTIONS]]
+            alike = [reference.against(other, 0)["spearman"][0] for other in asked if other is not None]
+            cross.append(torch.stack(alike) if alike else pairs)
         return torch.stack(noise).nanmean(0).float().cpu(), torch.stack(cross).nanmean(0).float().cpu()
 
 

@@ -31,11 +31,15 @@ from lightning_sanity.preparation import (
     prepared_methods,
     progress_bar,
     quiet_copy,
+    within_reach,
 )
 from lightning_sanity.probe import batch_size, digest
+from lightning_sanity.question import ask
 from lightning_sanity.result import Coverage, Curve, Outcome, OutputChange, SanityResult, UnitCoverage, Verdict
 from lightning_sanity.shadow import weights_digest
 from lightning_sanity.similarity import Similarity
+from lightning_sanity.targets import Target
+from lightning_sanity.text import Tokens, at_embeddings, at_tokens
 from lightning_sanity.tracks import Track, agreement_of, correlation_of, spread_of
 from lightning_sanity.validity import CONTROLS, evidence_of, validated, wrong_control
 from lightning_sanity.verdict import SIGNED, Criterion, Question, conclude
@@ -60,7 +64,7 @@ def data_randomization_test(
     model: nn.Module | Sequence[nn.Module],
     random_label_model: nn.Module | Sequence[nn.Module],
     inputs: Any,
-    target: Tensor | int | None = None,
+    target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
     *,
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = ("gradient", "gradcam", "guided_backprop"),
     similarities: str | Similarity | Sequence[str | Similarity] | None = None,
@@ -72,6 +76,8 @@ def data_randomization_test(
     controls: bool = True,
     forward: Callable[..., Any] | None = None,
     layer: str | None = None,
+    explain: int | str | None = None,
+    tokens: Tokens | None = None,
     clone_fn: Callable[[nn.Module], nn.Module] | None = None,
     pictures: bool = True,
     progress: Progress | bool | None = None,
@@ -91,8 +97,8 @@ def data_randomization_test(
         model: The model, or several that were trained on the true labels with different seeds.
         random_label_model: The same architecture trained on permuted labels: one, or several.
         inputs: See ``parameter_randomization_test``, like all arguments not described here.
-        target: Class to explain, for all models; None = the prediction of the true-label models (of their mean
-            probabilities).
+        target: What to explain, for all models; None = the prediction of the true-label models (of their mean
+            probabilities). What a ``Target`` asks of each sample is chosen on the first of them.
         methods: See there.
         similarities: See there.
         memorization: How well each model learned its labels; without it no verdict is a PASS. ``memorization()``
@@ -104,6 +110,8 @@ def data_randomization_test(
         controls: See there.
         forward: See there.
         layer: See there.
+        explain: See there.
+        tokens: See there.
         clone_fn: See there.
         pictures: See there; of the first model of each kind.
         progress: See there.
@@ -131,22 +139,34 @@ def data_randomization_test(
         raise ValueError(f"repeats must be an integer of at least 1, not {repeats!r}")
     gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
     unmet = memorization.unmet(len(true), len(permuted), min_train_accuracy) if memorization is not None else None
+    asked = ask(true[0], inputs, target, explain=explain, forward=forward, seed=seed)
     with ExitStack() as stack:
-        copies = [stack.enter_context(quiet_copy(each, inputs, forward, clone_fn, seed)) for each in (*true, *permuted)]
+        copies = [
+            stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, clone_fn, seed))
+            for each in (*true, *permuted)
+        ]
         device, values = copies[0][3], copies[0][2]
         outputs = torch.stack([graph.outputs.to(device) for *_, graph in copies])  # (K, N, ...)
-        target_, problem = explained_target(target, _mean_prediction(outputs[: len(true)]), batch_size(values))
+        target_, problem = explained_target(asked.target, _mean_prediction(outputs[: len(true)]), batch_size(values))
         if batch_size(values) < 2:
             problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
-        support = support_in(values)
-        used = suited(similarities, first(values), support)
         chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
         if controls:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
         subjects = [
-            Explanation(explained, given, None if target_ is None else target_.to(at))
+            Explanation(explained, given, None if target_ is None else target_.to(at), question=asked.place)
             for _, explained, given, at, _ in copies
         ]
+        place = mask = None
+        if at_embeddings(values, tokens):
+            opened = [at_tokens(what, asked.names, tokens) for what in subjects]
+            subjects, (_, place, mask) = [what for what, *_ in opened], opened[0]
+        if place is not None:
+            chosen = {name: place.adapted(method) for name, method in chosen.items()}
+        if asked.target_name != "class":
+            mask = within_reach(subjects[0], place, mask)
+        support = support_in(values)
+        used = suited(similarities, first(values), support, mask, tokens=place is not None)
         comparison = Comparison(len(true), subjects, used, support, device, repeats, seed)
         refused, tracks, likeness = {}, {}, {}
         with progress_bar(progress) as tick:
@@ -205,12 +225,15 @@ def data_randomization_test(
             "seed": seed,
             "samples": batch_size(values),
             "input_shape": list(first(values).shape),
+            "explained": asked.name,
+            "tokens": None if place is None else place.settings,
+            "target": asked.target_name,
             "model": type(true[0]).__name__,
             "criterion": asdict(criterion),
         },
         environment=environment(device),
         weights_digest=weights_digest(true[0]),
-        probe_digest=digest(values),
+        probe_digest=digest(dict(inputs) if isinstance(inputs, Mapping) else inputs),
         seconds=time.perf_counter() - started,
         pictures=kept_pictures,
     )

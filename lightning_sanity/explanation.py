@@ -24,6 +24,8 @@ weights."""
 
 CROSS_PAIRS = 9
 """Other samples that a map is compared with for the noise guard."""
+QUESTIONS = 3
+"""Of these, how many are asked the same question, where there is one; each costs an explanation."""
 
 
 class AttributionFailed(RuntimeError):

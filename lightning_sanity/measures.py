@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_sanity.attribution.method import AttributionFn, first
@@ -100,7 +101,7 @@ def support_in(values: Any) -> Tensor | None:
     return support & has_background[:, None, None]
 
 
-def reach_of(what: Explanation, gradient: AttributionFn) -> Tensor | None:
+def reach_of(what: Explanation, gradient: AttributionFn, max_batch: int | None = None) -> Tensor | None:
     """Positions on which the explained numbers depend at all, laid out like maps ``(N, H, W)``; None if on all.
 
     The score of a region or of one position reaches as far as the network's receptive field. Beyond it every map of
@@ -108,5 +109,6 @@ def reach_of(what: Explanation, gradient: AttributionFn) -> Tensor | None:
     """
     if first(what.inputs).is_floating_point() and first(what.inputs).ndim < 3:
         return None
-    reached = explain(gradient, "gradient", what, 0).magnitude != 0
+    parts = [what] if max_batch is None else what.chunks(max_batch)
+    reached = torch.cat([explain(gradient, "gradient", part, 0).magnitude for part in parts]) != 0
     return None if bool(reached.all()) else reached

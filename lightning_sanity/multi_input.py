@@ -54,7 +54,7 @@ def combined(results: Mapping[str, SanityResult]) -> SanityResult:
     for method in first.verdicts:
         each = {name: result.verdicts[method] for name, result in results.items() if method in result.verdicts}
         verdicts[method] = over_all(each)
-        verdicts |= {f"{method}[{name}]": replace(verdict, gated=False) for name, verdict in each.items()}
+        verdicts |= {f"{method}[{name}]": verdict for name, verdict in each.items()}
     invalid = {name: result.validity for name, result in results.items() if not result.valid}
     return replace(
         first,

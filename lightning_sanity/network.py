@@ -201,7 +201,11 @@ class Network:
 
     @torch.no_grad()
     def start_trial(self) -> None:
-        """Give the random copy the trained weights, to be re-initialised from."""
+        """Give the random copy the trained weights, to be re-initialised from.
+
+        That copy lies on the model's device for as long as the network is kept, which is what explaining all depths at
+        once costs: one more model. ``engine="plain"`` does without.
+        """
         self._mixed.clear()
         theirs = dict(named_tensors(self.random))
         for name, tensor in named_tensors(self.trained):

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_sanity._rng import isolated_rng
+from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import AttributionFn, Method
 from lightning_sanity.cascade import Progress
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import Graph, trace
+from lightning_sanity.measures import reach_of
 from lightning_sanity.probe import batch_size
 from lightning_sanity.shadow import (
     Adapted,
@@ -31,6 +33,7 @@ from lightning_sanity.shadow import (
     logits,
     preserved,
 )
+from lightning_sanity.text import Embedding
 
 
 @contextmanager
@@ -151,19 +154,35 @@ def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int)
 
 
 def prepared_methods(
-    chosen: Mapping[str, Method], what: Explanation
+    chosen: Mapping[str, Method], what: Explanation, max_batch: int | None = None
 ) -> tuple[dict[str, str], dict[str, tuple[Method, AttributionFn]]]:
-    """Methods that mean nothing on this model, with the reason, and the others, prepared."""
+    """Methods that mean nothing on this model, with the reason, and the others, prepared.
+
+    Where only ``max_batch`` samples are explained at once, a method is prepared for each part when it comes to it.
+    """
+    parts = [what] if max_batch is None else list(what.chunks(max_batch))
     refused: dict[str, str] = {}
     prepared: dict[str, tuple[Method, AttributionFn]] = {}
     for name, method in chosen.items():
-        reason = method.refuses(what.model, what.inputs, what.target) if method.refuses is not None else None
+        refuses = method.refuses or (lambda model, inputs, target: None)
+        reasons = (refuses(part.model, part.inputs, part.target) for part in parts)
+        reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
             refused[name] = f"not applicable: {reason}"
         else:
-            function = method.prepare(what.model, what.inputs) if method.prepare is not None else method.attribute
+            ready = method.prepare is None or len(parts) > 1
+            function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]
             prepared[name] = method, function
     return refused, prepared
+
+
+def within_reach(
+    what: Explanation, place: Embedding | None, mask: Tensor | None, max_batch: int | None = None
+) -> Tensor | None:
+    """The mask ``(N, H, W)`` of what is compared, less what the explained numbers do not depend on; None = all."""
+    plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
+    reach = reach_of(what, plain.attribute, max_batch)
+    return mask if reach is None else reach if mask is None else mask & reach
 
 
 @contextmanager

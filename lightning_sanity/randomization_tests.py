@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_sanity import diagnostics as diagnostics_module
@@ -18,7 +19,7 @@ from lightning_sanity.cascade import Cascade, Progress, Settings
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
-from lightning_sanity.measures import measures_of, reach_of, suited, support_in
+from lightning_sanity.measures import measures_of, suited, support_in
 from lightning_sanity.preparation import (
     environment,
     explained_target,
@@ -26,6 +27,7 @@ from lightning_sanity.preparation import (
     prepared_methods,
     progress_bar,
     quiet_copy,
+    within_reach,
 )
 from lightning_sanity.probe import batch_size, digest
 from lightning_sanity.question import ask
@@ -60,6 +62,7 @@ def parameter_randomization_test(
     granularity: Granularity = "layer",
     max_steps: int | None = None,
     reinitialize: Reinitialize = "default",
+    twin_device: str | torch.device | None = None,
     norm_stats: str = "auto",
     trials: int | Literal["auto"] = 5,
     repeats: int = 3,
@@ -76,6 +79,7 @@ def parameter_randomization_test(
     pictures: bool = True,
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
+    max_batch: int | None = None,
     share: Share | None = None,
     engine: str = "auto",
 ) -> SanityResult:
@@ -106,6 +110,9 @@ def parameter_randomization_test(
             saved hyper-parameters), else ``"normal"``: each tensor redrawn with its own mean and standard deviation.
             Also ``"shuffle"``, ``"reset"``, ``"xavier"``, ``"kaiming"``, a function of a module, or a twin factory
             (a function without arguments).
+        twin_device: Where twins live, one at a time, from which each unit is copied over in its turn: ``"cpu"`` keeps
+            them out of a GPU's memory. None = where their factory makes them, which is the CPU unless it says
+            otherwise. The result is the same.
         norm_stats: Running statistics of normalisation layers: ``"auto"`` (the twin's own, else kept), ``"keep"``,
             ``"reset"`` or ``"recalibrate"`` on the inputs.
         trials: Independent re-initialisations; 20 for a release. One trial never passes. ``"auto"`` runs 5, then up to
@@ -120,7 +127,8 @@ def parameter_randomization_test(
             see ``diagnostics.diagnose``.
         forward: ``forward(model, *inputs) -> scores`` (``**inputs`` for a mapping) where calling the model is not
             enough.
-        layer: Module for the class activation maps; the last spatial feature map if None.
+        layer: Module for the class activation maps; if None the last spatial feature map, of a segmenter that of its
+            bottleneck.
         explain: Which of several inputs, by its place or key; see ``question.ask`` for the default. All of them:
             ``multi_input.multi_input_randomization_test``.
         tokens: Where and how token ids are explained; found out if None.
@@ -130,9 +138,13 @@ def parameter_randomization_test(
             function may raise to end the test.
         max_seconds: About how long the test may take: depths and trials are thinned evenly to fit, then methods are
             left out, which the result's settings and notes say. A method that hangs for twice as long ends the test.
+        max_batch: Most samples that are explained at once, against running out of memory; all if None. A stochastic
+            method draws other noise for other parts. Methods that run many altered copies of a sample have a
+            ``max_batch`` of their own for these.
         share: This process's part where several of them run the same test together.
         engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
-            ``settings["engine"]``; ``"plain"`` always explains one depth after the other.
+            ``settings["engine"]``, at the price of one more copy of the weights on the model's device; ``"plain"``
+            always explains one depth after the other, without that copy.
 
     Returns:
         Curves, verdicts and the proof of what was re-initialised.
@@ -152,7 +164,7 @@ def parameter_randomization_test(
     further = diagnostics_module.check_names(diagnostics)
     gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
     measures_of(similarities)  # raises on an unknown name
-    _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
+    _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps, max_batch=max_batch)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
     if engine not in ENGINES:
@@ -164,7 +176,7 @@ def parameter_randomization_test(
         target_, problem = explained_target(asked.target, graph.outputs, batch_size(values))
         planned = plan(copied, graph, granularity, max_steps)
         notes = other_paths(copied, explained, values, graph)
-        drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats)
+        drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats, twin_device)
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
@@ -173,12 +185,12 @@ def parameter_randomization_test(
         place = mask = None
         if at_embeddings(values, tokens):
             what, place, mask = at_tokens(what, asked.names, tokens)
-            chosen = chosen if place is None else {name: place.adapted(method) for name, method in chosen.items()}
+        if place is not None:
+            chosen = {name: place.adapted(method) for name, method in chosen.items()}
+            notes += place.notes
         if asked.target_name != "class":
-            plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
-            reach = reach_of(what, plain.attribute)
-            mask = mask if reach is None else reach if mask is None else mask & reach
-        refused, prepared = prepared_methods(chosen, what)
+            mask = within_reach(what, place, mask, max_batch)
+        refused, prepared = prepared_methods(chosen, what, max_batch)
         steps = subsets(planned.units, order)
         support = support_in(values)
         settings = Settings(
@@ -189,6 +201,7 @@ def parameter_randomization_test(
             diagnostics=further,
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
             engine=engine,
+            max_batch=max_batch,
         )
         used = suited(similarities, first(values), support, mask, tokens=place is not None)
         deadline = None if max_seconds is None else started + max_seconds
@@ -250,6 +263,7 @@ def parameter_randomization_test(
             "thinned": walk.thinned,
             "cost": walk.cost,
             "engine": walk.engines,
+            "max_batch": max_batch,
             "diagnostics": list(further),
             "repeats": repeats,
             "retarget": retarget,
@@ -257,6 +271,7 @@ def parameter_randomization_test(
             "samples": batch_size(values),
             "input_shape": list(first(values).shape),
             "explained": asked.name,
+            "tokens": None if place is None else place.settings,
             "target": asked.target_name,
             "model": type(model).__name__,
             "criterion": asdict(criterion),
@@ -274,8 +289,13 @@ def parameter_randomization_test(
     )
 
 
-def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None) -> None:
-    for name, value, least in (("trials", trials, 1), ("repeats", repeats, 1), ("max_steps", max_steps, 1)):
+def _check_numbers(*, trials: int | str, repeats: int, max_steps: int | None, max_batch: int | None) -> None:
+    for name, value, least in (
+        ("trials", trials, 1),
+        ("repeats", repeats, 1),
+        ("max_steps", max_steps, 1),
+        ("max_batch", max_batch, 1),
+    ):
         if (
             value is not None
             and not (name == "trials" and value == "auto")

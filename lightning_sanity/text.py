@@ -25,13 +25,15 @@ from torch import Tensor, nn
 
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve
-from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.graph import first_tensor
 from lightning_sanity.question import ask
 from lightning_sanity.shadow import Adapted, clone, launder
 
 _MASKS = ("attention_mask", "mask")
+_ENOUGH = 8
+"""Sentences that show whether sums over dimensions cancel."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,20 @@ class Tokens:
         mask: Tokens that count ``(N, T)``; None = those that an input called "attention_mask" or "mask" marks, all if
             there is none.
         ignore: Ids that never count: special tokens. The embedding's own ``padding_idx`` is among them.
-        reduce: "sum" over the embedding's dimensions, or their "norm".
+        reduce: "sum" over the embedding's dimensions, or their "norm". "auto" is the sum, but the norm where the model
+            normalises what it embeds (BERT, GPT-2): adding the same number to all dimensions then changes nothing, and
+            the sum of a gradient is 0 whatever the weights are. Signed scores of BERT are to be had behind that
+            normalisation, with ``embedding="bert.embeddings"``.
     """
 
     embedding: str | None = None
     mask: Tensor | None = None
     ignore: Collection[int] = ()
-    reduce: Literal["sum", "norm"] = "sum"
+    reduce: Literal["auto", "sum", "norm"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.reduce not in ("sum", "norm"):
-            raise ValueError(f"Tokens: reduce must be 'sum' or 'norm', not {self.reduce!r}")
+        if self.reduce not in ("auto", "sum", "norm"):
+            raise ValueError(f"Tokens: reduce must be 'auto', 'sum' or 'norm', not {self.reduce!r}")
 
 
 def at_embeddings(values: Any, tokens: Tokens | None) -> bool:
@@ -74,11 +79,50 @@ def at_embeddings(values: Any, tokens: Tokens | None) -> bool:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A place in a model where ids become vectors: the call number ``call`` of module ``module``."""
+    """A place in a model where ids become vectors: the call number ``call`` of module ``module``.
+
+    Attributes:
+        module: Its name in the model of ``explanation``.
+        call: Counted from 0 in every pass.
+        reduce: "sum" or "norm".
+        name: That of the module in the user's model.
+        cancels: Whether the gradient's sum over dimensions is 0 there whatever the weights are.
+    """
 
     module: str
     call: int
     reduce: str
+    name: str
+    cancels: bool = False
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a result keeps of it."""
+        return {"embedding": self.name, "reduce": self.reduce}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result must know."""
+        if not self.cancels:
+            return ()
+        known = "the model normalises its embeddings, so that a gradient's sum over their dimensions is 0"
+        if self.reduce == "norm":
+            return (f"{known}: scores of tokens are norms",)
+        return (
+            f"{known}, and so are its scores: use Tokens(reduce='norm'), or an embedding= behind the normalisation",
+        )
+
+    def settled(self, what: Explanation, reduce: str) -> Embedding:
+        """This place with its reduction found out; on what ``explanation`` returned."""
+        part = next(what.chunks(_ENOUGH))
+        try:
+            slope = output_gradient(_Embedded(part.model, self), self.opened(part.model, part.inputs), part.target)
+        except RuntimeError:  # nothing to differentiate, and so nothing that could cancel
+            slope = torch.zeros(1, 1, 1)
+        live = slope.flatten(1).any(1)
+        cancels = bool(live.any()) and not bool(_sum(slope[live]).any())
+        chosen = ("norm" if cancels else "sum") if reduce == "auto" else reduce
+        return replace(self, reduce=chosen, cancels=cancels)
 
     def opened(self, model: nn.Module, inputs: Any) -> Any:
         """The inputs with their embeddings ``(N, E, T)`` by this model before them, unless they have them already."""
@@ -129,7 +173,11 @@ class Embedding:
         )
 
     def adapted(self, method: Method) -> Method:
-        """A method of embeddings as one of ids: ``(N, T)`` scores, 0 for tokens that do not count."""
+        """A method of embeddings as one of ids: ``(N, T)`` scores, 0 for tokens that do not count.
+
+        What hides parts of the input hides a token at a time, and never those that do not count.
+        """
+        method = method if method.over is None else method.over(_each_token)
         if method.passes == 0:  # what never looks at the model must not see its embeddings either
             return replace(method, attribute=self._of_ids(method.attribute))
 
@@ -158,8 +206,21 @@ class Embedding:
 
     def _scores(self, attribution: Any, counted: Tensor) -> Tensor:
         found: Tensor = attribution[0] if isinstance(attribution, tuple) else attribution
-        reduced = torch.linalg.vector_norm(found, dim=1) if self.reduce == "norm" else found.sum(1)
+        reduced = torch.linalg.vector_norm(found, dim=1) if self.reduce == "norm" else _sum(found)
         return torch.where(counted, reduced, torch.zeros_like(reduced))
+
+
+def _sum(found: Tensor) -> Tensor:
+    """Sums ``(N, T)`` over dimensions; 0 for samples in which they are what rounding has left of 0."""
+    total = found.sum(1)
+    rounding = max(torch.finfo(found.dtype).eps / 2, 1e-6) * found.abs().sum((1, 2))
+    return total.masked_fill((total.abs().sum(1) <= rounding)[:, None], 0)
+
+
+def _each_token(inputs: Any) -> Tensor:
+    """A part of its own for every token that counts; labels ``(N, 1, T)``."""
+    counted: Tensor = inputs[-1]
+    return (counted.cumsum(1) - 1).masked_fill(~counted, -1)[:, None]
 
 
 class _Reached(Exception):
@@ -221,9 +282,11 @@ def at_tokens(
             "of a module that is called once and returns (N, T, E)"
         )
     module, call = found[0]
-    place = Embedding(f"model.{module}", call, given.reduce)  # as it is called in the model of ``explanation``
+    own = module.removeprefix("model.") if isinstance(what.model, Adapted) else module
+    place = Embedding(f"model.{module}", call, given.reduce, own)
     counted = _counted(what, ids, names, given, what.model.get_submodule(module))
-    return place.explanation(what, counted), place, counted[:, None]
+    opened = place.explanation(what, counted)
+    return opened, place.settled(opened, given.reduce), counted[:, None]
 
 
 def _embeddings_of(what: Explanation, ids: Tensor, named: str | None) -> list[tuple[str, int]]:

@@ -83,7 +83,13 @@ def recalibrate_(model: nn.Module, random_units: Sequence[Unit], run: Callable[[
 
 
 def reinitializer(
-    how: Reinitialize, model: nn.Module, original: nn.Module, plan_: Plan, seed: int, norm_stats: str = "auto"
+    how: Reinitialize,
+    model: nn.Module,
+    original: nn.Module,
+    plan_: Plan,
+    seed: int,
+    norm_stats: str = "auto",
+    twin_device: str | torch.device | None = None,
 ) -> Reinitializer:
     """Resolve ``how`` once, at the border.
 
@@ -94,27 +100,57 @@ def reinitializer(
         plan_: Its units.
         seed: Of every draw.
         norm_stats: ``"auto"``, ``"keep"``, ``"reset"`` or ``"recalibrate"``.
+        twin_device: Where twins live; see ``parameter_randomization_test``.
 
     Raises:
-        ValueError: If a name is unknown, or a given twin factory does not build this architecture.
+        ValueError: If a name is unknown, torch knows no such device, or a given twin factory does not build this
+            architecture.
     """
     if norm_stats not in NORM_STATS:
         raise ValueError(f"unknown norm_stats '{norm_stats}'; choose from: {', '.join(NORM_STATS)}")
+    place = device_named(twin_device)
     if how == "default":
         factory, note = _factory_from_hyperparameters(original)
         if factory is not None:
+            factory = _on(place, factory)
             problem = _factory_problem(factory, model, plan_, seed)
             if problem is None:
                 return Reinitializer("twin", how, seed, norm_stats, (note,), _twins(factory, model, seed))
             note = f"no twin from saved hyper-parameters: {problem}"
         return Reinitializer("normal", "normal", seed, norm_stats, (f"{note}; matched-moment normal draws instead",))
     if not isinstance(how, str) and _is_factory(how):
-        problem = _factory_problem(how, model, plan_, seed)
+        factory = _on(place, how)
+        problem = _factory_problem(factory, model, plan_, seed)
         if problem is not None:
             raise ValueError(f"reinitialize={describe(how)} does not build a twin of this model: {problem}")
-        return Reinitializer("twin", how, seed, norm_stats, (), _twins(how, model, seed))
+        return Reinitializer("twin", how, seed, norm_stats, (), _twins(factory, model, seed))
     redraw(how)  # raises on an unknown name
     return Reinitializer(how if isinstance(how, str) else describe(how), how, seed, norm_stats)
+
+
+def device_named(name: str | torch.device | None) -> torch.device | None:
+    """The device of that name.
+
+    Raises:
+        ValueError: If torch knows none.
+    """
+    try:
+        return None if name is None else torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"twin_device must be a device such as 'cpu' or 'cuda:1', not {name!r}") from error
+
+
+def _on(device: torch.device | None, factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """The factory, its twins made on the CPU, so that every device has the same draws, and kept on this one."""
+    if device is None:
+        return factory
+
+    def make() -> nn.Module:
+        with torch.device("cpu"):
+            made = factory()
+        return made.to(device)
+
+    return make
 
 
 def _is_factory(how: Any) -> bool:

@@ -7,13 +7,14 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from lightning_sanity import Criterion, Outcome, SanityResult, data_randomization_test, demo
+from lightning_sanity import Criterion, Outcome, SanityResult, data_randomization_test, demo, targets
 from lightning_sanity.attribution.controls import edge_detector
 from lightning_sanity.attribution.gradient import gradient
 from lightning_sanity.label_statistics import label_permutation, label_sensitivity
 from lightning_sanity.memorization import Memorization
 from lightning_sanity.report import figures
 from lightning_sanity.report.label_figures import label_maps
+from lightning_sanity.text import token_scores
 
 KNOWN = Memorization((1.0,) * 3, (0.99,) * 3, (0.1,) * 3, test_samples=400, chance=0.1)
 MEASURES = ("spearman", "spearman_support", "spearman_signed", "ssim")
@@ -315,3 +316,55 @@ def test_progress_counts_methods(kinds):
     ticks = []
     compare(kinds, ["gradient", "gradcam"], controls=False, progress=lambda *tick: ticks.append(tick))
     assert ticks == [(1, 2, "gradient"), (2, 2, "gradcam")]
+
+
+# ------------------------------------------------------------------------------------------------- beyond one picture
+
+
+def small(build):
+    """Two true-label models and one of permuted labels, untrained: the comparison is what is looked at."""
+    torch.manual_seed(0)
+    models = [build().eval() for _ in range(3)]
+    return models[:2], models[2:]
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.inner, self.head = nn.Embedding(20, 6, padding_idx=0), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, ids, scale=None):
+        found = self.head(torch.tanh(self.inner(self.embedding(ids))).sum(1))
+        return found if scale is None else found * scale[:, None]
+
+
+def test_token_ids_are_compared_at_their_embeddings_without_the_padding():
+    (one, other), (permuted,) = small(Words)
+    ids = torch.randint(1, 20, (6, 9))
+    ids[:, 7:] = 0
+    scale = torch.rand(6) + 1
+    given = (ids, scale)
+    result = data_randomization_test([one, other], permuted, given, methods="gradient", controls=False)
+    assert result.settings["tokens"] == {"embedding": "embedding", "reduce": "sum"}
+    target = (one(*given).softmax(1) + other(*given).softmax(1)).argmax(1)
+    mine, theirs = (token_scores(model, given, target, method="gradient")[0][:, :7] for model in (one, permuted))
+    expected = nn.functional.cosine_similarity(mine, theirs)
+    assert torch.allclose(result.curves["gradient", "cosine_signed"].values[0, 0], expected, atol=1e-5)
+
+
+def test_a_region_is_the_same_for_all_models_and_for_unrelated_samples():
+    true, permuted = small(lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 1)))
+    mask = torch.zeros(6, 8, 8)
+    for sample in range(6):
+        mask[sample, sample : sample + 2, 2:6] = 1
+    images = torch.rand(6, 1, 8, 8)
+    target = targets.class_mask(1, mask)
+    result = data_randomization_test(true, permuted, images, target, methods=["gradient", region], controls=False)
+    assert result.settings["target"] == "class 1 over its mask"
+    assert ("gradient", "ssim") not in result.curves  # compared within the reach of the region alone
+    # A map that shows the region is alike for all samples that are asked about that region.
+    assert result.curves["region", "spearman"].floor.allclose(torch.tensor(1.0))
+
+
+def region(model, inputs, target):
+    return inputs[-1][:, None] + 1e-3 * torch.arange(64.0).reshape(8, 8)

@@ -119,7 +119,7 @@ def test_scores_of_a_hugging_face_classifier_are_those_of_inputs_embeds(bert, en
     outputs = bert(inputs_embeds=embedded, attention_mask=mask).logits
     target = outputs.argmax(1)
     (slope,) = torch.autograd.grad(outputs.gather(1, target[:, None]).sum(), embedded)
-    expected = F.normalize(slope.sum(2) * mask, dim=1)
+    expected = F.normalize(slope.norm(dim=2) * mask, dim=1)
     found, kept = token_scores(bert, encoded, method="gradient", tokens=Tokens())
     assert torch.allclose(found, expected * kept, atol=1e-5)
 
@@ -134,6 +134,51 @@ def test_a_hugging_face_language_model_is_explained_at_a_position(encoded):
     )
     assert result.coverage.share == 1.0
     assert "transformer.wte" in {name.rpartition(".")[0] for unit in result.coverage.units for name in unit.parameters}
+
+
+@pytest.fixture(scope="module")
+def adapted(bert):
+    """An encoder tuned with the adapters of peft: a frozen base, low ranks beside it, a head of its own."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    model = peft.get_peft_model(copy.deepcopy(bert), config)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
+    ids = torch.randint(1, WORDS, (6, LENGTH))
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=torch.arange(6) % 3).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
+def test_an_encoder_tuned_by_peft_is_randomised_with_its_base_and_its_adapters(adapted, encoded):
+    result = parameter_randomization_test(adapted, encoded, **SETTINGS)
+    assert result.coverage.share == 1.0
+    changed = {name for unit in result.coverage.units for name in unit.parameters}
+    spared = {name for name, _ in adapted.named_parameters()} - changed
+    assert spared == set(result.coverage.unused)
+    assert all("original_module" in name for name in spared)  # the head that the tuned one has replaced
+    together = [unit.parameters for unit in result.coverage.units if unit.name.endswith("layer.1.attention.self.query")]
+    assert {name.split("query.")[1] for name in together[0]} >= {"base_layer.weight", "lora_A.default.weight"}
+    assert result.curves["gradient", "cosine_signed"].values.isfinite().all()
+    assert result.settings["engine"].keys() >= {"gradient", "integrated_gradients"}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_scores_of_a_tuned_encoder_are_those_of_its_merged_weights(adapted, encoded):
+    merged = copy.deepcopy(adapted).merge_and_unload().eval()
+    for method in ("gradient", "integrated_gradients_local", "feature_ablation"):
+        settings = {"method": method, "tokens": Tokens(reduce="norm")}
+        scores = [token_scores(model, encoded, **settings)[0] for model in (adapted, merged)]
+        assert torch.allclose(*scores, atol=1e-4), method
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_tuned_encoder_in_bfloat16_has_finite_curves(adapted, encoded):
+    result = parameter_randomization_test(copy.deepcopy(adapted).to(torch.bfloat16), encoded, **SETTINGS)
+    assert result.coverage.share == 1.0
+    assert result.curves["gradient", "spearman"].values.isfinite().all()
 
 
 class Wrapped(L.LightningModule):

@@ -4,11 +4,16 @@ import gc
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lightning_sanity import parameter_randomization_test
+from lightning_sanity import SaliencySanityCallback, parameter_randomization_test
+from lightning_sanity.attribution import integrated_gradients
+from lightning_sanity.graph import trace
+from lightning_sanity.twins import reinitializer
+from lightning_sanity.units import plan
 
 
 class Peak(TorchDispatchMode):
@@ -66,6 +71,82 @@ def test_explaining_all_depths_at_once_takes_one_more_twin(problem):
         result = check(*problem, max_steps=None)
     assert result.settings["engine"]["gradient"] == "two_stream"
     assert memory.peak < 4.5 * size
+
+
+def test_twins_are_drawn_on_the_cpu_whatever_the_default_device(problem):
+    drawn_on = []
+
+    def factory():
+        drawn_on.append(torch.empty(0).device.type)
+        return Deep()
+
+    model, inputs, _ = problem
+    planned = plan(model, trace(model, (inputs,)))
+    with torch.device("meta"):
+        how = reinitializer(factory, model, model, planned, seed=0, twin_device="cpu")
+        twin = how.twin(0)
+    assert set(drawn_on) == {"cpu"}
+    assert {parameter.device.type for parameter in twin.parameters()} == {"cpu"}
+
+
+def test_twins_live_on_their_device_until_a_unit_is_copied(problem):
+    with pytest.raises(NotImplementedError, match=r"(?i)meta"):  # nothing can be read where nothing is stored
+        check(*problem, reinitialize=Deep, twin_device="meta")
+
+
+def test_where_twins_live_changes_no_number(problem):
+    found = [
+        check(*problem, reinitialize=Deep, twin_device=device).curves["gradient", "spearman"].values
+        for device in (None, "cpu")
+    ]
+    assert torch.equal(*found)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_twins_on_the_cpu_leave_a_gpu_its_memory():
+    model, inputs = Deep().eval().cuda(), torch.rand(4, 32).cuda()
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    peaks, curves = [], []
+    for device in ("cuda", "cpu"):
+        torch.cuda.reset_peak_memory_stats()
+        result = check(model, inputs, torch.arange(4), reinitialize=Deep, twin_device=device, engine="plain")
+        peaks.append(torch.cuda.max_memory_allocated())
+        curves.append(result.curves["gradient", "spearman"].values)
+    assert torch.equal(*curves)
+    assert peaks[1] < peaks[0] - 0.9 * size
+
+
+def test_an_unknown_device_of_twins_is_named(problem):
+    with pytest.raises(ValueError, match="twin_device must be a device such as 'cpu' or 'cuda:1', not 'attic'"):
+        check(*problem, twin_device="attic")
+    with pytest.raises(MisconfigurationException, match="twin_device must be a device"):
+        SaliencySanityCallback("gradient", twin_device="attic")
+
+
+@pytest.fixture
+def pictures():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 5),
+    )  # fmt: skip
+    return model.eval(), torch.rand(5, 1, 12, 12), torch.arange(5)
+
+
+def test_no_more_than_max_batch_samples_are_explained_at_once_with_the_same_maps(pictures):
+    model, inputs, target = pictures
+    methods = ("gradient", "gradcam", "feature_ablation", integrated_gradients(4, tolerance=10.0, max_batch=2))
+    rows = []
+    model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0]) if given[0].requires_grad else 0))
+    whole = check(model, inputs, target, methods=methods, engine="plain", controls=True)
+    assert max(rows) > 2
+    rows.clear()
+    parts = check(model, inputs, target, methods=methods, max_batch=2, controls=True)
+    assert max(rows) == 2
+    assert parts.settings["max_batch"] == 2
+    for key, curve in whole.curves.items():
+        if key[0] != "random":
+            assert torch.allclose(curve.values, parts.curves[key].values, atol=1e-4, equal_nan=True), key
 
 
 def tensors():

@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 from lightning_sanity import Outcome, attribution, demo, parameter_randomization_test
 from lightning_sanity.attribution import integrated_gradients
+from lightning_sanity.attribution.layers import last_map
 from lightning_sanity.multi_input import multi_input_randomization_test
+from lightning_sanity.shadow import Adapted
 from lightning_sanity.text import Tokens
 
 FAILING = ("edge_detector", "input_copy")
@@ -38,6 +40,14 @@ def test_examples_of_other_inputs_have_valid_verdicts(name, cam, settings, tmp_p
     assert "integrated_gradients" in capsys.readouterr().out
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert all((method if isinstance(method, str) else method.name, "spearman") in result.curves for method in methods)
+
+
+def test_the_example_of_two_inputs_has_a_verdict_for_each_and_for_both(tmp_path, capsys):
+    methods = ["gradient", integrated_gradients(4, tolerance=1.0)]
+    result = load("two_inputs").main(tmp_path, steps=60, trials=2, samples=12, methods=methods)
+    assert result.valid, result.validity
+    assert "integrated_gradients[table]" in capsys.readouterr().out
+    assert (tmp_path / "two_inputs.png").stat().st_size > 10_000
 
 
 # ------------------------------------------------------------------------------------------------ shapes and methods
@@ -96,6 +106,22 @@ def test_the_edges_of_a_volume_are_its_steps_along_every_side():
     edges = attribution.resolve("edge_detector")(nn.Identity(), volume)
     assert edges[0, 0, 2].eq(1).all()
     assert edges.sum() == 16
+
+
+def test_the_map_of_a_segmenter_is_that_of_its_bottleneck():
+    model, images = load("segmentation").UNet().eval(), torch.randn(2, 1, 24, 24)
+    explained = Adapted(model, lambda model, value: model(value)[:, 1].flatten(1).sum(1))
+    named = attribution.gradcam(layer="bottom")(explained, images, None)
+    assert last_map(explained, images).name == "model.bottom"
+    assert torch.equal(attribution.gradcam()(explained, images, None), named)
+
+
+def test_the_scores_of_positions_are_no_feature_map():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 1))
+    explained = Adapted(model, lambda model, value: model(value)[:, 1].flatten(1).sum(1))
+    assert last_map(explained, torch.randn(2, 1, 8, 8)).name == "model.1"
+    pooled = nn.Sequential(*model, nn.AdaptiveAvgPool2d(1), nn.Flatten())  # a classifier's maps of classes
+    assert last_map(pooled, torch.randn(2, 1, 8, 8)).name == "2"
 
 
 @pytest.mark.parametrize("similarity", ["ssim", "hog", "ms_ssim", "ssim.abs"])
@@ -164,7 +190,8 @@ def test_every_input_gets_its_verdict_and_all_together_one(two_inputs):
     worst = min(both, key=lambda verdict: ("FAIL", "INCONCLUSIVE", "PASS").index(verdict.outcome.value))
     assert result.verdicts["integrated_gradients"].outcome is worst.outcome
     assert "image" in result.verdicts["integrated_gradients"].reason
-    assert not any(verdict.gated for name, verdict in result.verdicts.items() if "[" in name)
+    assert result.verdicts["gradient[table]"].gated
+    assert not result.verdicts["random[table]"].gated
     assert type(result).from_dict(result.to_dict()).verdicts.keys() == result.verdicts.keys()
 
 

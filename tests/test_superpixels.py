@@ -9,7 +9,7 @@ from made_networks import QUARTERS, classes, convolutional, images, linear, seed
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity.attribution import superpixels
+from lightning_sanity.attribution import segmentation
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
 
 
@@ -23,8 +23,8 @@ def on_regions(values, labels):
 
 def test_superpixels_are_cut_once_and_serve_every_model(monkeypatch):
     cut = []
-    original = superpixels._slic
-    monkeypatch.setattr(superpixels, "_slic", lambda *given: cut.append(1) or original(*given))
+    original = segmentation._slic
+    monkeypatch.setattr(segmentation, "_slic", lambda *given: cut.append(1) or original(*given))
     x, target = images(3), classes(3)
     for method in (feature_ablation(segments=6), lime(segments=6, n_samples=9), kernel_shap(segments=6)):
         cut.clear()
@@ -45,7 +45,7 @@ def test_superpixels_are_numbered_without_gaps(channels):
     x = images(3, channels, 24)
     x[0] = 0.5  # flat
     x[1] = x[1] * 1000 - 500
-    labels = superpixels.regions(x, 9)
+    labels = segmentation.regions(x, 9)
     assert labels.shape == (3, 1, 24, 24)
     for one in labels:
         assert torch.equal(one.unique(), torch.arange(int(one.max()) + 1))
@@ -54,7 +54,7 @@ def test_superpixels_are_numbered_without_gaps(channels):
 
 def test_superpixels_do_not_depend_on_the_scale_of_the_image():
     x = images(1, 3, 24).double()
-    assert torch.equal(superpixels.regions(x, 9), superpixels.regions(x * 4 - 2, 9))
+    assert torch.equal(segmentation.regions(x, 9), segmentation.regions(x * 4 - 2, 9))
 
 
 def test_superpixels_of_another_size_are_refused():
@@ -68,7 +68,7 @@ def test_superpixels_of_another_size_are_refused():
 def test_feature_ablation_equals_captum_on_its_superpixels():
     model, x, target = convolutional(3).double(), images(3, 3).double(), classes(3)
     found = feature_ablation(segments=7, baseline="mean")(model, x, target)
-    labels = superpixels.regions(x, 7)
+    labels = segmentation.regions(x, 7)
     for i in range(3):
         oracle = FeatureAblation(model).attribute(
             x[i : i + 1],
@@ -99,7 +99,7 @@ def test_lime_without_ridge_finds_the_weights_of_a_linear_model():
 def test_lime_equals_captum_given_the_same_draws():
     model, x, target = convolutional().double(), images(3).double(), classes(3)
     found = seeded(lime(segments=7, n_samples=40), model, x, target)
-    labels = superpixels.regions(x, 7)
+    labels = segmentation.regions(x, 7)
     torch.manual_seed(0)
     seed = int(torch.randint(2**62, (1,)))
     for i in range(3):
@@ -179,7 +179,7 @@ def test_kernel_shap_agrees_with_captum():
 @pytest.mark.parametrize("n_samples", [3, 10, 40])
 def test_kernel_shap_sums_to_the_difference_of_outputs(n_samples):
     model, x, target = convolutional().double(), images(3).double(), classes(3)
-    labels = superpixels.regions(x, 7)
+    labels = segmentation.regions(x, 7)
     found = seeded(kernel_shap(segments=7, n_samples=n_samples), model, x, target)
     with torch.no_grad():
         gap = (model(x) - model(torch.zeros_like(x))).gather(1, target[:, None])[:, 0]

@@ -105,6 +105,29 @@ def test_a_function_of_the_outputs_is_a_target():
     assert torch.allclose(found, (model.weight[0] - 2 * model.weight[1]).detach().expand(6, 5), atol=1e-6)
 
 
+def mlp():
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("retarget", [False, True])
+@pytest.mark.parametrize(
+    ("name", "target", "shape"),
+    [
+        ("the predicted labels", targets.labels(), (6, 5)),
+        ("cosine to a reference", targets.cosine_to(torch.ones(4)), (6, 5)),
+        ("a class at a position", targets.position(-1), (6, 8, 5)),
+        ("score", lambda outputs: outputs[:, 1] - outputs[:, 0].exp(), (6, 5)),
+    ],
+)
+def test_targets_run_through_a_cascade(name, target, shape, retarget):
+    torch.manual_seed(0)
+    settings = {"methods": "gradient", "trials": 1, "controls": False, "retarget": retarget}
+    result = parameter_randomization_test(mlp(), torch.randn(shape), target, **settings)
+    assert result.settings["target"] == (name if isinstance(target, targets.Target) else "<lambda>")
+    assert result.coverage.share == 1.0
+    assert result.curves["gradient", "spearman"].values.isfinite().all()
+
+
 def test_a_target_that_gives_no_number_per_sample_is_an_error():
     with pytest.raises(ValueError, match="must return one floating-point number per sample"):
         parameter_randomization_test(nn.Linear(5, 2), torch.randn(6, 5), lambda outputs: outputs, methods="gradient")

@@ -62,6 +62,7 @@ def test_the_embedding_table_is_randomised_last_and_proven_changed(result):
 
 
 def test_text_is_compared_by_cosine_spearman_and_euclidean_without_being_asked(result):
+    assert result.settings["tokens"]["reduce"] == "sum"
     measures = {measure for method, measure in result.curves if method == "gradient"}
     assert measures == {"spearman", "spearman_signed", "cosine_signed", "euclidean_signed"}
 
@@ -127,6 +128,52 @@ def test_the_norm_over_dimensions_has_no_sign(network):
     model, data = network
     scores, kept = token_scores(model, data.ids[:8], method="gradient", tokens=Tokens(reduce="norm"))
     assert (scores[kept] > 0).all()
+
+
+class Normalised(nn.Module):
+    """What BERT (``before``) and GPT-2 have in common: a number added to all dimensions of a token is lost."""
+
+    def __init__(self, before):
+        super().__init__()
+        first, then = (nn.LayerNorm(8), nn.Identity()) if before else (nn.Identity(), nn.LayerNorm(8))
+        self.embedding, self.before, self.then = nn.Embedding(30, 8), first, then
+        self.inner, self.norm, self.head = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, ids):
+        x = self.before(self.embedding(ids))
+        return self.head(self.norm(x + torch.tanh(self.inner(self.then(x)))).tanh().mean(1))
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_sums_cancel_scores_are_norms_and_the_result_says_so(before, dtype):
+    torch.manual_seed(0)
+    model, ids = Normalised(before).to(dtype).eval(), torch.randint(30, (6, 5))
+    by_itself, _ = token_scores(model, ids, method="gradient")
+    asked_for, _ = token_scores(model, ids, method="gradient", tokens=Tokens(reduce="norm"))
+    assert torch.equal(by_itself, asked_for)
+    if dtype is torch.float32:
+        result = parameter_randomization_test(model, ids, methods="gradient", trials=1, controls=False)
+        assert result.settings["tokens"] == {"embedding": "embedding", "reduce": "norm"}
+        assert any("scores of tokens are norms" in note for note in result.coverage.notes)
+
+
+def test_a_sum_that_cancels_is_zero_and_never_a_verdict():
+    torch.manual_seed(0)
+    model, ids = Normalised(True).eval(), torch.randint(30, (6, 5))
+    tokens = Tokens(reduce="sum")
+    assert token_scores(model, ids, method="gradient", tokens=tokens)[0].eq(0).all()
+    assert token_scores(model, ids, method="occlusion", tokens=tokens)[0].ne(0).all()
+    result = parameter_randomization_test(model, ids, methods="gradient", trials=2, tokens=tokens)
+    assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+    assert any("use Tokens(reduce='norm')" in note for note in result.coverage.notes)
+
+
+def test_signed_scores_are_to_be_had_behind_the_normalisation():
+    torch.manual_seed(0)
+    model, ids = Normalised(True).eval(), torch.randint(30, (6, 5))
+    scores, _ = token_scores(model, ids, method="gradient", tokens=Tokens(embedding="before"))
+    assert (scores < 0).any()
 
 
 class Recurrent(nn.Module):

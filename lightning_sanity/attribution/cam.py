@@ -48,8 +48,9 @@ def gradcam(layer: str | None = None) -> Method:
     """Grad-CAM, rectified and resized to the input; Selvaraju et al. 2017 (arXiv:1610.02391).
 
     Args:
-        layer: Name of the module whose output is weighted; the last feature map if None. Channels may come first or
-            last, and a transformer's tokens are laid out as the grid they are, without the class token.
+        layer: Name of the module whose output is weighted; if None the last feature map, of a segmenter the last of the
+            coarsest (see ``layers.last_map``). Channels may come first or last, and a transformer's tokens are laid out
+            as the grid they are, without the class token.
     """
     return _map_method("gradcam", layer, _BySlope(_gradcam))
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -174,7 +174,7 @@ def maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
         if not seen or not outputs.requires_grad:
             return []
         slopes = torch.autograd.grad(
-            (outputs.flatten(1) * weights).sum(), [tensor for _, tensor in seen], allow_unused=True
+            (outputs.reshape(len(outputs), -1) * weights).sum(), [tensor for _, tensor in seen], allow_unused=True
         )
     found = [
         layer
@@ -189,9 +189,31 @@ def maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
 
 
 def last_map(model: nn.Module, inputs: Any) -> Layer | None:
-    """The module with the last feature map that the output depends on, or None if there is none."""
+    """The module whose feature map a class activation map is made of if none is named, or None if there is none.
+
+    It is the last map that the output depends on. A network that scores positions, as a segmenter does, ends in a map
+    of scores, which say where a class was found and not what for: there it is the last of the coarsest maps before
+    them, a U-Net's bottleneck, as in Vinogradova et al. 2020 (arXiv:2002.11434).
+    """
     found = maps_of(model, inputs)
-    return found[-1] if found else None
+    if not found:
+        return None
+    before = _before_scores(model, found)
+    return min(reversed(before), key=lambda layer: math.prod(layer.layout.sides)) if before else found[-1]
+
+
+def _before_scores(model: nn.Module, found: Sequence[Layer]) -> list[Layer]:
+    """The maps that later weights read, where the network's own output is a map; empty where it is none.
+
+    It is one where the last map comes from a module that holds all weights: nothing is learned from it any more.
+    """
+    modules = dict(model.named_modules())
+    held = {id(parameter) for parameter in modules[found[-1].name].parameters()}
+    if any(id(parameter) not in held for parameter in model.parameters()):
+        return []
+    own = [next(iter(modules[layer.name].parameters(recurse=False)), None) is not None for layer in found]
+    scores = max((place for place, weighted in enumerate(own) if weighted), default=0)
+    return list(found[:scores])
 
 
 def layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
@@ -253,13 +275,14 @@ def activation_and_gradient(
     return layer.layout.grid(kept[0].detach()), layer.layout.grid(slope)
 
 
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""What torch calls linear interpolation, by the number of sides."""
 
 
 def resized(maps: Tensor, like: Tensor) -> Tensor:
     """Maps ``(N, 1, *sides)`` at the input's size, interpolated linearly along every side."""
     maps = maps.detach().to(like.dtype)
-    return F.interpolate(maps, size=like.shape[2:], mode=_MODES[like.ndim - 2], align_corners=False)
+    return F.interpolate(maps, size=like.shape[2:], mode=LINEAR[like.ndim - 2], align_corners=False)
 
 
 def over_positions(value: Tensor) -> tuple[int, ...]:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 AttributionFn = Callable[[nn.Module, Any, Tensor | None], Tensor]
 # Why a method means nothing on this model and these inputs, or None if it does.
 Refusal = Callable[[nn.Module, Any, Tensor | None], str | None]
+# Which parts of the explained input are hidden together: labels 0, 1, ... to be broadcast over channels,
+# ``(N, 1, *sides)`` or ``(N, F)``; -1 = never hidden.
+Segmentation = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Method:
             used instead of ``attribute`` during a test, where the structure stays the same.
         completeness: ``(model, inputs, target) -> gap (N,)``: by how much the attributions of a sample miss the
             difference of outputs they claim to explain, as a share of it; None for methods that claim no such thing.
+        over: The same method hiding the parts that a segmentation finds, where these are known beforehand, as tokens
+            are; None for methods that hide nothing, or have been told what to hide.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Method:
     refuses: Refusal | None = None
     prepare: Callable[[nn.Module, Any], AttributionFn] | None = None
     completeness: AttributionFn | None = None
+    over: Callable[[Segmentation], Method] | None = None
 
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None = None) -> Tensor:
         """The attribution of ``inputs``."""

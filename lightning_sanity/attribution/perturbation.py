@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
-from captum.attr import Occlusion
+from captum.attr import FeatureAblation, Occlusion
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
-from lightning_sanity.attribution.method import Method, first, outputs_of, rest, select
+from lightning_sanity.attribution.layers import LINEAR
+from lightning_sanity.attribution.method import (
+    AttributionFn,
+    Method,
+    Segmentation,
+    first,
+    outputs_of,
+    rest,
+    select,
+)
+from lightning_sanity.attribution.segmentation import regions, unsegmented
 
 FORWARD = 1 / 3
 """Cost of a forward pass, in forward-plus-backward passes."""
@@ -25,10 +35,11 @@ def occlusion(
 ) -> Method:
     """Output lost when a sliding window is hidden; Zeiler & Fergus 2014 (arXiv:1311.2901).
 
-    A pixel gets the mean loss over the windows that cover it.
+    A pixel gets the mean loss over the windows that cover it. Signals and volumes have windows along their own sides.
 
     Args:
-        window: Side of the window in pixels; a quarter of each side of the input if None.
+        window: Side of the window in pixels; a quarter of each side of the input if None, but one column of a table and
+            one token of a text, whose neighbours have nothing in common.
         stride: Step between windows; an eighth of each side if None (half of a given window).
         baseline: What hides the pixels: a number, a tensor, or "blur", "min", "max", "mean".
         max_batch: Most rows sent through the model at once.
@@ -42,10 +53,10 @@ def occlusion(
     @torch.no_grad()
     def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
         value = first(inputs).detach()
-        sides, channels = (value.shape[2:], value.shape[1:2]) if value.ndim > 2 else (value.shape[1:], value.shape[1:1])
+        channels, sides = (value.shape[1:2], value.shape[2:]) if value.ndim > 2 else ((), value.shape[1:])
         if window is not None and window > min(sides):
             raise ValueError(f"occlusion: window {window} is larger than the input, whose sides are {tuple(sides)}")
-        windows = [window or max(1, side // 4) for side in sides]
+        windows = [window or (max(1, side // 4) if channels else 1) for side in sides]
         default = [max(1, side // 8) if window is None else max(1, window // 2) for side in sides]
         strides = [min(stride or wide, w) for wide, w in zip(default, windows, strict=True)]
 
@@ -65,7 +76,49 @@ def occlusion(
 
         return torch.cat([found for _, _, found in rows.chunks(len(value), 1, run)])
 
-    return Method("occlusion", attribute, passes=50 * FORWARD, refuses=not_floating)
+    def over(segments: Segmentation) -> Method:
+        prepare = ablation("occlusion", segments, baseline, rows)
+        return replace(
+            method, attribute=lambda m, inputs, target: prepare(m, inputs)(m, inputs, target), prepare=prepare
+        )
+
+    method = Method("occlusion", attribute, passes=50 * FORWARD, refuses=not_floating)
+    return method if window is not None else replace(method, over=over)
+
+
+def ablation(
+    name: str, segments: Segmentation, baseline: Baseline, rows: Rows
+) -> Callable[[nn.Module, Any], AttributionFn]:
+    """Output lost when one part is hidden: prepared for the parts of a batch; 0 where nothing is to be hidden."""
+
+    def prepare(model: nn.Module, inputs: Any) -> AttributionFn:
+        labels = segments(inputs)
+        free = labels < 0
+        parts = labels.where(~free, labels.amax() + 1)
+
+        @torch.no_grad()
+        def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+            value = first(inputs).detach()
+            check_count(name, len(labels), value)
+            hidden = baseline_for(baseline, value)
+
+            def run(samples: slice, copies: range) -> Tensor:
+                found: Tensor = FeatureAblation(explained(model, target)).attribute(
+                    value[samples],
+                    baselines=hidden[samples],
+                    target=target_of(target, samples),
+                    additional_forward_args=rest(rows_of(inputs, samples)),
+                    feature_mask=parts[samples],
+                    perturbations_per_eval=max(1, rows.limit // len(value[samples])),
+                )
+                return found.to(value.dtype)
+
+            lost = torch.cat([found for _, _, found in rows.chunks(len(value), 1, run)])
+            return lost.masked_fill(free, 0)
+
+        return attribute
+
+    return prepare
 
 
 def rise(
@@ -79,8 +132,8 @@ def rise(
     """Mean of random masks weighted by the output they leave, ``sum_k f(x * M_k) M_k / (K p)``; RISE.
 
     Petsiuk et al. 2018 (arXiv:1806.07421). A mask is a coarse grid of cells kept with probability ``p``, upsampled
-    bilinearly and shifted at random, so every pixel is kept with mean ``p`` and the estimate is unbiased. All samples
-    share the masks.
+    linearly along every side and shifted at random, so every pixel is kept with mean ``p`` and the estimate is
+    unbiased. The columns of a table and the tokens of a text are kept or hidden whole. All samples share the masks.
 
     Args:
         n_masks: Masks K.
@@ -97,59 +150,123 @@ def rise(
     check_baseline(baseline, "rise")
     rows = Rows(max_batch, "rise")
 
-    @torch.no_grad()
-    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-        value = first(inputs).detach()
-        hidden = baseline_for(baseline, value)
-        scatter = MaskDraw.random(n_masks, grid, p, (value.shape[2], value.shape[3]))
-        weighted = value.new_zeros(len(value), *value.shape[2:])
-        total, shown = value.new_zeros(len(value)), value.new_zeros(value.shape[2:])
-        for start in range(0, n_masks, max_batch):
-            masks = scatter.masks(start, min(start + max_batch, n_masks)).to(value.device, value.dtype)  # (K, H, W)
+    def on(draw: Callable[[Any], Masks]) -> Method:
+        @torch.no_grad()
+        def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+            value = first(inputs).detach()
+            hidden = baseline_for(baseline, value)
+            drawn = draw(inputs)
+            held = drawn.masks(0, 1).shape[1:]
+            weighted, shown = value.new_zeros(len(value), *held), value.new_zeros(held)
+            total = value.new_zeros(len(value))
+            for start in range(0, n_masks, max_batch):
+                masks = drawn.masks(start, min(start + max_batch, n_masks)).to(value.device, value.dtype)  # (K, ...)
 
-            def perturb(samples: slice, copies: range, masks: Tensor = masks) -> Tensor:
-                return torch.lerp(hidden[samples], value[samples], masks[copies.start : copies.stop, None, None])
+                def perturb(samples: slice, copies: range, masks: Tensor = masks) -> Tensor:
+                    kept = drawn.laid(masks[copies.start : copies.stop], samples)
+                    return torch.lerp(hidden[samples], value[samples], kept.to(value.dtype))
 
-            outputs = perturbed_outputs(model, inputs, target, len(masks), perturb, rows).to(value.dtype)
-            weighted += torch.einsum("kn,khw->nhw", outputs, masks)
-            total += outputs.sum(0)
-            shown += masks.sum(0)
-        if center:
-            weighted -= (total / n_masks)[:, None, None] * shown
-        return spread(weighted / (n_masks * p), value)
+                outputs = perturbed_outputs(model, inputs, target, len(masks), perturb, rows).to(value.dtype)
+                weighted += torch.einsum("kn,k...->n...", outputs, masks)
+                shown += masks.sum(0)
+                total += outputs.sum(0)
+            if center:
+                weighted -= (total / n_masks).reshape(-1, *[1] * shown.ndim) * shown
+            found = drawn.painted(weighted / (n_masks * p))
+            return found.expand_as(value).to(value.dtype).contiguous()
 
-    return Method("rise", attribute, stochastic=True, passes=n_masks * FORWARD, refuses=not_an_image)
+        return Method("rise", attribute, stochastic=True, passes=n_masks * FORWARD, refuses=unsegmented)
+
+    def usual(inputs: Any) -> Masks:
+        value = first(inputs)
+        if value.ndim == 2:
+            return CoinDraw.random(n_masks, p, regions(inputs, 1))
+        return MaskDraw.random(n_masks, grid, p, tuple(value.shape[2:]))
+
+    return replace(on(usual), over=lambda segments: on(lambda inputs: CoinDraw.random(n_masks, p, segments(inputs))))
+
+
+class Masks(Protocol):
+    """The random part of RISE: which share of what is shown in each of K altered copies."""
+
+    def masks(self, start: int, stop: int) -> Tensor:
+        """Masks ``(stop - start, ...)`` with values in [0, 1], the same for all samples."""
+
+    def laid(self, masks: Tensor, samples: slice) -> Tensor:
+        """Masks ``(K, ...)`` laid on these samples; ``(K, n or 1, ...)``, to be broadcast over their values."""
+
+    def painted(self, scores: Tensor) -> Tensor:
+        """Scores ``(N, ...)`` of what a mask holds, laid on the samples, to be broadcast over their values."""
 
 
 @dataclass(frozen=True)
 class MaskDraw:
-    """The random part of RISE's masks: coarse cells ``(K, grid, grid)`` and shifts ``(K, 2)`` in pixels."""
+    """Random grids: coarse cells ``(K, grid, ..., grid)``, one per side, and shifts ``(K, sides)`` in pixels."""
 
     cells: Tensor
     shifts: Tensor
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
     @classmethod
-    def random(cls, count: int, grid: int, p: float, size: tuple[int, int]) -> MaskDraw:
-        """Draw ``count`` masks for images of that size from torch's global CPU stream."""
-        cells = (torch.rand(count, grid, grid) < p).float()
-        height, width = cell_size(grid, size)
-        return cls(cells, torch.stack([torch.randint(height, (count,)), torch.randint(width, (count,))], 1), size)
+    def random(cls, count: int, grid: int, p: float, size: tuple[int, ...]) -> MaskDraw:
+        """Draw ``count`` masks for inputs with these sides from torch's global CPU stream."""
+        cells = (torch.rand(count, *[grid] * len(size)) < p).float()
+        return cls(cells, torch.stack([torch.randint(side, (count,)) for side in cell_size(grid, size)], 1), size)
 
     def masks(self, start: int, stop: int) -> Tensor:
-        """Masks ``(stop - start, H, W)`` with values in [0, 1]."""
+        """Masks ``(stop - start, *size)``."""
         cells, shifts = self.cells[start:stop], self.shifts[start:stop]
-        grid = cells.shape[1]
-        wide = [(grid + 1) * side for side in cell_size(grid, self.size)]
-        large = F.interpolate(cells[:, None], size=wide, mode="bilinear", align_corners=False)[:, 0]
-        rows = shifts[:, :1] + torch.arange(self.size[0])  # (K, H)
-        columns = shifts[:, 1:] + torch.arange(self.size[1])  # (K, W)
-        return large[torch.arange(len(cells))[:, None, None], rows[:, :, None], columns[:, None, :]]
+        sides = len(self.size)
+        wide = [(cells.shape[1] + 1) * side for side in cell_size(cells.shape[1], self.size)]
+        large = F.interpolate(cells[:, None], size=wide, mode=LINEAR[sides], align_corners=False)[:, 0]
+        places = [torch.arange(len(cells)).reshape(-1, *[1] * sides)]
+        for k, side in enumerate(self.size):
+            along = shifts[:, k, None] + torch.arange(side)  # (K, side)
+            places.append(along.reshape(len(cells), *[1] * k, side, *[1] * (sides - k - 1)))
+        return large[tuple(places)]
+
+    def laid(self, masks: Tensor, samples: slice) -> Tensor:
+        """Masks ``(K, 1, 1, *size)``."""
+        return masks[:, None, None]
+
+    def painted(self, scores: Tensor) -> Tensor:
+        """Scores ``(N, 1, *size)``."""
+        return scores[:, None]
 
 
-def cell_size(grid: int, size: Sequence[int]) -> tuple[int, int]:
-    """Pixels per cell, rounded up."""
-    return math.ceil(size[0] / grid), math.ceil(size[1] / grid)
+@dataclass(frozen=True)
+class CoinDraw:
+    """A coin per part of the input: coins ``(K, parts)`` and the parts' labels ``(N, 1, *sides)`` or ``(N, F)``."""
+
+    coins: Tensor
+    labels: Tensor
+
+    @classmethod
+    def random(cls, count: int, p: float, labels: Tensor) -> CoinDraw:
+        """Toss ``count`` coins for each part, from torch's global CPU stream.
+
+        Part after part: what a sample is asked must not depend on how many parts its neighbours have.
+        """
+        return cls((torch.rand(int(labels.amax().clamp_min(0)) + 1, count) < p).float().T, labels)
+
+    def masks(self, start: int, stop: int) -> Tensor:
+        """Masks ``(stop - start, parts)``."""
+        return self.coins[start:stop]
+
+    def laid(self, masks: Tensor, samples: slice) -> Tensor:
+        """Masks ``(K, n, 1, *sides)`` or ``(K, n, F)``; what has no part is shown."""
+        labels = self.labels[samples]
+        return masks[:, labels.clamp_min(0)].masked_fill(labels < 0, 1)
+
+    def painted(self, scores: Tensor) -> Tensor:
+        """Scores ``(N, 1, *sides)`` or ``(N, F)``; 0 for what has no part."""
+        found = scores.gather(1, self.labels.clamp_min(0).flatten(1)).reshape(self.labels.shape)
+        return found.masked_fill(self.labels < 0, 0)
+
+
+def cell_size(grid: int, size: Sequence[int]) -> tuple[int, ...]:
+    """Pixels per cell along each side, rounded up."""
+    return tuple(math.ceil(side / grid) for side in size)
 
 
 def perturbed_outputs(

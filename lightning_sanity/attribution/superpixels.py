@@ -1,74 +1,51 @@
-"""Methods on superpixels: feature ablation, LIME and KernelSHAP.
-
-The superpixels are found once per probe, from the inputs alone, so that every model is asked about the same ones.
-"""
+"""Methods on superpixels and on what stands for them elsewhere: feature ablation, LIME and KernelSHAP."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from captum.attr import FeatureAblation
-from skimage.segmentation import slic
 from torch import Tensor, nn
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
-from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
-from lightning_sanity.attribution.method import AttributionFn, Method, first, rest
+from lightning_sanity.attribution.batching import ROWS, Rows
+from lightning_sanity.attribution.method import AttributionFn, Method, Segmentation, first
 from lightning_sanity.attribution.perturbation import (
     FORWARD,
+    ablation,
     check_count,
-    explained,
-    not_floating,
     perturbed_outputs,
     whole,
 )
+from lightning_sanity.attribution.segmentation import regions, unsegmented
 
-_STIFFER = (1, 10, 100, 1000)
-"""Factors of SLIC's compactness, tried in turn: on noisy images it joins its own fragments, often to a single one."""
+Superpixels = Tensor | Segmentation | None
 
 
 def feature_ablation(
-    segments: int = 50, superpixels: Tensor | None = None, baseline: Baseline = 0.0, max_batch: int = ROWS
+    segments: int = 50, superpixels: Superpixels = None, baseline: Baseline = 0.0, max_batch: int = ROWS
 ) -> Method:
     """Output lost when one superpixel is hidden; after Zeiler & Fergus 2014 (arXiv:1311.2901).
 
     Args:
-        segments: About how many superpixels to cut each image into; a table ``(N, F)`` is cut into its columns.
-        superpixels: Labels to use instead, ``(H, W)`` for all or ``(N, H, W)``.
-        baseline: What hides a superpixel: a number, a tensor, or "blur", "min", "max", "mean".
+        segments: About how many superpixels to cut each image into, windows a signal, or blocks a volume; a table is
+            cut into its columns and a text into its tokens.
+        superpixels: Labels to use instead, ``(*sides)`` for all or ``(N, *sides)``, or a function of the inputs; see
+            ``segmentation.regions``.
+        baseline: What hides a superpixel: a number, a tensor, or "blur", "min", "max", "mean". Of a text's embeddings
+            ``(N, E, T)``: ``(E, 1)`` is one embedding in the place of every token, such as that of the padding.
         max_batch: Most rows sent through the model at once.
     """
     rows = _check("feature_ablation", segments, superpixels, baseline, max_batch)
 
-    def prepare(model: nn.Module, inputs: Any) -> AttributionFn:
-        labels = regions(first(inputs), segments, superpixels)
+    def on(superpixels: Superpixels) -> Method:
+        prepare = ablation("feature_ablation", lambda inputs: regions(inputs, segments, superpixels), baseline, rows)
+        return _on_regions("feature_ablation", prepare, stochastic=False, passes=(segments + 1) * FORWARD)
 
-        @torch.no_grad()
-        def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-            value = first(inputs).detach()
-            check_count("feature_ablation", len(labels), value)
-            hidden = baseline_for(baseline, value)
-
-            def run(samples: slice, copies: range) -> Tensor:
-                found: Tensor = FeatureAblation(explained(model, target)).attribute(
-                    value[samples],
-                    baselines=hidden[samples],
-                    target=target_of(target, samples),
-                    additional_forward_args=rest(rows_of(inputs, samples)),
-                    feature_mask=labels[samples],
-                    perturbations_per_eval=max(1, rows.limit // len(value[samples])),
-                )
-                return found.to(value.dtype)
-
-            return torch.cat([found for _, _, found in rows.chunks(len(value), 1, run)])
-
-        return attribute
-
-    return _on_regions("feature_ablation", prepare, stochastic=False, passes=(segments + 1) * FORWARD)
+    return _movable(on, superpixels)
 
 
 def lime(
@@ -76,7 +53,7 @@ def lime(
     n_samples: int | None = None,
     kernel_width: float = 0.25,
     ridge: float = 1.0,
-    superpixels: Tensor | None = None,
+    superpixels: Superpixels = None,
     baseline: Baseline = 0.0,
     max_batch: int = ROWS,
 ) -> Method:
@@ -118,14 +95,17 @@ def lime(
         weight: Tensor = (torch.linalg.pinv(gram + penalty, hermitian=True) @ moment)[..., 0]
         return weight
 
-    prepare = _surrogate("lime", segments, superpixels, baseline, rows, draws, fit)
-    return _on_regions("lime", prepare, stochastic=True, passes=count * FORWARD)
+    def on(superpixels: Superpixels) -> Method:
+        prepare = _surrogate("lime", segments, superpixels, baseline, rows, draws, fit)
+        return _on_regions("lime", prepare, stochastic=True, passes=count * FORWARD)
+
+    return _movable(on, superpixels)
 
 
 def kernel_shap(
     segments: int = 50,
     n_samples: int | None = None,
-    superpixels: Tensor | None = None,
+    superpixels: Superpixels = None,
     baseline: Baseline = 0.0,
     max_batch: int = ROWS,
 ) -> Method:
@@ -157,8 +137,11 @@ def kernel_shap(
         shown = torch.cat([shown, 1 - shown])[:count]
         return shown, torch.ones(count, dtype=torch.double)
 
-    prepare = _surrogate("kernel_shap", segments, superpixels, baseline, rows, draws, _shapley)
-    return _on_regions("kernel_shap", prepare, stochastic=True, passes=(count + 2) * FORWARD)
+    def on(superpixels: Superpixels) -> Method:
+        prepare = _surrogate("kernel_shap", segments, superpixels, baseline, rows, draws, _shapley)
+        return _on_regions("kernel_shap", prepare, stochastic=True, passes=(count + 2) * FORWARD)
+
+    return _movable(on, superpixels)
 
 
 def _all_coalitions(regions: int) -> tuple[Tensor, Tensor]:
@@ -189,7 +172,7 @@ def _shapley(shown: Tensor, weights: Tensor, outputs: Tensor, ends: Tensor, exis
 def _surrogate(
     name: str,
     segments: int,
-    superpixels: Tensor | None,
+    superpixels: Superpixels,
     baseline: Baseline,
     rows: Rows,
     draws: Callable[[int, torch.Generator], tuple[Tensor, Tensor]],
@@ -210,8 +193,9 @@ def _surrogate(
     """
 
     def prepare(model: nn.Module, inputs: Any) -> AttributionFn:
-        labels = regions(first(inputs), segments, superpixels)
-        counts = [int(count) for count in labels.flatten(1).amax(1) + 1]
+        labels = regions(inputs, segments, superpixels)
+        free, place = labels < 0, labels.clamp_min(0).flatten(1)  # what is never hidden, and the label of the rest
+        counts = [int(count) + 1 for count in place.amax(1)]
 
         @torch.no_grad()
         def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
@@ -232,13 +216,13 @@ def _surrogate(
 
             def perturb(samples: slice, copies: range) -> Tensor:
                 on = shown[samples, copies.start : copies.stop].transpose(0, 1) > 0  # (K, N, M)
-                where = labels[samples].flatten(1).expand(len(copies), -1, -1)
+                where = place[samples].expand(len(copies), -1, -1)
                 seen = on.gather(2, where).reshape(*where.shape[:2], *labels.shape[1:])
-                return torch.where(seen, value[samples], hidden[samples])
+                return torch.where(seen | free[samples], value[samples], hidden[samples])
 
             outputs = perturbed_outputs(model, inputs, target, 2 + most, perturb, rows).double().T
             found = fit(shown[:, 2:], weights, outputs[:, 2:], outputs[:, :2], shown[:, 1])
-            on_pixels = found.gather(1, labels.flatten(1)).reshape(labels.shape)
+            on_pixels = found.gather(1, place).reshape(labels.shape).masked_fill(free, 0)
             return on_pixels.expand_as(value).to(value.dtype).contiguous()
 
         return attribute
@@ -249,66 +233,24 @@ def _surrogate(
 def _on_regions(
     name: str, prepare: Callable[[nn.Module, Any], AttributionFn], stochastic: bool, passes: float
 ) -> Method:
-    def refuses(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
-        value = first(inputs)
-        if value.ndim not in (2, 4):
-            return f"the input has shape {tuple(value.shape)}, neither an image (N, C, H, W) nor a table (N, F)"
-        return not_floating(model, inputs, target)
-
     return Method(
         name,
         lambda model, inputs, target: prepare(model, inputs)(model, inputs, target),
         stochastic=stochastic,
         passes=passes,
-        refuses=refuses,
+        refuses=unsegmented,
         prepare=prepare,
     )
 
 
-def regions(value: Tensor, segments: int, given: Tensor | None = None) -> Tensor:
-    """Labels 0, 1, ... of each sample's regions, to be broadcast over channels: ``(N, 1, H, W)``, or ``(N, F)``.
-
-    Images are cut by SLIC (Achanta et al. 2012), each scaled to [0, 1] first; a table into its columns.
-
-    Args:
-        value: Images ``(N, C, H, W)`` or a table ``(N, F)``.
-        segments: About how many regions an image is cut into.
-        given: Labels to use instead, ``(H, W)`` or ``(N, H, W)``.
-
-    Raises:
-        ValueError: If the given labels do not fit the images.
-    """
-    if given is not None:
-        wide = value.shape[2:] if value.ndim == 4 else value.shape[1:]
-        if given.shape not in (wide, (len(value), *wide)):
-            raise ValueError(f"superpixels of shape {tuple(given.shape)} do not fit inputs of {tuple(value.shape)}")
-        every = given.expand(len(value), *wide).cpu()
-        labels = torch.stack([torch.unique(one, return_inverse=True)[1] for one in every])
-    elif value.ndim == 2:
-        return torch.arange(value.shape[1], device=value.device).expand(value.shape)
-    else:
-        labels = torch.stack([_slic(image, segments) for image in value.detach().float().cpu()])
-    return (labels[:, None] if value.ndim == 4 else labels).to(value.device)
+def _movable(on: Callable[[Superpixels], Method], superpixels: Superpixels) -> Method:
+    """The method on these superpixels; on those of a segmentation that knows better, if none are given."""
+    return replace(on(superpixels), over=on if superpixels is None else None)
 
 
-def _slic(image: Tensor, segments: int) -> Tensor:
-    pixels = image.permute(1, 2, 0).double().numpy()
-    spread = pixels.max() - pixels.min()
-    pixels = (pixels - pixels.min()) / (spread if spread > 0 else 1.0)
-    colour = pixels.shape[2] == 3  # compactness is in units of the colour space: CIE Lab spans about 100
-    labels = np.zeros(pixels.shape[:2], int)
-    for stiffness in _STIFFER:
-        compactness = stiffness * (10.0 if colour else 0.1)
-        labels = slic(pixels, segments, compactness=compactness, convert2lab=colour, channel_axis=-1, start_label=0)
-        labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
-        if labels.max() + 1 >= segments / 2:
-            break
-    return torch.from_numpy(labels).long()
-
-
-def _check(name: str, segments: int, superpixels: Tensor | None, baseline: Baseline, max_batch: int) -> Rows:
+def _check(name: str, segments: int, superpixels: Superpixels, baseline: Baseline, max_batch: int) -> Rows:
     whole(name, 2, segments=segments)
     check_baseline(baseline, name)
-    if superpixels is not None and superpixels.is_floating_point():
+    if isinstance(superpixels, Tensor) and superpixels.is_floating_point():
         raise ValueError(f"{name}: superpixels are labels, whole numbers, not {superpixels.dtype}")
     return Rows(max_batch, name)
