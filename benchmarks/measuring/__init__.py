@@ -84,10 +84,6 @@ def publish(given, rows: Sequence[Mapping[str, object]], line: Callable[[Mapping
     if given.json:
         print(json.dumps({"environment": where, "rows": list(rows)}))
         return
-    print(
-        ", ".join(
-            f"{key} {value:.1f}" if isinstance(value, float) else f"{key} {value}" for key, value in where.items()
-        )
-    )
+    print(", ".join(f"{key} {round(value, 1) if key == 'load' else value}" for key, value in where.items()))
     for row in rows:
         print(line(row))
