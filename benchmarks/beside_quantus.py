@@ -5,8 +5,8 @@ default steps, one trial, top down. Quantus runs once per method and similarity,
 runs once, with all the similarities of the verdict, floors, noise guard and intervals. Quantus' SSIM cannot be used in
 its MPRT (it returns a list); it gets scikit-image's, on the maps in two dimensions.
 
-Before any timing our test walks with Quantus' weights (its way to re-initialise, its seed), and every similarity of every
-step that both sides have, of every sample, is asserted equal.
+Before any timing our test walks with Quantus' weights (its way to re-initialise, its seed), and every similarity of
+every sample is asserted equal at every step that both sides have.
 
     pip install "lightning-sanity[bench]"
     python benchmarks/beside_quantus.py [--size 64] [--batch 16] [--repeats 3] [--json]
