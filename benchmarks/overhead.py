@@ -2,8 +2,8 @@
 
 A ResNet-18 trained by Lightning on 5,000 patches of scikit-image's photographs, 32 x 32 pixels, batches of 64, with
 validation, TensorBoard and the callback as it comes: 3 methods and 3 controls, 16 samples, every layer, 3 trials, the
-report and the figures. Once as it comes and once with ``max_time=0.03``, three hundredths of the training time. An epoch
-is the median of some of its steps times their number, plus its validation; ``--full`` trains the whole epoch, once with
+report and the figures. Once as it comes and once with ``max_time=0.03``, 3 % of the training time. An epoch is the
+median of some of its steps times their number, plus its validation; ``--full`` trains the whole epoch, once with
 the callback and once without, and asserts that the weights are the same.
 
     python benchmarks/overhead.py [--steps 20] [--full] [--json]
