@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,7 @@ _RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6553
 
 
 class Tensors(TorchDispatchMode):
-    """Bytes of all storages that operations inside the block return and that are alive at once, at most.
+    """Bytes of all storages that operations inside the block make and that are alive at once, at most.
 
     Exact and the same on every machine, but blind to what a kernel allocates for itself.
     """
@@ -24,6 +25,8 @@ class Tensors(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.peak, self._alive = 0, {}
+        there = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+        self._there = {tensor.untyped_storage()._cdata for tensor in there}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         """Run the operation and count what it returned."""
@@ -31,7 +34,7 @@ class Tensors(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
-                if storage._cdata not in self._alive:
+                if storage._cdata not in self._there and storage._cdata not in self._alive:
                     self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
         self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
