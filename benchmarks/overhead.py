@@ -117,20 +117,23 @@ def assert_equal(one, other):
 
 def described(watch, epoch, max_time, full):
     """What the callback did and cost."""
-    if watch.result is None:
-        raise RuntimeError(f"the callback has no result: {watch.unmeasured}")
-    settings = watch.result.settings
     row = {"max_time": max_time, "epoch_seconds": epoch, "callback_seconds": watch.seconds, "full": full}
-    row |= {"share": watch.seconds / epoch, "units": len(watch.result.units), "thinned": settings["thinned"]}
+    row |= {"share": watch.seconds / epoch, "unmeasured": watch.unmeasured}
+    if watch.result is None:
+        return row
+    settings = watch.result.settings
+    row |= {"units": len(watch.result.units), "thinned": settings["thinned"]}
     return row | {name: settings[name] for name in ("methods", "controls", "samples", "trials_run", "engine")}
 
 
 def line(row):
     how = "an epoch" if row["full"] else "an epoch, by a sample of its steps,"
     limit = "as it comes" if row["max_time"] is None else f"max_time={row['max_time']:.3g}"
+    cost = f"{row['callback_seconds']:.1f} s of {row['epoch_seconds']:.0f} s, {row['share']:.1%} (goal {SHARE:.0%})"
+    if row["unmeasured"]:
+        return f"{limit}: the callback takes {cost} and has no result: {row['unmeasured']}"
     thinned = f"thinned {row['thinned']}" if row["thinned"] else "nothing thinned"
     chosen = f"{row['units']} units, {max(row['trials_run'].values())} trials, {row['samples']} samples; {thinned}"
-    cost = f"{row['callback_seconds']:.1f} s of {row['epoch_seconds']:.0f} s, {row['share']:.1%} (goal {SHARE:.0%})"
     return f"{limit}: {how} takes {row['epoch_seconds']:.0f} s, the callback {cost}\n    {chosen}"
 
 

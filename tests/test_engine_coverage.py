@@ -7,7 +7,7 @@ import torch
 from test_networks import EXOTIC, build
 from torch import nn
 
-from lightning_sanity import parameter_randomization_test
+from lightning_sanity import parameter_randomization_test, targets
 
 ON_PLAIN_LOOP = {
     "transformer encoder": "no method says what it needs",  # token ids: explained at their embeddings
@@ -22,10 +22,10 @@ CONTINUOUS = ("cosine", "pearson")
 """Ranks of a handful of features hide small differences; these do not."""
 
 
-def result(model, inputs, engine, **options):
-    target = torch.arange(len(inputs)) % 2
+def result(model, inputs, engine, target=None, **options):
+    target = torch.arange(len(inputs)) % 2 if target is None else target
     given = {"methods": "gradient", "trials": 1, "repeats": 1, "controls": False, "progress": False, "pictures": False}
-    return parameter_randomization_test(model, inputs, target, engine=engine, **(given | options))
+    return parameter_randomization_test(model, inputs, target, engine=engine, **given, **options)
 
 
 def assert_equal_on_both_paths(model, inputs, caplog, **options):
@@ -50,6 +50,21 @@ def test_exotic_networks_give_the_same_result_on_both_paths(name, caplog):
     reasons = [record.getMessage() for record in caplog.records if "plain loop" in record.getMessage()]
     assert len(reasons) == (name in ON_PLAIN_LOOP)
     assert all(ON_PLAIN_LOOP[name] in reason for reason in reasons)
+
+
+TARGETS = {
+    "a function": (lambda outputs: outputs[:, 0].flatten(1).sum(1), "must return one floating-point number per sample"),
+    "a class's pixels": (targets.class_mask(0, torch.ones(2, 12, 12)), "cannot be used as inputs to control flow"),
+}
+"""Targets that look at what they are given before they use it, which nothing symbolic stands."""
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_that_check_the_outputs_stay_on_the_plain_loop(name, caplog):
+    target, reason = TARGETS[name]
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)).eval()
+    assert assert_equal_on_both_paths(model, torch.rand(2, 3, 12, 12), caplog, target=target) == "plain"
+    assert reason in caplog.text
 
 
 @pytest.mark.parametrize("name", UNEXPLAINED)
