@@ -10,11 +10,10 @@ sample differs. One family more is wrapped in a LightningModule.
 from __future__ import annotations
 
 import logging
-import time
 
 import torch
 from lightning import LightningModule
-from measuring import parser, publish
+from measuring import now, parser, publish
 from torch import nn
 from torchvision.models import get_model
 
@@ -97,11 +96,11 @@ def compared(name, steps):
     results, seconds = {}, {}
     try:
         for engine in ("auto", "plain"):
-            started = time.perf_counter()
+            started = now()
             results[engine] = parameter_randomization_test(
                 model, inputs, torch.tensor([0, 1]), engine=engine, progress=False, **given
             )
-            seconds[engine] = time.perf_counter() - started
+            seconds[engine] = now() - started
     finally:
         log.removeHandler(reasons)
         log.setLevel(level)

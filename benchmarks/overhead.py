@@ -15,11 +15,10 @@ import logging
 import math
 import statistics
 import tempfile
-import time
 
 import lightning.pytorch as pl
 import torch
-from measuring import parser, publish
+from measuring import now, parser, publish
 from thresholds import PHOTOGRAPHS, photographs
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -62,19 +61,19 @@ class Clock(pl.Callback):
 
     def on_train_batch_start(self, *_):
         """A step begins."""
-        self._begun = time.perf_counter()
+        self._begun = now()
 
     def on_train_batch_end(self, *_):
         """It is over."""
-        self.steps.append(time.perf_counter() - self._begun)
+        self.steps.append(now() - self._begun)
 
     def on_validation_start(self, *_):
         """Validation begins."""
-        self._begun = time.perf_counter()
+        self._begun = now()
 
     def on_validation_epoch_end(self, *_):
         """All its batches are through."""
-        self.validation = time.perf_counter() - self._begun
+        self.validation = now() - self._begun
 
 
 class Watch(SaliencySanityCallback):
@@ -84,9 +83,9 @@ class Watch(SaliencySanityCallback):
 
     def on_validation_epoch_end(self, *arguments):
         """All it does while training: measure, log, draw, write."""
-        started = time.perf_counter()
+        started = now()
         super().on_validation_epoch_end(*arguments)
-        self.seconds += time.perf_counter() - started
+        self.seconds += now() - started
 
 
 def data(images):
@@ -104,9 +103,9 @@ def fitted(sets, watch=None, **limits):
         callbacks = [clock] if watch is None else [clock, watch]
         where = {"default_root_dir": folder, "accelerator": "cpu", "num_sanity_val_steps": 0}
         trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, **where, **quiet, **limits)
-        started = time.perf_counter()
+        started = now()
         trainer.fit(model, DataLoader(sets[0], BATCH, shuffle=True), DataLoader(sets[1], BATCH))
-    return model, clock, time.perf_counter() - started
+    return model, clock, now() - started
 
 
 def assert_equal(one, other):

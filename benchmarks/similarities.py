@@ -14,11 +14,10 @@ SSIM is another definition (its own window and padding), so only its time is com
 from __future__ import annotations
 
 import statistics
-import time
 
 import numpy as np
 import torch
-from measuring import interleaved, parser, publish, shown, spread
+from measuring import interleaved, now, parser, publish, shown, spread
 from scipy.stats import spearmanr
 from skimage import data, transform
 from skimage.metrics import structural_similarity
@@ -71,10 +70,10 @@ def judging():
     tables = {name: 0.1 + 0.1 * torch.rand(TRIALS, DEPTHS, SAMPLES, generator=draw) for name in MEASURES}
     ones = {name: torch.ones(3, SAMPLES) for name in MEASURES}
     evidence = Evidence(tables, tables, ones, 0.9 * ones["ssim"], 0.2 + 0 * ones["ssim"], 0.0)
-    started = time.perf_counter()
+    started = now()
     for _ in METHODS:
         judge(evidence, Criterion())
-    return time.perf_counter() - started
+    return now() - started
 
 
 def per_map(name, one, two, repeats):
@@ -147,13 +146,13 @@ def main():
     reference = Reference(one, measures, support)
     explaining, comparing = [], []
     for _ in range(given.repeats):
-        started = time.perf_counter()
+        started = now()
         for name in METHODS:
             maps(name)
-        explaining.append((time.perf_counter() - started) / len(METHODS))
-        started = time.perf_counter()
+        explaining.append((now() - started) / len(METHODS))
+        started = now()
         reference.against(two, 1)
-        comparing.append(time.perf_counter() - started)
+        comparing.append(now() - started)
     steps = len(METHODS) * DEPTHS * TRIALS * SAMPLES / given.samples  # of so many samples
     row = {
         "attributions_seconds": steps * statistics.median(explaining),

@@ -24,7 +24,7 @@ class Tensors(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.peak, self._alive = 0, {}
+        self.peak, self._alive, self._most = 0, {}, 0
         there = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
         self._there = {tensor.untyped_storage()._cdata for tensor in there}
 
@@ -36,8 +36,11 @@ class Tensors(TorchDispatchMode):
                 storage = leaf.untyped_storage()
                 if storage._cdata not in self._there and storage._cdata not in self._alive:
                     self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+                    self._most += storage.nbytes()
+        if self._most > self.peak:  # only then it matters which of them are still alive
+            self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
+            self._most = sum(size for _, size in self._alive.values())
+            self.peak = max(self.peak, self._most)
         return result
 
 
