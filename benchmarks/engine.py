@@ -1,198 +1,216 @@
 """Question: what do all depths of a cascade cost in shared walks, beside one captum call per depth?
 
-ResNet-18, every unit, top down, one trial. "Bare" is the loop a user would write: re-initialise a unit, call captum,
-next; nothing is compared. "Walks" are the same maps by the engine, "plain" and "auto" the whole test with all it adds
-(clone, reference, guard, similarities, floors, intervals) without and with it. All run in turn in one process; medians
-of the ratios and their range are printed. Before any timing the maps of all depths are asserted equal.
+Every unit, top down, one trial, on a ResNet-18, a tiny vision transformer and a small U-Net. "Bare" is the loop a user
+would write: re-initialise a unit, call captum, next; nothing is compared. "Walks" are the same maps by the engine,
+"auto" the whole test with all it adds (clone, reference, guard, similarities, floors, intervals), "plain" the same
+without the engine. All take turns in one process; median and range of the ratios to the bare loop of the same round.
+Before any timing the maps of all depths are asserted equal.
 
-    python benchmarks/engine.py [--suite] [--sizes 32 64] [--batch 8] [--repeats 5] [--memory] [--json]
+    python benchmarks/engine.py [--networks resnet18 vit_tiny unet] [--sizes 32 64 224] [--batches 8 16] [--plain]
+    python benchmarks/engine.py --suite          five methods instead of the gradient alone, ResNet-18
+    python benchmarks/engine.py --memory         peak by byte budget, for walks of 1, 4 and 16 samples
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import statistics
-import time
-import warnings
-from concurrent.futures import ProcessPoolExecutor
-
 import torch
 from captum.attr import GuidedBackprop, GuidedGradCam, InputXGradient, LayerGradCam, Saliency
-from torchvision.models import resnet18
+from measuring import interleaved, parser, publish, ratio, shown, spread
+from measuring.memory import peak
+from measuring.networks import NETWORKS
 
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution import resolve
 from lightning_sanity.engine import Engine
-from lightning_sanity.explanation import Explanation
-from lightning_sanity.network import named_tensors
-from lightning_sanity.shadow import clone
+from lightning_sanity.network import NotTraceable, named_tensors
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import subsets, units
 
 ONE = ("gradient",)
 SUITE = ("gradient", "input_x_gradient", "gradcam", "guided_backprop", "guided_gradcam")
-LAYER = "layer3"
-TRAINED = 0.5
-
-
-def problem(size, batch):
-    torch.manual_seed(0)
-    model, inputs = clone(resnet18(num_classes=100).eval()), torch.rand(batch, 3, size, size)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as training would leave it
-            module.weight.uniform_(TRAINED, 1.5)
-            module.running_var.uniform_(TRAINED, 1.5)
-    with torch.no_grad():
-        target = model(inputs).topk(batch).indices.diagonal()
-    return model, inputs, target
+AT_INPUT = {"gradient", "input_x_gradient", "guided_backprop"}
+"""Both sides give these as they are; class activation maps are resized and rectified differently."""
+GOALS = {("resnet18", 1, 32): 0.5, ("resnet18", 1, 64): 0.6, ("resnet18", 1, 224): 0.75}
+GOALS |= {("resnet18", 5, 32): 0.25, ("resnet18", 5, 64): 0.3}
+"""Share of the bare loop's time that the whole test should take."""
+DRAWING = 3
+"""How often the largest tensor is there while it is drawn anew: as it was, as it is drawn, and what is made of that."""
+TOLERANCE = 1e-5
+"""Of a map's norm: what batches of another size may change in the last bits."""
 
 
 def draws():
     return Reinitializer("normal", "normal", 0, "auto").start_trial(0)
 
 
-def captum_calls(model, names):
-    layer = model.get_submodule(LAYER)
+def captum_calls(problem, names):
+    """A user's calls: ``inputs -> attribution`` per method."""
+    if problem.score is not None:
+        return [lambda x: Saliency(problem.score).attribute(x, abs=False)]
+    model, target = problem.model, problem.target
+    layer = None if problem.layer is None else model.get_submodule(problem.layer)
     calls = {
-        "gradient": lambda x, t: Saliency(model).attribute(x, target=t, abs=False),
-        "input_x_gradient": lambda x, t: InputXGradient(model).attribute(x, target=t),
-        "gradcam": lambda x, t: LayerGradCam(model, layer).attribute(x, target=t, relu_attributions=True),
-        "guided_backprop": lambda x, t: GuidedBackprop(model).attribute(x, target=t),
-        "guided_gradcam": lambda x, t: GuidedGradCam(model, layer).attribute(x, target=t),
+        "gradient": lambda x: Saliency(model).attribute(x, target=target, abs=False),
+        "input_x_gradient": lambda x: InputXGradient(model).attribute(x, target=target),
+        "gradcam": lambda x: LayerGradCam(model, layer).attribute(x, target=target, relu_attributions=True),
+        "guided_backprop": lambda x: GuidedBackprop(model).attribute(x, target=target),
+        "guided_gradcam": lambda x: GuidedGradCam(model, layer).attribute(x, target=target),
     }
     return [calls[name] for name in names]
 
 
-def bare(arguments, names):
+def bare(problem, names, planned):
     """One reference call and one per unit, for every method."""
-    model, inputs, target = arguments
+    model, inputs = problem.model, problem.inputs
     saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     redraw, maps = draws(), {name: [] for name in names}
-    calls = captum_calls(model, names)
-    for unit in (None, *units(model, inputs[:2])):
+    calls = captum_calls(problem, names)
+    for unit in (None, *planned):
         if unit is not None:
             redraw(model, unit)
         for name, call in zip(names, calls, strict=True):
-            maps[name].append(call(inputs.clone().requires_grad_(), target).detach())
+            maps[name].append(call(inputs.clone().requires_grad_()).detach())
     model.load_state_dict(saved)
     return {name: found[1:] for name, found in maps.items()}
 
 
-def walks(arguments, names, budget=None):
-    model, inputs, target = arguments
-    prepared = {}
+def engine_of(problem, names, planned, **options):
+    what, prepared = problem.explanation, {}
     for name in names:
-        method = resolve(name, LAYER)
-        prepared[name] = method, method.prepare(model, inputs) if method.prepare else method.attribute
-    steps = subsets(units(model, inputs[:2]), "cascading")
-    options = {} if budget is None else {"budget": budget}
-    engine = Engine(model, Explanation(model, inputs, target), prepared, steps, 0, **options)
-    saved = {key: tensor.detach().clone() for key, tensor in named_tensors(model)}
+        method = resolve(name, problem.layer)
+        prepared[name] = method, method.prepare(what.model, what.inputs) if method.prepare else method.attribute
+    return Engine(problem.model, what, prepared, subsets(planned, "cascading"), 0, **options)
+
+
+def walks(problem, names, planned, **options):
+    engine = engine_of(problem, names, planned, **options)
+    saved = {key: tensor.detach().clone() for key, tensor in named_tensors(problem.model)}
     found = engine.trial(draws(), saved).attributions
     assert set(found) == set(names), "a method went back to the plain loop"
     return found
 
 
-def whole(arguments, names, engine):
-    model, inputs, target = arguments
-    options = {"methods": names, "layer": LAYER, "trials": 1, "reinitialize": "normal", "engine": engine}
-    return parameter_randomization_test(model, inputs, target, progress=False, **options)
+def whole(problem, names, engine):
+    options = {"methods": names, "layer": problem.layer, "trials": 1, "reinitialize": "normal", "engine": engine}
+    return parameter_randomization_test(problem.model, problem.inputs, problem.target, progress=False, **options)
 
 
-def assert_equal_maps(arguments, names):
-    """Gradients to the last bit; guided ones to rounding; the two resize and rectify class activation maps apart."""
-    expected, found = bare(arguments, names), walks(arguments, names)
-    for name in set(names) & {"gradient", "input_x_gradient", "guided_backprop"}:
+def difference(problem, names, planned):
+    """Largest difference of a map from the bare loop's, as a share of its norm; asserted to be rounding.
+
+    The reason in words where the engine cannot walk this problem: then the test is the plain loop.
+    """
+    try:
+        found, worst = walks(problem, names, planned), 0.0
+    except NotTraceable as reason:
+        return str(reason)
+    expected = bare(problem, names, planned)
+    for name in AT_INPUT.intersection(names):
         for a, b in zip(expected[name], found[name], strict=True):
-            same = torch.equal(a, b) if name != "guided_backprop" else (a - b).norm() <= 1e-5 * a.norm()
-            assert same, f"{name}: the maps differ from the bare loop's by {(a - b).norm() / a.norm():.1e}"
+            worst = max(worst, float((a - b).norm() / a.norm()))
+            assert worst <= TOLERANCE, f"{problem.name}, {name}: a map differs from the bare loop's by {worst:.1e}"
+    return worst
 
 
-def timed(function, *arguments):
-    started = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - started
+def made(network, size, batch):
+    torch.manual_seed(0)
+    problem = NETWORKS[network](size, batch)
+    return problem, units(problem.model, problem.inputs[:2])
 
 
-def compared(size, batch, names, repeats):
-    arguments = problem(size, batch)
-    assert_equal_maps(arguments, names)
-    sides = {
-        "bare": (bare, arguments, names),
-        "walks": (walks, arguments, names),
-        "plain": (whole, arguments, names, "plain"),
-        "auto": (whole, arguments, names, "auto"),
-    }
-    times = [{side: timed(*call) for side, call in sides.items()} for _ in range(repeats)]
-    row = {
-        "methods": len(names),
-        "size": size,
-        "batch": batch,
-        "bare_seconds": statistics.median(t["bare"] for t in times),
-    }
-    for side in ("walks", "plain", "auto"):
-        ratios = [t[side] / t["bare"] for t in times]
-        row[side] = {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
-    return row
+def compared(network, size, batch, names, repeats, plain):
+    problem, planned = made(network, size, batch)
+    off = difference(problem, names, planned)
+    sides = {"bare": lambda: bare(problem, names, planned), "auto": lambda: whole(problem, names, "auto")}
+    if not isinstance(off, str):
+        sides["walks"] = lambda: walks(problem, names, planned)
+    if plain:
+        sides["plain"] = lambda: whole(problem, names, "plain")
+    times = interleaved(sides, repeats)
+    row = {"network": network, "methods": len(names), "size": size, "batch": batch, "units": len(planned)}
+    row |= {"difference": off, "goal": GOALS.get((network, len(names), size)), "bare_seconds": spread(times["bare"])}
+    return row | {side: ratio(times, side, "bare") for side in sides if side != "bare"}
 
 
-def resident_peak():
-    """Largest resident memory of this process since its start, in kB (Linux)."""
-    with open("/proc/self/status") as status:
-        return int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+def described(row):
+    goal = "" if row["goal"] is None else f"  (goal {row['goal']:.2f})"
+    what = f"{row['network']}, {row['units']} units, {row['methods']} method(s), {row['size']} px, batch {row['batch']}"
+    parts = [f"{side} {shown(row[side])}" for side in ("walks", "auto", "plain") if side in row]
+    return f"{what}: bare {shown(row['bare_seconds'])} s; {told(row['difference'])}\n    {'   '.join(parts)}{goal}"
 
 
-def peak(size, batch, budget):
-    arguments = problem(size, batch)
-    arguments[0](arguments[1][:2])
-    loaded = resident_peak()
-    walks(arguments, ONE, budget)
-    return resident_peak() - loaded
+def told(off):
+    return f"plain loop, {off}" if isinstance(off, str) else f"maps differ by at most {off:.0e} of their norm"
 
 
-def memory(size, batch, budgets):
-    """MB above the model for each byte budget, each in a process of its own."""
-    rows = []
-    for budget in budgets:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            rows.append(
-                {"budget_mb": budget / 2**20, "peak_mb": pool.submit(peak, size, batch, budget).result() / 1024}
-            )
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def working(network, size, batch, what):
+    """The work whose peak is measured: walks within a byte budget, the bare loop, or the whole test as it comes."""
+    problem, planned = made(network, size, batch)
+    if what == "bare loop":
+        return lambda: bare(problem, ONE, planned)
+    if what == "whole test":
+        return lambda: whole(problem, ONE, "auto")
+    return lambda: walks(problem, ONE, planned, budget=what)
+
+
+def memory(network, size, batch, chunks):
+    """Peaks for byte budgets that hold so many samples at once, each asserted to keep within what it may."""
+    problem, planned = made(network, size, batch)
+    engine = engine_of(problem, ONE, planned, budget=2**62)
+    (plan,) = engine._plans((), True)
+    sizes = [tensor.nbytes / 2**20 for _, tensor in named_tensors(problem.model)]
+    weights, layer = sum(sizes), max(sizes)
+    where = {"network": network, "size": size, "batch": batch}
+    rows = [where | {"what": what} | peak(working, network, size, batch, what) for what in ("bare loop", "whole test")]
+    for chunk in chunks:
+        budget = chunk * plan.bytes_per_sample()
+        found = peak(working, network, size, batch, budget)
+        # The clone is there when the work begins; it adds the trained weights, kept to put them back, and the twin.
+        row = (
+            where | {"what": f"walks of {chunk}", "budget": budget / 2**20, "model": weights, "drawing": layer} | found
+        )
+        row["allowed"] = row["budget"] + 2 * weights + DRAWING * layer
+        assert row["tensors"] <= row["allowed"], remembered(row)
+        rows.append(row)
     return rows
 
 
+def remembered(row):
+    what = f"{row['network']}, {row['size']} px, batch {row['batch']}, {row['what']}"
+    found = f"{what}: peak {row['resident']:.0f} MB resident, {row['tensors']:.0f} MB in tensors"
+    if "allowed" not in row:
+        return found
+    return (
+        f"{found}; budget {row['budget']:.0f} + trained model and twin {2 * row['model']:.0f} = {row['allowed']:.0f} MB"
+    )
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", action="store_true", help="five methods instead of the gradient alone")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="measure memory by byte budget instead of time")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--equality-only", action="store_true", help="assert that the maps are equal, time nothing")
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    names = SUITE if given.suite else ONE
+    flags = parser(__doc__)
+    flags.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    flags.add_argument("--sizes", type=int, nargs="+", default=[32, 64])
+    flags.add_argument("--batches", type=int, nargs="+", help="default: 8, with --suite or --memory 16")
+    flags.add_argument("--suite", action="store_true")
+    flags.add_argument("--plain", action="store_true", help="also time the test without the engine")
+    flags.add_argument("--memory", action="store_true")
+    given = flags.parse_args()
     if given.equality_only:
-        assert_equal_maps(problem(32, 2), SUITE)
-        print("the maps of all depths equal the bare loop's")
+        for network in NETWORKS:
+            problem, planned = made(network, 32, 2)
+            names = SUITE if problem.layer else ONE
+            print(f"{network}, {len(planned)} depths: {told(difference(problem, names, planned))}")
         return
+    batches = given.batches or [16 if given.suite or given.memory else 8]
     if given.memory:
-        rows = memory(given.sizes[0], given.batch, [64 * 2**20, 256 * 2**20, 1024 * 2**20])
-    else:
-        rows = [compared(size, given.batch, names, given.repeats) for size in given.sizes]
-    if given.json:
-        print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}))
+        rows = [row for size in given.sizes for batch in batches for row in memory("resnet18", size, batch, (1, 4, 16))]
+        publish(given, rows, remembered)
         return
-    for row in rows:
-        if given.memory:
-            print(f"budget {row['budget_mb']:6.0f} MB   peak {row['peak_mb']:6.0f} MB above the model")
-            continue
-        print(f"{row['methods']} method(s), {row['size']} px, batch {row['batch']}: bare {row['bare_seconds']:.2f} s")
-        for side in ("walks", "plain", "auto"):
-            print(f"  {side:6s} {row[side]['ratio']:5.2f}  [{row[side]['low']:.2f}, {row[side]['high']:.2f}]")
+    networks, names = (["resnet18"], SUITE) if given.suite else (given.networks, ONE)
+    cases = [(network, size, batch) for network in networks for size in given.sizes for batch in batches]
+    publish(given, [compared(*case, names, given.repeats, given.plain) for case in cases], described)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,9 @@ medians. Before any timing the two attributions are asserted equal (stochastic m
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-import warnings
-
 import captum.attr as captum
 import torch
+from measuring import interleaved, parser, publish, ratio, shown, spread
 from torch import nn
 from torch.nn import functional as F
 from zennit.attribution import Gradient
@@ -112,19 +107,13 @@ def assert_alike(name, ours, theirs, tolerance):
         assert (a - b).abs().max() <= tolerance * b.abs().max(), f"{name}: differs from the provider"
 
 
-def timed(function, *arguments):
-    started = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - started
+def line(row):
+    seconds = f"{row['method']:22s} ours {shown(row['ours_ms'], 1)} ms, theirs {shown(row['theirs_ms'], 1)} ms"
+    return f"{seconds}: ratio {shown(row['ratio'])}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--equality-only", action="store_true", help="assert equality, time nothing")
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")
+    given = parser(__doc__, repeats=7).parse_args()
     model, inputs = network().eval(), torch.rand(BATCH, 3, 32, 32)
     target = model(inputs).argmax(1)
     rows = []
@@ -136,25 +125,17 @@ def main():
         assert_alike(name, found, provider(model, leaf(inputs), target), tolerance)
         if given.equality_only:
             continue
-        pairs = [
-            (timed(provider, model, leaf(inputs), target), timed(ours, model, inputs, target))
-            for _ in range(given.repeats)
-        ]
-        rows.append(
-            {
-                "method": name,
-                "provider_ms": 1e3 * statistics.median(a for a, _ in pairs),
-                "ours_ms": 1e3 * statistics.median(b for _, b in pairs),
-                "ratio": statistics.median(b / a for a, b in pairs),
-            }
-        )
+        sides = {
+            "theirs": lambda call=provider: call(model, leaf(inputs), target),
+            "ours": lambda call=ours: call(model, inputs, target),
+        }
+        times = interleaved(sides, given.repeats)
+        milliseconds = {f"{side}_ms": spread([1e3 * t for t in found]) for side, found in times.items()}
+        rows.append({"method": name, **milliseconds, "ratio": ratio(times, "ours", "theirs")})
     if given.equality_only:
         print(f"{len(cases())} methods agree with their providers")
-    elif given.json:
-        print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "methods": rows}))
-    else:
-        for row in rows:
-            print(f"{row['method']:22s} {row['provider_ms']:8.1f} ms  {row['ours_ms']:8.1f} ms  {row['ratio']:5.2f}")
+        return
+    publish(given, rows, line)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,17 @@
 
 A trained digits network, the callback's default methods and controls, five trials of every layer, 64 samples; every
 process on one thread. Alone and shared runs take turns in the same processes; medians are printed, of the wall clock,
-which wants two idle cores, and of the processor time of the busier process. Before any timing the results of one, two
-and four processes are asserted equal in every number.
+which wants two idle cores, and of the processor time of the busier process. The efficiency is one process's time over
+that of two together: 1 where sharing is free. Processes that share explain depth by depth, so one process with the
+engine, which they do not have, stands beside them. Before any timing the results of one, two and four processes are
+asserted equal in every number.
 
     python benchmarks/ranks.py [--repeats 5] [--equality-only] [--json]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
 import tempfile
 import time
 import warnings
@@ -21,11 +21,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from measuring import parser, publish, ratio, shown, spread
 
 from lightning_sanity import demo, parameter_randomization_test
 from lightning_sanity.shares import Share
 
-LIMIT = 0.65
+GOAL = 0.8
+"""Of the efficiency of two processes."""
 
 
 def gather(part):
@@ -34,10 +36,12 @@ def gather(part):
     return parts
 
 
-def measured(model, inputs, share, **changes):
+def measured(model, inputs, share, engine="plain", **changes):
+    """Seconds and result; "plain", because one process with the engine sums in another order than several without."""
     started, worked = time.perf_counter(), time.process_time()
-    fixed = {"engine": "plain"}  # several processes explain depth by depth, and one that does not sums in another order
-    result = parameter_randomization_test(model, inputs, trials=5, progress=False, share=share, **fixed, **changes)
+    result = parameter_randomization_test(
+        model, inputs, trials=5, progress=False, share=share, engine=engine, **changes
+    )
     seconds = time.perf_counter() - started, time.process_time() - worked
     return seconds, {key: value for key, value in result.to_dict().items() if key not in ("seconds", "created")}
 
@@ -50,11 +54,12 @@ def work(rank, world, folder, repeats):
     share = lambda: Share(rank, world, gather)  # noqa: E731  # good for one test
     changes = {"methods": ("gradient", "gradcam", "guided_backprop", "smoothgrad", "edge_detector"), "max_steps": 3}
     equal = measured(model, inputs, share(), **changes)[1] == measured(model, inputs, Share(), **changes)[1]
-    times = {"one": [], "shared": []}
+    times = {"one": [], "engine": [], "shared": []}
     for _ in range(repeats):
         dist.barrier()
         if rank == 0:
             times["one"].append(measured(model, inputs, Share())[0])
+            times["engine"].append(measured(model, inputs, Share(), "auto")[0])
         dist.barrier()
         times["shared"].append(measured(model, inputs, share())[0])
     Path(folder, f"{world}-{rank}.json").write_text(json.dumps({"equal": equal, **times}))
@@ -74,29 +79,31 @@ def run(world, repeats):
     return found
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--equality-only", action="store_true", help="assert equal results and leave")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")
+def figures(clock, place, found):
+    """One row per clock."""
+    times = {side: [pair[place] for pair in found[0][side]] for side in ("one", "engine")}
+    parts = zip(*(part["shared"] for part in found), strict=True)
+    times["two"] = [max(pair[place] for pair in pairs) for pairs in parts]
+    row = {"clock": clock} | {f"{side}_seconds": spread(each) for side, each in times.items()}
+    row |= {"ratio": ratio(times, "two", "one"), "engine_ratio": ratio(times, "engine", "one")}
+    return row | {"efficiency": 0.5 / row["ratio"]["median"], "goal": GOAL}
+
+
+def line(row):
+    seconds = f"{row['clock']}: one process {shown(row['one_seconds'])} s, two {shown(row['two_seconds'])} s"
+    efficiency = f"ratio {shown(row['ratio'])}, efficiency {row['efficiency']:.2f} (goal {row['goal']:.2f})"
+    return f"{seconds}: {efficiency}; one process with the engine: ratio {shown(row['engine_ratio'])}"
+
+
+def main():
+    given = parser(__doc__, repeats=5).parse_args()
     torch.set_num_threads(1)  # a fork must not find threads of its parent
     run(4, 0)
     found = run(2, 0 if given.equality_only else given.repeats)
     if given.equality_only:
         print("one, two and four processes: equal results")
         return
-    figures = {"limit": LIMIT}
-    for place, clock in enumerate(("wall", "cpu")):
-        one = statistics.median(pair[place] for pair in found[0]["one"])
-        parts = zip(*(part["shared"] for part in found), strict=True)
-        two = statistics.median(max(pair[place] for pair in pairs) for pairs in parts)
-        figures[clock] = {"one": one, "two": two, "ratio": two / one}
-        if not given.json:
-            print(f"{clock}: one process {one:.3f} s, two {two:.3f} s: ratio {two / one:.2f} (limit {LIMIT})")
-    if given.json:
-        print(json.dumps(figures))
+    publish(given, [figures(clock, place, found) for place, clock in enumerate(("wall", "cpu"))], line)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,25 @@ Eight methods of the gradient family on a ResNet-18 at 224 px: the comparison of
 measures (same and unrelated samples), against the mean explanation of a step, in turn in one process; and, added to the
 comparisons, the statistics of eight methods with 20 depths, 5 trials and 32 samples. Medians.
 
-    python benchmarks/similarities.py [--samples 4] [--repeats 5] [--json]
+With ``--maps``: milliseconds per pair of maps of Spearman's correlation and SSIM, at 64 and 224 pixels, beside scipy's,
+scikit-image's and torchmetrics'; once with the reference's ranks and moments kept, as a test keeps them. torchmetrics'
+SSIM is another definition (its own window and padding), so only its time is compared.
+
+    python benchmarks/similarities.py [--maps] [--samples 4] [--repeats 5] [--json]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import time
-import warnings
 
 import numpy as np
 import torch
+from measuring import interleaved, now, parser, publish, shown, spread
 from scipy.stats import spearmanr
 from skimage import data, transform
 from skimage.metrics import structural_similarity
+from torchmetrics.functional import spearman_corrcoef
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.models import resnet18
 
 from lightning_sanity import Criterion, similarity
@@ -38,14 +41,27 @@ def photographs(count):
     return torch.from_numpy(np.stack([image[-224:] for image in images])).permute(0, 3, 1, 2).float()
 
 
+def scaled(maps):
+    """Each map to [0, 1], as arrays."""
+    rows = maps.double().numpy()
+    low, high = rows.min((1, 2), keepdims=True), rows.max((1, 2), keepdims=True)
+    return (rows - low) / (high - low)
+
+
+def scipy_spearman(a, b):
+    return [spearmanr(one, two, axis=None)[0] for one, two in zip(a.numpy(), b.numpy(), strict=True)]
+
+
+def skimage_ssim(a, b):
+    given = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    return [structural_similarity(one, two, **given) for one, two in zip(scaled(a), scaled(b), strict=True)]
+
+
 def assert_equal(a, b):
     """Our values are scipy's and scikit-image's."""
-    one, two = a.magnitude[0].double().numpy(), b.magnitude[0].double().numpy()
-    assert abs(float(similarity.spearman(a.magnitude, b.magnitude)[0]) - spearmanr(one, two, axis=None)[0]) < 1e-6
-    one, two = ((m - m.min()) / (m.max() - m.min()) for m in (one, two))
-    given = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
-    found = similarity.resolve("ssim")(a.magnitude, b.magnitude)[0]
-    assert abs(float(found) - structural_similarity(one, two, **given)) < 1e-6
+    for name, theirs in (("spearman", scipy_spearman), ("ssim", skimage_ssim)):
+        off = (similarity.resolve(name)(a, b) - torch.tensor(np.array(theirs(a, b)))).abs().max()
+        assert off < 1e-6, f"{name}: differs by {off:.1e}"
 
 
 def judging():
@@ -54,20 +70,61 @@ def judging():
     tables = {name: 0.1 + 0.1 * torch.rand(TRIALS, DEPTHS, SAMPLES, generator=draw) for name in MEASURES}
     ones = {name: torch.ones(3, SAMPLES) for name in MEASURES}
     evidence = Evidence(tables, tables, ones, 0.9 * ones["ssim"], 0.2 + 0 * ones["ssim"], 0.0)
-    started = time.perf_counter()
+    started = now()
     for _ in METHODS:
         judge(evidence, Criterion())
-    return time.perf_counter() - started
+    return now() - started
+
+
+def per_map(name, one, two, repeats):
+    """Milliseconds per pair of maps: ours with and without what is kept of the reference, and theirs."""
+    measure = similarity.resolve(name)
+    kept = measure.prepare(one)
+    sides = {
+        "ours": lambda: measure(one, two),
+        "ours, reference kept": lambda: measure.compare(kept, measure.prepare(two)),
+    }
+    if name == "spearman":
+        flat = one.flatten(1).T.contiguous(), two.flatten(1).T.contiguous()
+        sides |= {"scipy": lambda: scipy_spearman(one, two), "torchmetrics": lambda: spearman_corrcoef(*flat)}
+    else:
+        unit = [torch.from_numpy(scaled(maps)).float()[:, None] for maps in (one, two)]
+        given = {"data_range": 1.0, "reduction": "none"}
+        sides |= {
+            "scikit-image": lambda: skimage_ssim(one, two),
+            "torchmetrics": lambda: structural_similarity_index_measure(*unit, **given),
+        }
+    times = interleaved(sides, repeats)
+    milliseconds = {side: spread([1e3 * t / len(one) for t in found]) for side, found in times.items()}
+    return {"similarity": name, "size": one.shape[-1], "ms_per_map": milliseconds}
+
+
+def timed_maps(one, two, repeats):
+    """All sizes and both similarities, of real maps and their reduction."""
+    rows = []
+    for size in (64, 224):
+        pair = [torch.nn.functional.adaptive_avg_pool2d(maps.magnitude, size) for maps in (one, two)]
+        assert_equal(*pair)
+        rows += [per_map(name, *pair, repeats) for name in ("spearman", "ssim")]
+    return rows
+
+
+def line(row):
+    if "ms_per_map" in row:
+        times = ", ".join(f"{side} {shown(found)}" for side, found in row["ms_per_map"].items())
+        return f"{row['similarity']}, {row['size']} px, ms per map: {times}"
+    parts = ", ".join(
+        f"{name} {row[f'{name}_seconds']:.2f} s" for name in ("attributions", "similarities", "statistics")
+    )
+    what = f"{len(METHODS)} methods, {DEPTHS} depths, {TRIALS} trials, {SAMPLES} samples at 224 px (extrapolated)"
+    return f"{what}: {parts}; share of the attributions {row['share']:.3f}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--equality-only", action="store_true", help="assert equal values, time nothing")
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")
+    flags = parser(__doc__, repeats=5)
+    flags.add_argument("--samples", type=int, default=4)
+    flags.add_argument("--maps", action="store_true", help="milliseconds per map, beside other libraries")
+    given = flags.parse_args()
     torch.manual_seed(0)
     model, images = resnet18().eval(), photographs(given.samples)
     target = model(images).argmax(1)
@@ -79,39 +136,31 @@ def main():
         return Maps(found.sum(1), found.abs().sum(1))
 
     one, two = maps("gradient"), maps("input_x_gradient")
-    assert_equal(one, two)
+    assert_equal(one.magnitude, two.magnitude)
     if given.equality_only:
         print("similarities equal scipy's and scikit-image's")
+        return
+    if given.maps:
+        publish(given, timed_maps(one, two, given.repeats), line)
         return
     reference = Reference(one, measures, support)
     explaining, comparing = [], []
     for _ in range(given.repeats):
-        started = time.perf_counter()
+        started = now()
         for name in METHODS:
             maps(name)
-        explaining.append((time.perf_counter() - started) / len(METHODS))
-        started = time.perf_counter()
+        explaining.append((now() - started) / len(METHODS))
+        started = now()
         reference.against(two, 1)
-        comparing.append(time.perf_counter() - started)
+        comparing.append(now() - started)
     steps = len(METHODS) * DEPTHS * TRIALS * SAMPLES / given.samples  # of so many samples
-    all_explaining, all_comparing = (steps * statistics.median(t) for t in (explaining, comparing))
-    deciding = statistics.median(judging() for _ in range(given.repeats))
-    report = {
-        "attributions_seconds": all_explaining,
-        "similarities_seconds": all_comparing,
-        "statistics_seconds": deciding,
-        "share": (all_comparing + deciding) / all_explaining,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+    row = {
+        "attributions_seconds": steps * statistics.median(explaining),
+        "similarities_seconds": steps * statistics.median(comparing),
+        "statistics_seconds": statistics.median(judging() for _ in range(given.repeats)),
     }
-    if given.json:
-        print(json.dumps(report))
-        return
-    print(f"{len(METHODS)} methods, {DEPTHS} depths, {TRIALS} trials, {SAMPLES} samples at 224 px (extrapolated)")
-    print(f"attributions   {all_explaining:9.0f} s")
-    print(f"similarities   {all_comparing:9.0f} s")
-    print(f"statistics     {deciding:9.2f} s")
-    print(f"share          {report['share']:9.3f}")
+    row["share"] = (row["similarities_seconds"] + row["statistics_seconds"]) / row["attributions_seconds"]
+    publish(given, [row], line)
 
 
 if __name__ == "__main__":

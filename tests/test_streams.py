@@ -2,7 +2,6 @@
 
 import logging
 
-import families
 import pytest
 import torch
 from lightning import LightningModule
@@ -22,7 +21,6 @@ from lightning_sanity.streams import Plan, Trained, observe
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import ORDERS, subsets, units
 
-torchvision = pytest.importorskip("torchvision")
 IMAGES = torch.rand(5, 3, 12, 12, generator=generator("images"))
 
 
@@ -435,22 +433,3 @@ def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monke
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="unknown engine 'fast'; choose from: auto, plain"):
         check(Residual(), engine="fast")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["resnet18", "densenet121", "inception_v3", "vit_b_32", "swin_t", "mobilenet_v3_small"]
-)
-def test_torchvision_families_take_the_two_stream_path(name):
-    model, side = families.build(name, 10)
-    for parameter in model.parameters():  # some heads start at zero, which is no model
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
-    inputs = torch.rand(3, 3, side, side)
-    with torch.no_grad():
-        target = model(inputs).topk(3).indices.diagonal()
-    options = {"methods": "gradient", "trials": 1, "repeats": 1, "max_steps": 6, "controls": False, "progress": False}
-    fast, slow = (parameter_randomization_test(model, inputs, target, engine=e, **options) for e in ("auto", "plain"))
-    assert fast.settings["engine"]["gradient"] == "two_stream"
-    for key, curve in fast.curves.items():
-        assert torch.allclose(curve.values, slow.curves[key].values, atol=1e-4, equal_nan=True)

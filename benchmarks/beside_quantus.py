@@ -1,0 +1,142 @@
+"""Question: how long does Quantus' MPRT take for what the whole test says, on the same network and probe?
+
+ResNet-18, gradient alone and four methods (gradient, input x gradient, Grad-CAM, Guided Grad-CAM), each side at its
+default steps, one trial, top down. Quantus runs once per method and similarity, explaining by its own ``explain``; ours
+runs once, with all the similarities of the verdict, floors, noise guard and intervals. Quantus' SSIM cannot be used in
+its MPRT (it returns a list); it gets scikit-image's, on the maps in two dimensions.
+
+Before any timing our test walks with Quantus' weights (its way to re-initialise, its seed), and every similarity of
+every sample is asserted equal at every step that both sides have.
+
+    pip install "lightning-sanity[bench]"
+    python benchmarks/beside_quantus.py [--size 64] [--batch 16] [--repeats 3] [--json]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import torch
+from measuring import interleaved, parser, publish, ratio, shown, spread
+from measuring.networks import resnet
+from skimage.metrics import structural_similarity
+
+from lightning_sanity import parameter_randomization_test
+
+THEIRS = {
+    "gradient": "Gradient",
+    "input_x_gradient": "InputXGradient",
+    "gradcam": "LayerGradCam",
+    "guided_gradcam": "GuidedGradCam",
+}
+GOALS = {1: 3.0, 4: 7.0}
+"""How many times as long Quantus should take, with its own similarity alone, by the number of methods."""
+SPEARMAN, SSIM = 1e-5, 1e-4
+"""Quantus' maps are divided by their largest value, in float32, which may tie or part neighbours in rank."""
+SEED = 42
+
+
+def ssim(a, b, batched):
+    """What the paper compares by: flattened maps unfolded again, each scaled to [0, 1]."""
+    side = int(a.shape[1] ** 0.5)
+
+    def scaled(row):
+        return ((row - row.min()) / (row.max() - row.min())).reshape(side, side)
+
+    given = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    pairs = zip(a.astype(float), b.astype(float), strict=True)
+    return np.array([structural_similarity(scaled(one), scaled(other), **given) for one, other in pairs])
+
+
+def theirs(problem, name, similarity=None):
+    """Quantus' scores: ``step -> (N,)``."""
+    import quantus
+
+    asked = {"method": THEIRS[name], "device": "cpu"}
+    if "cam" in name:
+        side = problem.inputs.shape[-1]
+        asked |= {"gc_layer": f"model.{problem.layer}", "interpolate": (side, side)}
+    metric = quantus.MPRT(similarity_func=similarity, seed=SEED, disable_warnings=True)
+    arrays = {"x_batch": problem.inputs.numpy(), "y_batch": problem.target.numpy(), "a_batch": None}
+    call = {
+        "explain_func": quantus.explain,
+        "explain_func_kwargs": asked,
+        "device": "cpu",
+        "batch_size": len(problem.inputs),
+    }
+    return metric(model=problem.model, **arrays, **call)
+
+
+def ours(problem, names, **changes):
+    """The whole test at its default steps."""
+    given = {"methods": names, "layer": problem.layer, "trials": 1, "reinitialize": "normal", "progress": False}
+    return parameter_randomization_test(problem.model, problem.inputs, problem.target, **(given | changes))
+
+
+def reset(module):
+    """How Quantus re-initialises a module."""
+    if hasattr(module, "reset_parameters"):
+        torch.manual_seed(SEED + 1)
+        module.reset_parameters()
+
+
+def assert_equal(problem):
+    """Our test with Quantus' weights finds its numbers at every step that both have; largest differences.
+
+    Quantus resets a normalisation and its convolution one after the other, ours are one unit: all our steps are among
+    Quantus', in the same order.
+    """
+    similarities = {"spearman.abs": (None, SPEARMAN), "ssim.abs": (ssim, SSIM)}
+    result = ours(problem, "gradient", similarities=list(similarities), reinitialize=reset)
+    found = {}
+    for name, (function, tolerance) in similarities.items():
+        scores = theirs(problem, "gradient", function)
+        assert [step for step in scores if step in result.units] == list(result.units), "the steps' order differs"
+        expected = torch.tensor(np.array([scores[step] for step in result.units]))
+        found[name] = float((result.curves["gradient", name].values[0] - expected).abs().max())
+        assert found[name] <= tolerance, f"{name}: differs from Quantus' by {found[name]:.1e}"
+    return found
+
+
+def compared(problem, names, repeats):
+    sides = {
+        "ours": lambda: ours(problem, names),
+        "spearman": lambda: [theirs(problem, name) for name in names],
+        "ssim": lambda: [theirs(problem, name, ssim) for name in names],
+    }
+    times = interleaved(sides, repeats)
+    times["both"] = [a + b for a, b in zip(times["spearman"], times["ssim"], strict=True)]
+    row = {"methods": list(names), "size": problem.inputs.shape[-1], "batch": len(problem.inputs)}
+    row |= {"seconds": spread(times["ours"]), "goal": GOALS[len(names)]}
+    return row | {side: ratio(times, side, "ours") for side in ("spearman", "ssim", "both")}
+
+
+def described(row):
+    what = f"{len(row['methods'])} method(s), {row['size']} px, batch {row['batch']}: ours {shown(row['seconds'])} s"
+    times = ", ".join(f"{side} {shown(row[side], 1)}" for side in ("spearman", "ssim", "both"))
+    return f"{what}; Quantus takes as many times as long: {times} (goal, Spearman alone: {row['goal']:.0f})"
+
+
+def main():
+    flags = parser(__doc__)
+    flags.add_argument("--size", type=int, default=64)
+    flags.add_argument("--batch", type=int, default=16)
+    flags.add_argument("--methods", nargs="+", choices=THEIRS, help="time these alone")
+    given = flags.parse_args()
+    if importlib.util.find_spec("quantus") is None:
+        print('Quantus is not installed, so nothing can be compared: pip install "lightning-sanity[bench]"')
+        sys.exit(0 if given.equality_only else 2)
+    torch.manual_seed(0)
+    found = assert_equal(resnet(32, 3))
+    if given.equality_only:
+        print(", ".join(f"{name} of every step and sample differs by at most {off:.0e}" for name, off in found.items()))
+        return
+    problem = resnet(given.size, given.batch)
+    suites = [given.methods] if given.methods else [["gradient"], list(THEIRS)]
+    publish(given, [compared(problem, names, given.repeats) for names in suites], described)
+
+
+if __name__ == "__main__":
+    main()

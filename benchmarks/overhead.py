@@ -1,0 +1,167 @@
+"""Question: what does the callback cost beside the training that it watches?
+
+A ResNet-18 trained by Lightning on 5,000 patches of scikit-image's photographs, 32 x 32 pixels, batches of 64, with
+validation, TensorBoard and the callback as it comes: 3 methods and 3 controls, 16 samples, every layer, 3 trials, the
+report and the figures. Once as it comes and once with ``max_time=0.03``, 3 % of the training time. An epoch is the
+median of some of its steps times their number, plus its validation; ``--full`` trains the whole epoch, once with
+the callback and once without, and asserts that the weights are the same.
+
+    python benchmarks/overhead.py [--steps 20] [--full] [--json]
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import tempfile
+
+import lightning.pytorch as pl
+import torch
+from measuring import now, parser, publish
+from thresholds import PHOTOGRAPHS, photographs
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import resnet18
+
+from lightning_sanity import SaliencySanityCallback
+
+IMAGES, BATCH, SHARE = 5000, 64, 0.03
+
+
+class Classifier(pl.LightningModule):
+    """A ResNet-18 that names the photograph a patch is from."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = resnet18(num_classes=len(PHOTOGRAPHS))
+
+    def forward(self, images):
+        """Class scores."""
+        return self.network(images)
+
+    def training_step(self, batch, batch_idx):
+        """Cross-entropy."""
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        """Accuracy."""
+        self.log("val/accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        """SGD with momentum."""
+        return torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
+
+
+class Clock(pl.Callback):
+    """Seconds of every training step, and of the validation up to where other callbacks come in."""
+
+    def __init__(self):
+        self.steps, self.validation = [], 0.0
+
+    def on_train_batch_start(self, *_):
+        """A step begins."""
+        self._begun = now()
+
+    def on_train_batch_end(self, *_):
+        """It is over."""
+        self.steps.append(now() - self._begun)
+
+    def on_validation_start(self, *_):
+        """Validation begins."""
+        self._begun = now()
+
+    def on_validation_epoch_end(self, *_):
+        """All its batches are through."""
+        self.validation = now() - self._begun
+
+
+class Watch(SaliencySanityCallback):
+    """The callback, timed from outside."""
+
+    seconds = 0.0
+
+    def on_validation_epoch_end(self, *arguments):
+        """All it does while training: measure, log, draw, write."""
+        started = now()
+        super().on_validation_epoch_end(*arguments)
+        self.seconds += now() - started
+
+
+def data(images):
+    """Training and validation set of real pictures."""
+    training, validation = photographs(side=32, per_class=math.ceil(images / len(PHOTOGRAPHS)))
+    return TensorDataset(*(tensor[:images] for tensor in training)), TensorDataset(*validation)
+
+
+def fitted(sets, watch=None, **limits):
+    """A trained model, the clock of its one epoch, and the seconds of ``fit``."""
+    pl.seed_everything(0, verbose=False)
+    clock, model = Clock(), Classifier()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    with tempfile.TemporaryDirectory() as folder:
+        callbacks = [clock] if watch is None else [clock, watch]
+        where = {"default_root_dir": folder, "accelerator": "cpu", "num_sanity_val_steps": 0}
+        trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, **where, **quiet, **limits)
+        started = now()
+        trainer.fit(model, DataLoader(sets[0], BATCH, shuffle=True), DataLoader(sets[1], BATCH))
+    return model, clock, now() - started
+
+
+def assert_equal(one, other):
+    """The callback leaves the training as it is, to the last bit."""
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), f"the callback changed {name}"
+
+
+def described(watch, epoch, max_time, full):
+    """What the callback did and cost."""
+    row = {"max_time": max_time, "epoch_seconds": epoch, "callback_seconds": watch.seconds, "full": full}
+    row |= {"share": watch.seconds / epoch, "unmeasured": watch.unmeasured}
+    if watch.result is None:
+        return row
+    settings = watch.result.settings
+    row |= {"units": len(watch.result.units), "thinned": settings["thinned"]}
+    return row | {name: settings[name] for name in ("methods", "controls", "samples", "trials_run", "engine")}
+
+
+def line(row):
+    how = "an epoch" if row["full"] else "an epoch, by a sample of its steps,"
+    limit = "as it comes" if row["max_time"] is None else f"max_time={row['max_time']:.3g}"
+    cost = f"{row['callback_seconds']:.1f} s of {row['epoch_seconds']:.0f} s, {row['share']:.1%} (goal {SHARE:.0%})"
+    if row["unmeasured"]:
+        return f"{limit}: the callback takes {cost} and has no result: {row['unmeasured']}"
+    thinned = f"thinned {row['thinned']}" if row["thinned"] else "nothing thinned"
+    chosen = f"{row['units']} units, {max(row['trials_run'].values())} trials, {row['samples']} samples; {thinned}"
+    return f"{limit}: {how} takes {row['epoch_seconds']:.0f} s, the callback {cost}\n    {chosen}"
+
+
+def main():
+    flags = parser(__doc__, repeats=1)
+    flags.add_argument("--steps", type=int, default=20, help="training steps that are timed")
+    flags.add_argument("--full", action="store_true", help="train whole epochs")
+    given = flags.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if given.equality_only:
+        sets, limits = data(2 * BATCH), {"limit_train_batches": 2, "limit_val_batches": 1}
+        watch = Watch("gradient", probe=2, trials=1, max_steps=2)
+        assert_equal(fitted(sets, **limits)[0], fitted(sets, watch, **limits)[0])
+        assert watch.result is not None, watch.unmeasured
+        print("the callback leaves the trained weights as they are")
+        return
+    sets = data(IMAGES)
+    limits = {} if given.full else {"limit_train_batches": given.steps}
+    without, clock, seconds = fitted(sets, **limits)
+    step = statistics.median(clock.steps)
+    epoch = seconds if given.full else step * math.ceil(IMAGES / BATCH) + clock.validation
+    # Below 1 it is a share of the training time, which a sample of steps would cut short: in seconds, at least 1.
+    rows = []
+    for max_time in (None, SHARE if given.full else max(1.0, SHARE * epoch)):
+        watch = Watch(max_time=max_time)
+        assert_equal(without, fitted(sets, watch, **limits)[0])
+        rows.append(described(watch, epoch, max_time, given.full))
+    publish(given, rows, line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Every network that re-initialisation is tested on gives the same result with the engine and without."""
+
+import logging
+
+import pytest
+import torch
+from test_networks import EXOTIC, build
+from torch import nn
+
+from lightning_sanity import parameter_randomization_test, targets
+
+ON_PLAIN_LOOP = {
+    "transformer encoder": "no method says what it needs",  # token ids: explained at their embeddings
+    "tied decoder": "no method says what it needs",
+}
+"""Networks that fall back, with the reason that the debug log gives; all others take the shared walks."""
+UNEXPLAINED = {"embedding bag"}
+"""Networks without a result: token ids have no gradient, and an ``EmbeddingBag`` gives no embedding per token."""
+QUICK = ("resnet18", "squeezenet1_1", "shufflenet_v2_x0_5")
+SLOW = ("inception_v3", "densenet121", "vit_b_32", "swin_t", "mobilenet_v3_small", "regnet_y_400mf", "efficientnet_b0")
+CONTINUOUS = ("cosine", "pearson")
+"""Ranks of a handful of features hide small differences; these do not."""
+
+
+def result(model, inputs, engine, target=None, **options):
+    target = torch.arange(len(inputs)) % 2 if target is None else target
+    given = {"methods": "gradient", "trials": 1, "repeats": 1, "controls": False, "progress": False, "pictures": False}
+    return parameter_randomization_test(model, inputs, target, engine=engine, **given, **options)
+
+
+def assert_equal_on_both_paths(model, inputs, caplog, **options):
+    """The path that was taken, after every curve was found equal to the plain loop's."""
+    with caplog.at_level(logging.DEBUG, "lightning_sanity"):
+        fast = result(model, inputs, "auto", **options)
+    slow = result(model, inputs, "plain", **options)
+    assert fast.curves.keys() == slow.curves.keys() != set()
+    for key, curve in fast.curves.items():
+        assert torch.allclose(curve.values, slow.curves[key].values, atol=1e-5, equal_nan=True), key
+    assert torch.allclose(fast.output_change.correlation, slow.output_change.correlation, atol=1e-5, equal_nan=True)
+    return fast.settings["engine"]["gradient"]
+
+
+@pytest.mark.parametrize("name", [name for name in EXOTIC if name not in UNEXPLAINED])
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated")
+def test_exotic_networks_give_the_same_result_on_both_paths(name, caplog):
+    make, inputs = EXOTIC[name]
+    torch.manual_seed(0)
+    path = assert_equal_on_both_paths(make().eval(), inputs, caplog, similarities=CONTINUOUS)
+    assert path == ("plain" if name in ON_PLAIN_LOOP else "two_stream")
+    reasons = [record.getMessage() for record in caplog.records if "plain loop" in record.getMessage()]
+    assert len(reasons) == (name in ON_PLAIN_LOOP)
+    assert all(ON_PLAIN_LOOP[name] in reason for reason in reasons)
+
+
+TARGETS = {
+    "a function": (lambda outputs: outputs[:, 0].flatten(1).sum(1), "must return one floating-point number per sample"),
+    "a class's pixels": (targets.class_mask(0, torch.ones(2, 12, 12)), "cannot be used as inputs to control flow"),
+}
+"""Targets that look at what they are given before they use it, which nothing symbolic stands."""
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_that_check_the_outputs_stay_on_the_plain_loop(name, caplog):
+    target, reason = TARGETS[name]
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)).eval()
+    assert assert_equal_on_both_paths(model, torch.rand(2, 3, 12, 12), caplog, target=target) == "plain"
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("name", UNEXPLAINED)
+def test_networks_without_a_result_say_why(name):
+    make, inputs = EXOTIC[name]
+    torch.manual_seed(0)
+    verdict = result(make().eval(), inputs, "auto").verdicts["gradient"]
+    assert "no gradient" in verdict.reason
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_torchvision_families_take_the_shared_walks(name, caplog):
+    model, (inputs,) = build(name)
+    for parameter in model.parameters():  # some heads start at zero, which is no model
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    assert assert_equal_on_both_paths(model, inputs, caplog, max_steps=2) == "two_stream"

@@ -1,0 +1,147 @@
+"""A trial asks the device nothing: whoever asks waits until all that was queued is done, and the device then idles."""
+
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lightning_sanity
+from lightning_sanity import parameter_randomization_test
+from lightning_sanity.cascade import Cascade
+
+PACKAGE = Path(lightning_sanity.__file__).parent
+OPERATIONS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
+MOVES = {"cpu", "numpy", "tolist", "__array__"}
+METHODS = ("gradient", "gradcam", "guided_backprop", "guided_gradcam", "smoothgrad", "integrated_gradients")
+TRIALS, DEPTHS = 3, 3
+
+# (module, function) -> how often in all trials together, at most
+ON_A_CPU_ONLY = {("ranks", "_mean_positions"), ("ranks", "sort_packed"), ("ranks", "average_ranks")}
+"""Guarded by ``device.type == "cpu"``, where asking costs nothing."""
+ONCE_PER_RUN = {("engine", "_check"): len(METHODS)}
+"""The proof that a method's maps are the plain ones; counted per method, not per trial."""
+DRAWING = {("randomization", "_law"): 11}
+"""Whether a tensor is constant, and thus has no spread to draw with, is asked of its values: once per run and tensor,
+once more per constant one, and of the largest where a constant is 0."""
+LISTENING = {("explanation", "listen"): DEPTHS * TRIALS}
+"""Whether a pass that comes by is one of the probe itself, in the plain loop alone; it saves a pass."""
+
+
+def asking():
+    """Module and function of the innermost frame of the package, skipping what torch and captum call in between."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if PACKAGE in path.parents:
+            return path.stem, frame.f_code.co_name
+        frame = frame.f_back
+    return "?", "?"
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations whose result the host needs before it can go on."""
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._overloadpacket.__name__
+        masked = name in ("index", "index_put", "index_put_") and any(
+            isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in OPERATIONS or masked:
+            self.found[asking()] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Moves(TorchFunctionMode):
+    """Counts what brings values to the host; on a CPU no operation tells."""
+
+    def __init__(self, found):
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in MOVES:
+            self.found[asking()] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def network():
+    layers = [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+
+
+def check(device, engine):
+    inputs = torch.rand(5, 3, 16, 16, device=device)
+    given = {"methods": METHODS, "trials": TRIALS, "repeats": 1, "reinitialize": "normal", "progress": False}
+    result = parameter_randomization_test(network().to(device), inputs, torch.arange(5) % 4, engine=engine, **given)
+    assert len(result.units) == DEPTHS
+    assert {result.settings["engine"][name] for name in METHODS} == {"plain" if engine == "plain" else "two_stream"}
+
+
+@pytest.fixture
+def during_trials(monkeypatch):
+    """Runs every trial inside the contexts that a test adds."""
+    walk, contexts = Cascade._walk_trial, []
+
+    def watched(self, *arguments):
+        for context in contexts:
+            context.__enter__()
+        try:
+            walk(self, *arguments)
+        finally:
+            for context in reversed(contexts):
+                context.__exit__(None, None, None)
+
+    monkeypatch.setattr(Cascade, "_walk_trial", watched)
+    return contexts
+
+
+@pytest.mark.parametrize(
+    ("engine", "allowed"), [("auto", ONCE_PER_RUN | DRAWING), ("plain", DRAWING | LISTENING)], ids=["auto", "plain"]
+)
+def test_no_trial_waits_for_a_value(engine, allowed, during_trials):
+    found = Counter()
+    during_trials += [Operations(found), Moves(found)]
+    check("cpu", engine)
+    asked = {place: times for place, times in found.items() if place not in ON_A_CPU_ONLY}
+    assert asked.keys() <= allowed.keys()
+    assert {place for place, times in asked.items() if times > allowed[place]} == set()
+
+
+def test_the_watch_sees_what_waits():
+    found, some = Counter(), torch.arange(3.0)
+    with Operations(found), Moves(found):
+        float(some[0])
+        bool(some.sum() > 0)
+        some[some > 1]
+        some.cpu()
+        some.tolist()
+        torch.equal(some, some)
+    assert found == {("?", "?"): 6}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+def test_no_trial_waits_for_a_gpu(engine, during_trials):
+    class Debugging:  # CUDA's own watch, which sees every copy as well
+        def __enter__(self):
+            torch.cuda.set_sync_debug_mode("warn")
+
+        def __exit__(self, *_):
+            torch.cuda.set_sync_debug_mode("default")
+
+    during_trials.append(Debugging())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check("cuda", engine)
+    told = {Path(w.filename).stem for w in caught if "synchroniz" in str(w.message)}
+    assert told <= {"randomization", "engine"} | ({"explanation"} if engine == "plain" else set())
