@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity._rng import reseed
-from lightning_sanity.attribution.batching import Rows, rows_of, target_of
+from lightning_sanity.attribution.batching import ROWS, Rows, at_most, rows_of, target_of
 from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation import Explanation
+from lightning_sanity.memory import Meter, bytes_of
 from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.randomization import Change
 from lightning_sanity.streams import Observed, Plan, observe
@@ -32,6 +33,8 @@ from lightning_sanity.units import Unit
 ENGINES = ("auto", "plain")
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
+_UNSURE = 1.5
+"""Factor by which a walk may keep more than its plan says."""
 
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError)
 """What an operation that minds the batch's size raises."""
@@ -116,6 +119,7 @@ class Engine:
         for name, derived in list(self.methods.items()):
             if derived.layer is not None and derived.layer.name not in self.network.returned:
                 self._give_up(name, f"layer '{derived.layer.name}' is no single value of the traced network")
+        self._proof_rows: dict[str, int] = {}
         self._proven: set[object] = set()
         self._planned: dict[tuple[object, ...], Plan] = {}
 
@@ -135,6 +139,47 @@ class Engine:
         narrowed = copy.copy(self)
         narrowed.methods = {name: derived for name, derived in self.methods.items() if name in names}
         return narrowed
+
+    def fit(self, room: int, rows: Mapping[str, int]) -> int | None:
+        """From now on let a walk take no more than so many bytes, beside ``kept_bytes``.
+
+        Args:
+            room: Bytes.
+            rows: Per method, how many samples the proof explains at once.
+
+        Returns:
+            What a walk will take, going by one with one sample; None where not even one depth of it fits.
+        """
+        self._proof_rows = dict(rows)
+        layers = tuple(dict.fromkeys(found.layer.name for found in self.methods.values() if found.layer is not None))
+        chosen = tuple(range(len(self.steps)))
+        while True:
+            plan = Plan(self.network, self._random, chosen, layers)
+            if plan.bytes_per_sample() * _UNSURE <= room:
+                break
+            if len(chosen) == 1:
+                return None
+            chosen = chosen[: len(chosen) // 2]
+        one = slice(0, 1)
+        with Meter() as meter:
+            observe(plan, rows_of(self.what.inputs, one), target_of(self.what.target, one))
+        self.budget = min(self.budget, int(room * plan.bytes_per_sample() / meter.peak))
+        copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
+        return meter.peak * min(max(1, self.budget // plan.bytes_per_sample()), self.samples * copies)
+
+    def kept_bytes(self) -> int:
+        """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
+        copied = bytes_of(tensor for _, tensor in named_tensors(self.network.random))
+        each = bytes_of([first(self.what.inputs)]) * len(self.steps)
+        kept = len(self.methods) * each
+        sums = [0]
+        for copies in {found.copies for found in self.methods.values()}:
+            some = [found for found in self.methods.values() if found.copies == copies]
+            rules = {rule for found in some for rule in found.rules}
+            nodes = {self.network.returned[found.layer.name] for found in some if found.layer is not None}
+            shown = sum(2 * self.network.operations[node].per_sample for node in nodes) * self.samples * len(self.steps)
+            sums.append(len(rules) * each * (1 if copies is None else 2) + shown)
+        return copied + kept + max(sums)
 
     def attempt(
         self,
@@ -196,8 +241,14 @@ class Engine:
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
         reseed(self.seed, first(self.what.inputs).device)
-        with torch.enable_grad():
-            plain = self.methods[name].plain(self.what.model, self.what.inputs, self.what.target).detach()
+        function = self.methods[name]
+        rows = self._proof_rows.get(name, max(self.samples, ROWS))
+        with torch.enable_grad(), at_most(rows):
+            parts = [
+                function.plain(part.model, part.inputs, part.target)
+                for part in self.what.chunks(rows if function.copies is None else self.samples)
+            ]
+            plain = torch.cat([part.detach() for part in parts])
         norm = torch.linalg.vector_norm
         difference = float(norm((ours[depth] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
         needs = self._needs(name)

@@ -19,6 +19,7 @@ from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_not
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.measures import measures_of, reach_of, suited, support_in
+from lightning_sanity.memory import check_memory
 from lightning_sanity.preparation import (
     environment,
     explained_target,
@@ -76,6 +77,7 @@ def parameter_randomization_test(
     pictures: bool = True,
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
+    max_memory: int | None = None,
     share: Share | None = None,
     engine: str = "auto",
 ) -> SanityResult:
@@ -130,6 +132,11 @@ def parameter_randomization_test(
             function may raise to end the test.
         max_seconds: About how long the test may take: depths and trials are thinned evenly to fit, then methods are
             left out, which the result's settings and notes say. A method that hangs for twice as long ends the test.
+        max_memory: Bytes that the test may keep above the trained model, on its device; counted are weights, maps and
+            activations, not what a library works with inside one operation. Samples, and altered copies of them, are
+            explained fewer at a time, one depth after the other where all at once are too many; results stay the same.
+            Of a stochastic method the samples stay together, because its noise would be another. What was decided is
+            in ``settings["memory"]``; the notes say where even one sample takes more.
         share: This process's part where several of them run the same test together.
         engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
             ``settings["engine"]``; ``"plain"`` always explains one depth after the other.
@@ -155,6 +162,7 @@ def parameter_randomization_test(
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
+    check_memory(max_memory)
     if engine not in ENGINES:
         raise ValueError(f"unknown engine '{engine}'; choose from: {', '.join(ENGINES)}")
     if order not in ORDERS:
@@ -189,6 +197,7 @@ def parameter_randomization_test(
             diagnostics=further,
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
             engine=engine,
+            max_memory=max_memory,
         )
         used = suited(similarities, first(values), support, mask, tokens=place is not None)
         deadline = None if max_seconds is None else started + max_seconds
@@ -215,7 +224,7 @@ def parameter_randomization_test(
                 {name: maps for name, maps in drawn.items() if maps is not None},
             )
     gradient_ratio = gradient_ratio_of(walk)
-    notes += signal_notes(walk, gradient_ratio) + thinning_note(walk.thinned, max_seconds)
+    notes += signal_notes(walk, gradient_ratio) + thinning_note(walk.thinned, max_seconds) + walk.notes
     coverage = coverage_of(planned, drawer, walk, copied, graph, notes)
     trivial = problem or nothing_changed(walk, coverage, order)
     verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial)
@@ -249,6 +258,7 @@ def parameter_randomization_test(
             "trials_run": {name: len(found.norm) for name, found in measured.items()},
             "thinned": walk.thinned,
             "cost": walk.cost,
+            "memory": walk.memory,
             "engine": walk.engines,
             "diagnostics": list(further),
             "repeats": repeats,
