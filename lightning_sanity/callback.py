@@ -68,7 +68,7 @@ class SaliencySanityCallback(pl.Callback):
         max_time: About how long one test may take: seconds, or below 1 the share of the training time since the last
             test. Depths and trials are thinned to fit, then methods are left out; the result says so. A method that
             hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
-        max_memory: See there, in bytes.
+        max_memory: See there; of the parameter randomization test.
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         seed: See there.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.

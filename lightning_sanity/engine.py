@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity._rng import reseed
-from lightning_sanity.attribution.batching import ROWS, Rows, at_most, rows_of, target_of
+from lightning_sanity.attribution.batching import ROWS, Rows, at_most, at_once, rows_of, target_of
 from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
@@ -165,7 +165,7 @@ class Engine:
             observe(plan, rows_of(self.what.inputs, one), target_of(self.what.target, one))
         self.budget = min(self.budget, int(room * plan.bytes_per_sample() / meter.peak))
         copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
-        return meter.peak * min(max(1, self.budget // plan.bytes_per_sample()), self.samples * copies)
+        return meter.peak * at_once(max(1, self.budget // plan.bytes_per_sample()), self.samples, copies)
 
     def kept_bytes(self) -> int:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""

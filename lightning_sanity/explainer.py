@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from lightning_sanity._rng import stream_seed
-from lightning_sanity.attribution.batching import ROWS, at_most
+from lightning_sanity.attribution.batching import ROWS, at_most, at_once
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.budget import alarm
@@ -109,7 +109,8 @@ class Explainer:
             if not self.methods[name][0].stochastic:
                 self.in_chunks[name] = min(size, samples)
                 samples = self.in_chunks[name]
-            takes = taken.of(self.rows[name] if multiplies else samples)
+            copies = max(1, round(self.methods[name][0].passes)) if multiplies else 1
+            takes = taken.of(at_once(self.rows[name], samples, copies) if multiplies else samples)
             most = max(most, takes)
             if takes > room:
                 excess[name] = takes

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_sanity import diagnostics as diagnostics_module
 from lightning_sanity import pictures as pictures_module
 from lightning_sanity.attribution import resolve, resolve_all
+from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.cascade import Cascade, Progress, Settings
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
@@ -36,6 +37,7 @@ from lightning_sanity.result import (
     OutputChange,
     SanityResult,
 )
+from lightning_sanity.room import rows_within
 from lightning_sanity.shadow import (
     weights_digest,
 )
@@ -131,7 +133,9 @@ def parameter_randomization_test(
         progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal. A
             function may raise to end the test.
         max_seconds: About how long the test may take: depths and trials are thinned evenly to fit, then methods are
-            left out, which the result's settings and notes say. A method that hangs for twice as long ends the test.
+            left out, which the result's settings and notes say. What remains is chosen by what explanations of the
+            trained model and a walk over its depths take; ``settings["cost"]`` has what the trials were expected to
+            take, and took. A method or a walk that hangs for twice as long ends the test.
         max_memory: Bytes that the test may keep above the trained model, on its device; counted are weights, maps and
             activations, not what a library works with inside one operation. Samples, and altered copies of them, are
             explained fewer at a time, one depth after the other where all at once are too many; results stay the same.
@@ -186,7 +190,8 @@ def parameter_randomization_test(
             plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
             reach = reach_of(what, plain.attribute)
             mask = mask if reach is None else reach if mask is None else mask & reach
-        refused, prepared = prepared_methods(chosen, what)
+        with at_most(rows_within(max_memory, copied, what)):  # to find out whether a method applies, it may be run
+            refused, prepared = prepared_methods(chosen, what)
         steps = subsets(planned.units, order)
         support = support_in(values)
         settings = Settings(

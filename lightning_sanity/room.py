@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_sanity.attribution.batching import ROWS
-from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
 from lightning_sanity.engine import Engine
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import Explanation, Reference, reduced
@@ -18,9 +18,24 @@ from lightning_sanity.units import Unit
 
 _DRAWING = 3
 """A unit is re-initialised beside its old values, and compared with them."""
+_NOISY = 3
+"""Noisy copies of the batch are made of stacked copies and stacked patterns."""
 _TRACING = 8
 """Samples' worth of one explanation that taking a network apart needs: it runs five, and keeps what each operation
 returns."""
+
+
+def rows_within(limit: int | None, model: nn.Module, what: Explanation) -> int:
+    """How many rows a gradient may be taken of at once beside a clone and a twin, before anything else is measured."""
+    if limit is None or not first(what.inputs).is_floating_point():
+        return ROWS
+    weights = 2 * bytes_of([*model.parameters(), *model.buffers()])
+
+    def act(samples: int) -> None:
+        few = next(what.chunks(samples))
+        output_gradient(few.model, few.inputs, few.target)
+
+    return min(ROWS, max(1, need(act)[0].fit(limit - weights)))
 
 
 class Room:
@@ -72,10 +87,12 @@ class Room:
         units = dict.fromkeys(unit for step in steps for unit in step)
         drawing = max(bytes_of(map(model.get_parameter, unit.parameters)) for unit in units)
         tables = 8 * len(similarities) * trials * len(steps) * self._samples
-        self._always = self._model * (2 if twin else 1) + bytes_of([first(what.inputs)])
+        stacked = repeats * self._samples
+        self._stacked = stacked if stacked <= ROWS else self._samples
+        batches = 1 + _NOISY * self._stacked // self._samples
+        self._always = self._model * (2 if twin else 1) + batches * bytes_of([first(what.inputs)])
         self._always += len(methods) * (kept.of(self._samples) + tables)
         self._least = max(comparing.of(self._samples), passing.of(self._samples), _DRAWING * drawing)
-        self._stacked = repeats * self._samples if repeats * self._samples <= ROWS else self._samples
         self.left = limit - self._always
         self._explaining = self._walking = 0
         self._too_large: dict[str, int] = {}

@@ -32,6 +32,15 @@ def at_most(rows: int) -> Iterator[None]:
         _most.reset(before)
 
 
+def at_once(most: int, samples: int, copies: int) -> int:
+    """How many rows ``Rows`` sends through the model at once, if it may send so many: whole batches where one fits.
+
+    >>> at_once(20, samples=8, copies=50)
+    16
+    """
+    return min(samples * copies, most - most % samples if most >= samples else most)
+
+
 class Rows:
     """The rows that go through the model at once; halved whenever memory runs out, and it stays halved.
 
