@@ -42,7 +42,7 @@ def timed(act: Callable[[], _Result], now: Callable[[], float], patience: float)
         begun = now()
         act()
         again.append(now() - begun)
-    return result, statistics.median(again) if again else first
+    return result, statistics.fmean(again) if again else first
 
 
 def shared_walks(

@@ -23,6 +23,7 @@ from lightning_sanity.data_randomization import data_randomization_test
 from lightning_sanity.diagnostics import check_names
 from lightning_sanity.drift import drift
 from lightning_sanity.engine import ENGINES
+from lightning_sanity.memory import check_memory
 from lightning_sanity.noninferiority import against
 from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
@@ -69,6 +70,7 @@ class SaliencySanityCallback(pl.Callback):
         max_time: About how long one test may take: seconds, or below 1 the share of the training time since the last
             test. Depths and trials are thinned to fit, then methods are left out; the result says so. A method that
             hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
+        max_memory: See there; of the parameter randomization test.
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         seed: See there.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
@@ -132,6 +134,7 @@ class SaliencySanityCallback(pl.Callback):
         on_fail: Literal["warn", "stop", "raise"] = "warn",
         on_error: Literal["warn", "raise"] = "warn",
         max_time: float | None = None,
+        max_memory: int | None = None,
         precision: Literal["32"] | None = None,
         seed: int = 0,
         name: str | None = None,
@@ -169,6 +172,7 @@ class SaliencySanityCallback(pl.Callback):
             self._similarities = [similarity_module.resolve(key).name for key in similarities or ("ssim", "spearman")]
             check_names(diagnostics)
             device_named(twin_device)
+            check_memory(max_memory)
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
         self.probe, self.every_n_validations = probe, every_n_validations
@@ -204,6 +208,7 @@ class SaliencySanityCallback(pl.Callback):
             "clone_fn": clone_fn,
             "engine": engine,
             "max_batch": max_batch,
+            "max_memory": max_memory,
             "pictures": log_images,
         }
         self._probe: Probe | None = None

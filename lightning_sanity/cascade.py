@@ -36,6 +36,7 @@ from lightning_sanity.explanation import (
 from lightning_sanity.pictures import coarse, small
 from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
+from lightning_sanity.room import Room
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
@@ -59,6 +60,7 @@ class Settings:
     picture_samples: tuple[int, ...]
     engine: str = "auto"
     max_batch: int | None = None
+    max_memory: int | None = None
 
 
 Redraw = Callable[[nn.Module, Unit], tuple[Change, ...]]
@@ -118,6 +120,7 @@ class Cascade:
         self._together: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = {}, {}
         self._ahead: Trial | None = None
         self._thinned: dict[str, Any] = {}
+        self._room: Room | None = None
         self._limit: float = math.inf
         self._wanted = 0
         self._outputs: list[Tensor] = []
@@ -131,6 +134,20 @@ class Cascade:
         """
         self._total = (1 + trials * len(self.steps)) * len(self.methods)
         self._guards = self._share.owners(self._passes(self.methods))
+        if self.settings.max_memory is not None:
+            self._room = Room(
+                self.settings.max_memory,
+                self.model,
+                self.reinitializer.twin is not None,
+                self.what,
+                self.methods,
+                self.similarities,
+                self.support,
+                self.steps,
+                self.settings.repeats,
+                trials,
+            )
+            self._room.divide(self._explain)
         keys = [stream_seed(self.settings.seed, "guard", repeat) for repeat in range(self.settings.repeats)]
         self._noisy = self.what.with_noise(keys)
         if self._deadline is None:  # else each method is timed by itself first
@@ -202,6 +219,8 @@ class Cascade:
             picture_depths=self.picture_depths,
             thinned=dict(self._thinned),
             cost=dict(self._spent) if self._cost is not None else {},
+            memory={} if self._room is None else self._room.settings(self._explain),
+            notes=() if self._room is None else self._room.notes(),
             agreement=agreement_of(trained, outputs),
             correlation=correlation_of(trained, outputs),
             spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float(),
@@ -384,8 +403,14 @@ class Cascade:
         exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
         if self.settings.engine == "plain" or not (alone and exact and following):
             return None
+        if self._room is not None and not self._room.traces(self._explain):
+            return None
         methods = {name: self.methods[name] for name in following}
-        return engine_for(self.model, self.what, methods, self.steps, stream_seed(self.settings.seed, "explainer"))
+        seed = stream_seed(self.settings.seed, "explainer")
+        engine = engine_for(self.model, self.what, methods, self.steps, seed)
+        if engine is None or self._room is None or self._room.holds(engine, self._explain):
+            return engine
+        return None
 
     def _attempt(self, engine: Engine, redraw: Redraw, saved: Mapping[str, Tensor]) -> Trial | None:
         """All depths of a trial at once, where that is to be had."""
@@ -468,7 +493,7 @@ class Cascade:
 
     def _share_passes(self) -> None:
         """Explain the batch and its noisy copies by all methods at once that share their passes."""
-        names = [] if self._walker is None else self._walker.of_the_batch_itself()
+        names = [] if self._walker is None or self._room is not None else self._walker.of_the_batch_itself()
         if self._walker is not None and len(names) > 1:  # a single one takes no less than by itself
             self._together = self._walker.explain(self.what, names), self._walker.explain(self._noisy, names)
 

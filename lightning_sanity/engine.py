@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity._rng import reseed
-from lightning_sanity.attribution.batching import Rows, rows_of, target_of
+from lightning_sanity.attribution.batching import ROWS, Rows, at_most, at_once, rows_of, target_of
 from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation import Explanation
+from lightning_sanity.memory import Meter, bytes_of
 from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.randomization import Change
 from lightning_sanity.streams import Observed, Plan, Trained, observe
@@ -33,6 +34,8 @@ from lightning_sanity.units import Unit
 ENGINES = ("auto", "plain")
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
+_UNSURE = 1.5
+"""Factor by which a walk may keep more than its plan says."""
 
 _TRAINED = (frozenset[int](),)
 """The one depth at which nothing is random."""
@@ -120,10 +123,12 @@ class Engine:
         for name, derived in list(self.methods.items()):
             if derived.layer is not None and derived.layer.name not in self.network.returned:
                 self._give_up(name, f"layer '{derived.layer.name}' is no single value of the traced network")
+        self._proof_rows: dict[str, int] = {}
         self._proven: set[object] = set()
         self._planned: dict[tuple[object, ...], Plan] = {}
         self._kept: dict[tuple[object, ...], Trained] = {}
         self._kept_for: tuple[int, ...] = ()
+        self._keeps = True
 
     def _give_up(self, name: str, reason: str) -> None:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
@@ -141,6 +146,48 @@ class Engine:
         narrowed = copy.copy(self)
         narrowed.methods = {name: derived for name, derived in self.methods.items() if name in names}
         return narrowed
+
+    def fit(self, room: int, rows: Mapping[str, int]) -> int | None:
+        """From now on let a walk take no more than so many bytes, beside ``kept_bytes``.
+
+        Args:
+            room: Bytes.
+            rows: Per method, how many samples the proof explains at once.
+
+        Returns:
+            What a walk will take, going by one with one sample; None where not even one depth of it fits.
+        """
+        self._proof_rows, self._keeps = dict(rows), False
+        layers, _, rules = _passes(self.methods.values())
+        chosen = tuple(range(len(self.steps)))
+        while True:
+            plan = Plan(self.network, self._random, chosen, tuple(layers))
+            if plan.bytes_per_sample() * _UNSURE <= room:
+                break
+            if len(chosen) == 1:
+                return None
+            chosen = chosen[: len(chosen) // 2]
+        one = slice(0, 1)
+        with Meter() as meter:
+            trained = Trained(plan, rows_of(self.what.inputs, one), _steering(rules))
+            observe(trained, target_of(self.what.target, one), rules, rules)
+        self.budget = min(self.budget, int(room * plan.bytes_per_sample() / meter.peak))
+        copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
+        return meter.peak * at_once(max(1, self.budget // plan.bytes_per_sample()), self.samples, copies)
+
+    def kept_bytes(self) -> int:
+        """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
+        copied = bytes_of(tensor for _, tensor in named_tensors(self.network.random))
+        each = bytes_of([first(self.what.inputs)]) * len(self.steps)
+        kept = len(self.methods) * each
+        sums = [0]
+        for copies in {found.copies for found in self.methods.values()}:
+            some = [found for found in self.methods.values() if found.copies == copies]
+            rules = {rule for found in some for rule in found.rules}
+            nodes = {self.network.returned[found.layer.name] for found in some if found.layer is not None}
+            shown = sum(2 * self.network.operations[node].per_sample for node in nodes) * self.samples * len(self.steps)
+            sums.append(len(rules) * each * (1 if copies is None else 2) + shown)
+        return copied + kept + max(sums)
 
     def attempt(
         self,
@@ -201,8 +248,14 @@ class Engine:
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
         reseed(self.seed, first(self.what.inputs).device)
-        with torch.enable_grad():
-            plain = self.methods[name].plain(self.what.model, self.what.inputs, self.what.target).detach()
+        function = self.methods[name]
+        rows = self._proof_rows.get(name, max(self.samples, ROWS))
+        with torch.enable_grad(), at_most(rows):
+            parts = [
+                function.plain(part.model, part.inputs, part.target)
+                for part in self.what.chunks(rows if function.copies is None else self.samples)
+            ]
+            plain = torch.cat([part.detach() for part in parts])
         norm = torch.linalg.vector_norm
         difference = float(norm((ours[depth] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
         needs = self._needs(name)
@@ -257,9 +310,7 @@ class Engine:
         """Walk all depths for all rows, as many at once as the budget holds."""
         inputs, target, total = what.inputs, what.target, len(first(what.inputs))
         sums = _Sums(len(steps), what)
-        layers = {derived.layer.name: derived.layer for derived in methods if derived.layer is not None}
-        at_input = frozenset(rule for derived in methods for rule in derived.rules)
-        rules = sorted(at_input if at_input and not layers else at_input | {"gradient"})
+        layers, at_input, rules = _passes(methods)
         make = None
         if copies is not None:
             reseed(self.seed, first(inputs).device)
@@ -270,7 +321,7 @@ class Engine:
                 rows = torch.cat([make(k, samples) for k in which]) if make is not None else None
                 stacked = rows_of(inputs, samples, len(which), rows)
                 again = make is None and samples == slice(0, total) and len(plan.chosen) == len(steps)
-                trained = self._trained(plan, stacked, rules, keep=again and what is self.what)
+                trained = self._trained(plan, stacked, rules, keep=again and what is self.what and self._keeps)
                 return observe(trained, target_of(target, samples, len(which)), rules, at_input)
 
             room = Rows(max(1, self.budget // max(1, plan.bytes_per_sample())), "walk")
@@ -289,7 +340,7 @@ class Engine:
         key = (plan, *rules)
         if key in self._kept and keep:
             return self._kept[key]
-        trained = Trained(plan, inputs, None if rules == ["gradient"] else Steering())
+        trained = Trained(plan, inputs, _steering(rules))
         if keep:
             self._kept[key] = trained
         return trained
@@ -307,6 +358,18 @@ class Engine:
                 waiting += [chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]]
             else:
                 yield plan
+
+
+def _passes(methods: Iterable[Derived]) -> tuple[dict[str, Layer], frozenset[str], list[str]]:
+    """The layers that some methods look at, the rules whose gradients at the input they read, and all rules."""
+    asked = list(methods)
+    layers = {derived.layer.name: derived.layer for derived in asked if derived.layer is not None}
+    at_input = frozenset(rule for derived in asked for rule in derived.rules)
+    return layers, at_input, sorted(at_input if at_input and not layers else at_input | {"gradient"})
+
+
+def _steering(rules: Sequence[str]) -> Steering | None:
+    return None if list(rules) == ["gradient"] else Steering()
 
 
 class _Sums:

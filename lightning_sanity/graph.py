@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -68,6 +69,18 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any] | N
     Returns:
         The recording. Tied tensors appear under the first of their names.
     """
+    # Nobody goes back through this pass, so it need not keep what going back would read; unless the model does.
+    keeps_nothing = _KeepsNothing()
+    try:
+        with saved_tensors_hooks(keeps_nothing.pack, keeps_nothing.unpack):
+            return _traced(model, inputs, run or model)
+    except Exception:
+        if not keeps_nothing.asked:
+            raise
+    return _traced(model, inputs, run or model)
+
+
+def _traced(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any]) -> Graph:
     names = {id(tensor): name for name, tensor in model.named_parameters()}
     names.update((id(tensor), name) for name, tensor in model.named_buffers() if id(tensor) not in names)
     recorder = _Recorder(names)
@@ -78,7 +91,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any] | N
                 recorder.mark_data(leaf)
         stack.enter_context(_spatial_outputs(model, spatial, recorder))
         stack.enter_context(recorder)
-        outputs = (run or model)(*inputs)
+        outputs = run(*inputs)
     return Graph(
         uses={name: tuple(recorder.uses[name]) for name in names.values() if name in recorder.uses},
         spatial=tuple(spatial),
@@ -86,6 +99,20 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any] | N
         operations=recorder.index,
         outputs=outputs,
     )
+
+
+class _KeepsNothing:
+    """Hooks that drop what autograd saves; ``asked`` says whether a gradient was wanted after all."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def pack(self, tensor: Tensor) -> None:
+        return None
+
+    def unpack(self, nothing: None) -> Tensor:
+        self.asked = True
+        raise RuntimeError("the pass was recorded without what a gradient needs")
 
 
 class _Recorder(TorchDispatchMode):

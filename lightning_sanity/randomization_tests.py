@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from lightning_sanity import diagnostics as diagnostics_module
 from lightning_sanity import pictures as pictures_module
 from lightning_sanity.attribution import resolve, resolve_all
+from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.cascade import Cascade, Progress, Settings
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.measures import measures_of, suited, support_in
+from lightning_sanity.memory import check_memory
 from lightning_sanity.preparation import (
     environment,
     explained_target,
@@ -37,6 +39,7 @@ from lightning_sanity.result import (
     OutputChange,
     SanityResult,
 )
+from lightning_sanity.room import rows_within
 from lightning_sanity.shadow import (
     weights_digest,
 )
@@ -80,6 +83,7 @@ def parameter_randomization_test(
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
     max_batch: int | None = None,
+    max_memory: int | None = None,
     share: Share | None = None,
     engine: str = "auto",
 ) -> SanityResult:
@@ -137,10 +141,17 @@ def parameter_randomization_test(
         progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal. A
             function may raise to end the test.
         max_seconds: About how long the test may take: depths and trials are thinned evenly to fit, then methods are
-            left out, which the result's settings and notes say. A method that hangs for twice as long ends the test.
+            left out, which the result's settings and notes say. What remains is chosen by what explanations of the
+            trained model and a walk over its depths take; ``settings["cost"]`` has what the trials were expected to
+            take, and took. A method or a walk that hangs for twice as long ends the test.
         max_batch: Most samples that are explained at once, against running out of memory; all if None. A stochastic
             method draws other noise for other parts. Methods that run many altered copies of a sample have a
             ``max_batch`` of their own for these.
+        max_memory: Bytes that the test may keep above the trained model, on its device; counted are weights, maps and
+            activations, not what a library works with inside one operation. Samples, and altered copies of them, are
+            explained fewer at a time, one depth after the other where all at once are too many; results stay the same.
+            Of a stochastic method the samples stay together, because its noise would be another. What was decided is
+            in ``settings["memory"]``; the notes say where even one sample takes more.
         share: This process's part where several of them run the same test together.
         engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
             ``settings["engine"]``, at the price of one more copy of the weights on the model's device; ``"plain"``
@@ -167,6 +178,7 @@ def parameter_randomization_test(
     _check_numbers(trials=trials, repeats=repeats, max_steps=max_steps, max_batch=max_batch)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
+    check_memory(max_memory)
     if engine not in ENGINES:
         raise ValueError(f"unknown engine '{engine}'; choose from: {', '.join(ENGINES)}")
     if order not in ORDERS:
@@ -190,7 +202,8 @@ def parameter_randomization_test(
             notes += place.notes
         if asked.target_name != "class":
             mask = within_reach(what, place, mask, max_batch)
-        refused, prepared = prepared_methods(chosen, what, max_batch)
+        with at_most(rows_within(max_memory, copied, what)):  # to find out whether a method applies, it may be run
+            refused, prepared = prepared_methods(chosen, what, max_batch)
         steps = subsets(planned.units, order)
         support = support_in(values)
         settings = Settings(
@@ -202,6 +215,7 @@ def parameter_randomization_test(
             picture_samples=pictures_module.samples(batch_size(values)) if pictures else (),
             engine=engine,
             max_batch=max_batch,
+            max_memory=max_memory,
         )
         used = suited(similarities, first(values), support, mask, tokens=place is not None)
         deadline = None if max_seconds is None else started + max_seconds
@@ -228,7 +242,7 @@ def parameter_randomization_test(
                 {name: maps for name, maps in drawn.items() if maps is not None},
             )
     gradient_ratio = gradient_ratio_of(walk)
-    notes += signal_notes(walk, gradient_ratio) + thinning_note(walk.thinned, max_seconds)
+    notes += signal_notes(walk, gradient_ratio) + thinning_note(walk.thinned, max_seconds) + walk.notes
     coverage = coverage_of(planned, drawer, walk, copied, graph, notes)
     trivial = problem or nothing_changed(walk, coverage, order)
     verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial)
@@ -262,6 +276,7 @@ def parameter_randomization_test(
             "trials_run": {name: len(found.norm) for name, found in measured.items()},
             "thinned": walk.thinned,
             "cost": walk.cost,
+            "memory": walk.memory,
             "engine": walk.engines,
             "max_batch": max_batch,
             "diagnostics": list(further),

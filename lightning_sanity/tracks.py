@@ -145,6 +145,8 @@ class Walk:
         picture_depths: Depths that have pictures.
         thinned: What a deadline left out, in plain values.
         cost: What the trials were expected to take under a deadline, and took.
+        memory: What was decided to keep a limit on memory, in plain values.
+        notes: What a reader should know of that.
         agreement: Share of equal predictions ``(trials, depths)``.
         correlation: Correlation with the trained model's outputs ``(trials, depths)``.
         spread_ratio: Spread of the outputs over the trained model's ``(trials,)``.
@@ -160,6 +162,8 @@ class Walk:
     picture_depths: tuple[int, ...]
     thinned: dict[str, Any]
     cost: dict[str, float]
+    memory: dict[str, Any]
+    notes: tuple[str, ...]
     agreement: Tensor
     correlation: Tensor
     spread_ratio: Tensor

@@ -402,6 +402,7 @@ def test_two_classes_that_log_the_same_keys_are_refused(tmp_path, loaders):
         ({"on_fail": "ignore"}, "`on_fail` must be one of 'warn', 'stop', 'raise', not 'ignore'"),
         ({"probe": 1}, "`probe` must be an integer of at least 2, not 1"),
         ({"max_time": 0}, "`max_time` must be a positive number, not 0"),
+        ({"max_memory": "2GB"}, "max_memory must be a number of bytes"),
         ({"precision": "16"}, "`precision` must be one of None, '32', not '16'"),
         ({"trials": 0}, "`trials` must be an integer of at least 1, not 0"),
     ],

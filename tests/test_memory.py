@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity import SaliencySanityCallback, parameter_randomization_test
-from lightning_sanity.attribution import integrated_gradients
+from lightning_sanity.attribution.gradient import smoothgrad
+from lightning_sanity.attribution.path import integrated_gradients
 from lightning_sanity.graph import trace
 from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import plan
@@ -174,3 +175,99 @@ def test_a_test_that_breaks_leaves_nothing_behind(problem):
         with pytest.raises(RuntimeError, match="on purpose"):
             check(*problem, progress=broken)
     assert tensors() == before
+
+
+class Wide(nn.Module):
+    """Nearly all of its memory is activations."""
+
+    def __init__(self):
+        super().__init__()
+        deep = [part for _ in range(4) for part in (nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))]
+        self.layers, self.head = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), *deep), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.layers(x).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def wide():
+    torch.manual_seed(0)
+    return Wide().eval(), torch.rand(8, 1, 24, 24), torch.arange(8) % 4
+
+
+def limited(wide, limit, methods, **changes):
+    """The result, and the peak above the trained model."""
+    with Peak() as memory:
+        result = check(*wide, methods=methods, repeats=2, max_steps=None, pictures=False, max_memory=limit, **changes)
+    return result, memory.peak - sum(parameter.nbytes for parameter in wide[0].parameters())
+
+
+def assert_same_maps(one, two):
+    for key, curve in one.curves.items():
+        torch.testing.assert_close(two.curves[key].values, curve.values, atol=1e-4, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "megabytes"),
+    [
+        ("guided_backprop", "auto", (6, 4, 3)),
+        ("guided_backprop", "plain", (3, 2, 1.2)),
+        pytest.param(integrated_gradients(8, tolerance=1e9), "auto", (12, 4), marks=pytest.mark.slow),
+        pytest.param(smoothgrad(n_samples=8), "auto", (12, 4), marks=pytest.mark.slow),
+        pytest.param(smoothgrad(n_samples=8), "plain", (6, 2), marks=pytest.mark.slow),
+    ],
+)
+def test_a_limit_is_kept_as_predicted_and_changes_no_result(wide, method, engine, megabytes):
+    free = check(*wide, methods=method, repeats=2, max_steps=None, pictures=False)
+    assert free.settings["memory"] == {}
+    for limit in (int(1e6 * size) for size in megabytes):
+        result, peak = limited(wide, limit, method, engine=engine)
+        assert set(result.settings["engine"].values()) == {"plain" if engine == "plain" else "two_stream"}
+        assert peak <= 1.05 * limit
+        assert result.settings["memory"]["predicted_bytes"] == pytest.approx(peak, rel=0.25)
+        assert_same_maps(free, result)
+        assert not any("max_memory was not kept" in note for note in result.coverage.notes)
+
+
+def test_what_does_not_fit_at_all_is_explained_nevertheless_and_said(wide):
+    free, _ = limited(wide, None, "gradient")
+    result, _ = limited(wide, 100_000, "gradient")
+    assert result.settings["engine"]["gradient"] == "plain"
+    assert result.settings["memory"]["chunks"] == {"gradient": 1}
+    assert any("max_memory was not kept" in note for note in result.coverage.notes)
+    assert any("one after the other" in note for note in result.coverage.notes)
+    assert_same_maps(free, result)
+
+
+def test_a_stochastic_method_keeps_its_batch_and_so_its_noise(wide):
+    result = check(*wide, methods=smoothgrad(n_samples=10), max_memory=3_000_000)
+    assert result.settings["memory"]["chunks"] == {}
+    assert result.settings["memory"]["rows"]["smoothgrad"] < 64
+
+
+@pytest.mark.parametrize("limit", ["2GB", 0, -1, True, 1e9])
+def test_a_limit_that_is_no_number_of_bytes_is_refused(problem, limit):
+    with pytest.raises(ValueError, match="max_memory must be a number of bytes"):
+        check(*problem, max_memory=limit)
+
+
+def test_a_recorded_pass_keeps_no_activations(wide):
+    with Peak() as whole, torch.enable_grad():
+        outputs = wide[0](wide[1])
+    with Peak() as memory:
+        trace(wide[0], (wide[1],))
+    assert outputs.requires_grad
+    assert memory.peak < 0.6 * whole.peak
+
+
+def test_a_model_that_takes_gradients_itself_can_be_recorded(wide):
+    class Squared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = wide[0]
+
+        def forward(self, x):
+            x = x.clone().requires_grad_()
+            return torch.autograd.grad(self.net(x).square().sum(), x)[0].flatten(1)
+
+    assert "net.head.weight" in trace(Squared(), (wide[1],)).uses

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -15,8 +17,28 @@ from lightning_sanity.attribution.method import at_least, first
 ROWS = 64
 """Most rows that a method which multiplies its batch sends through the model at once."""
 
+_most: ContextVar[int] = ContextVar("most", default=2**62)
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+
+
+@contextmanager
+def at_most(rows: int) -> Iterator[None]:
+    """Let no ``Rows`` send more through the model at once than this, whatever they were made for."""
+    before = _most.set(rows)
+    try:
+        yield
+    finally:
+        _most.reset(before)
+
+
+def at_once(most: int, samples: int, copies: int) -> int:
+    """How many rows ``Rows`` sends through the model at once, if it may send so many: whole batches where one fits.
+
+    >>> at_once(20, samples=8, copies=50)
+    16
+    """
+    return min(samples * copies, most - most % samples if most >= samples else most)
 
 
 class Rows:
@@ -66,13 +88,14 @@ class Rows:
     def _cut(self, samples: slice, copies: range) -> list[tuple[slice, range]] | None:
         """What is too large in two, the first part last; by samples only where one copy of them is too large."""
         count = samples.stop - samples.start
-        fit = self.limit // (self.per_copy * count)
+        limit = min(self.limit, _most.get())
+        fit = limit // (self.per_copy * count)
         if fit >= len(copies) or (count == 1 and len(copies) == 1):
             return None
         if fit >= 1 or count == 1:
             fit = max(fit, 1)
             return [(samples, copies[fit:]), (samples, copies[:fit])] if fit < len(copies) else None
-        middle = samples.start + max(1, self.limit // self.per_copy)
+        middle = samples.start + max(1, limit // self.per_copy)
         return [(slice(middle, samples.stop), copies), (slice(samples.start, middle), copies)]
 
     def _halve(self, rows: int, full: RuntimeError) -> None:
