@@ -32,7 +32,8 @@ from lightning_sanity.report.loggers import log_result
 from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
 from lightning_sanity.scalars import scalars
 from lightning_sanity.shadow import clone, weights_digest
-from lightning_sanity.shares import Share
+from lightning_sanity.sharded import measured_in_place
+from lightning_sanity.shares import Share, Together
 from lightning_sanity.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
 from lightning_sanity.units import ORDERS, Granularity
 from lightning_sanity.verdict import Criterion
@@ -345,7 +346,8 @@ class SaliencySanityCallback(pl.Callback):
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set ``self.result``, the same on every rank; None, and ``self.unmeasured``, if there is none."""
         gather = gatherer(trainer)
-        share = Share(trainer.global_rank, trainer.world_size, gather)
+        kind = Together if measured_in_place(pl_module, self._test["clone_fn"]) else Share
+        share = kind(trainer.global_rank, trainer.world_size, gather)
         result, error = None, None
         try:
             result = self._run(trainer, pl_module, share)

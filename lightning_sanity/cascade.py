@@ -32,6 +32,7 @@ from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
 from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
+from lightning_sanity.weights import restore, snapshot
 
 POSITIVE_CONTROL = "gradient"
 _QUESTIONS = 3  # unrelated samples that are asked the same question, which costs an explanation each
@@ -68,7 +69,7 @@ class Cascade:
         progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
         deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
         share: This process's part of the work.
-        trained: The module that ``model`` is a copy of, whose weights need no second safekeeping.
+        trained: The trained weights, where they are kept anyway and need no second safekeeping.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Cascade:
         progress: Progress | None = None,
         deadline: float | None = None,
         share: Share | None = None,
-        trained: nn.Module | None = None,
+        trained: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.trained = trained
         self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
@@ -96,7 +97,7 @@ class Cascade:
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
         self._deadline, self._share = deadline, share or Share()
-        self._explain = Explainer(methods, settings.seed, deadline)
+        self._explain = Explainer(methods, settings.seed, deadline, self._share.alarm)
         self._seconds: dict[str, float] = {}
         self._thinned: dict[str, Any] = {}
         self._limit: float = math.inf
@@ -119,7 +120,7 @@ class Cascade:
         self._trained_outputs = heard[0] if heard else self.what.outputs()
         if "random_logit" in self.settings.diagnostics:
             others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
-            for name in (name for name in self.methods if self._guards[name] == self._share.rank):
+            for name in (name for name in self.methods if self._share.does(self._guards[name])):
                 self._guarded(name, self.tracks[name], (-1, 1), lambda key, table: self._other(key, table, others))
         unite_references(self._share, self.tracks, self._guards)
         if self._deadline is not None:
@@ -140,16 +141,16 @@ class Cascade:
         division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
         engine = self._engine(following)
         outputs: Outputs = {}
-        saved = _snapshot(self.model, self.trained)
+        saved = snapshot(self.model, self.trained)
         self._previous_twin: Reference | None = None
         begun, walked = time.perf_counter(), 0
         try:
             while walked < trials and self._in_time(begun, walked):
                 self._walk_trial(walked, tables, division, outputs, saved, engine)
-                _restore(self.model, saved)
+                restore(self.model, saved)
                 walked += 1
         finally:
-            _restore(self.model, saved)
+            restore(self.model, saved)
         tables = {name: table.cpu() for name, table in tables.items()}
         outputs = {key: (order, value.cpu()) for key, (order, value) in outputs.items()}
         walked = division.unite(tables, outputs, walked, self.picture_depths)
@@ -217,7 +218,8 @@ class Cascade:
         if self._deadline is None or self.trials + walked == 0:
             return True
         now = time.perf_counter()
-        return now + (now - begun) / max(walked, 1) <= self._deadline
+        fits: bool = self._share.agreed(now + (now - begun) / max(walked, 1) <= self._deadline)
+        return fits
 
     # -------------------------------------------------------------------------------------------------------- the walk
 
@@ -240,7 +242,7 @@ class Cascade:
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
-                _restore(self.model, saved)
+                restore(self.model, saved)
                 random = []
             for unit in (unit for unit in step if needs_weights and unit not in random):
                 changes = redraw(self.model, unit)
@@ -325,7 +327,7 @@ class Cascade:
         for similarity in self.similarities:
             rows = max(self.settings.repeats, 1)
             track.ceiling[similarity.name] = flat.new_ones((rows, self.samples), dtype=torch.float32)
-        if self._guards[name] != self._share.rank:
+        if not self._share.does(self._guards[name]):
             return
         if method.stochastic:
             for repeat in range(self.settings.repeats):
@@ -420,29 +422,6 @@ class Cascade:
     def _picture(self, maps: Maps) -> Tensor:
         chosen = maps.signed[list(self.settings.picture_samples)].float()
         return small(chosen[:, None])[:, 0]
-
-
-def _snapshot(model: nn.Module, trained: nn.Module | None) -> dict[str, Tensor]:
-    """The model's weights; of those that are the very ones of the trained module, not a third copy."""
-    original = trained if trained is not None else nn.Module()
-    there = {name: tensor.detach() for name, tensor in [*original.named_parameters(), *original.named_buffers()]}
-    saved = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        same = there.get(name)
-        if same is None or same.data_ptr() == tensor.data_ptr() or not _equal(same, tensor):
-            same = tensor.detach().clone()
-        saved[name] = same
-    return saved
-
-
-def _equal(one: Tensor, two: Tensor) -> bool:
-    return one.dtype == two.dtype and one.device == two.device and torch.equal(one, two)
-
-
-@torch.no_grad()
-def _restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        tensor.copy_(saved[name])
 
 
 def _finish(tensor: Tensor) -> None:

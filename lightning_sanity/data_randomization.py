@@ -145,7 +145,7 @@ def data_randomization_test(
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
         subjects = [
             Explanation(explained, given, None if target_ is None else target_.to(at))
-            for _, explained, given, at, _ in copies
+            for _, explained, given, at, *_ in copies
         ]
         comparison = Comparison(len(true), subjects, used, support, device, repeats, seed)
         refused, tracks, likeness = {}, {}, {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.method import AttributionFn, Method, first
@@ -18,14 +19,20 @@ class Explainer:
         methods: The methods, prepared.
         seed: Of their draws.
         deadline: Value of ``time.perf_counter()`` by which the walk is to be done, if any.
+        alarm: Ends an explanation that hangs; see ``budget.alarm``.
 
     Attributes:
         in_chunks: Methods for which memory ran out, and how many samples at once they get now.
     """
 
     def __init__(
-        self, methods: Mapping[str, tuple[Method, AttributionFn]], seed: int, deadline: float | None = None
+        self,
+        methods: Mapping[str, tuple[Method, AttributionFn]],
+        seed: int,
+        deadline: float | None = None,
+        alarm: Callable[[float | None, str], AbstractContextManager[None]] = alarm,
     ) -> None:
+        self._alarm = alarm
         self.methods, self.seed = methods, seed
         self.in_chunks: dict[str, int] = {}
         self._started, self._deadline = time.perf_counter(), deadline
@@ -40,7 +47,7 @@ class Explainer:
         """
         method = self.methods[name][0]
         seed = stream_seed(self.seed, "explainer", *(key if key and (key[0] == "again" or method.fresh) else ()))
-        with alarm(self._patience(), f"method '{name}' did not return within twice max_time"):
+        with self._alarm(self._patience(), f"method '{name}' did not return within twice max_time"):
             maps = self._within_memory(name, what, seed)
         self._explained.add(name)
         return maps

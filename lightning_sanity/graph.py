@@ -21,6 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from lightning_sanity.weights import told_of_gathering
+
 _RECTIFIER = re.compile(r"aten\.(relu|relu6|hardtanh|threshold|clamp_min|clamp)_?\.")
 
 
@@ -68,8 +70,8 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any] | N
     Returns:
         The recording. Tied tensors appear under the first of their names.
     """
-    names = {id(tensor): name for name, tensor in model.named_parameters()}
-    names.update((id(tensor), name) for name, tensor in model.named_buffers() if id(tensor) not in names)
+    names: dict[int, str] = {}
+    _learn(model, names)
     recorder = _Recorder(names)
     spatial: list[SpatialMap] = []
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
@@ -77,6 +79,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any] | N
             if isinstance(leaf, Tensor):
                 recorder.mark_data(leaf)
         stack.enter_context(_spatial_outputs(model, spatial, recorder))
+        stack.enter_context(told_of_gathering(model, lambda: _learn(model, names)))
         stack.enter_context(recorder)
         outputs = (run or model)(*inputs)
     return Graph(
@@ -86,6 +89,12 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any] | N
         operations=recorder.index,
         outputs=outputs,
     )
+
+
+def _learn(model: nn.Module, names: dict[int, str]) -> None:
+    """Note which tensors stand for which name now; sharded parameters are others during a pass."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        names.setdefault(id(tensor), name)
 
 
 class _Recorder(TorchDispatchMode):

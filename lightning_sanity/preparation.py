@@ -24,13 +24,14 @@ from lightning_sanity.shadow import (
     Adapted,
     check_fidelity,
     check_liveness,
-    clone,
     eager,
     evaluating,
     launder,
     logits,
     preserved,
 )
+from lightning_sanity.sharded import stand_in
+from lightning_sanity.shares import Share
 
 
 @contextmanager
@@ -40,13 +41,22 @@ def quiet_copy(
     forward: Callable[..., Any] | None,
     clone_fn: Callable[[nn.Module], nn.Module] | None,
     seed: int,
-) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Graph]]:
-    """A proven clone, its explained face, laundered inputs and the recorded pass, where nothing disturbs the caller."""
+    share: Share | None = None,
+) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Mapping[str, Tensor], Graph]]:
+    """A proven copy, its explained face, laundered inputs, the trained weights and the recorded pass.
+
+    Nothing in the block disturbs the caller. A sharded model stands in for its own copy; see ``sharded.in_place``.
+    """
     batch_size(inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad(), eager():
+    with (
+        isolated_rng(seed, device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        eager(),
+        stand_in(model, clone_fn, share) as (copied, kept),
+    ):
         values = launder(inputs, device)
-        copied = clone(model, clone_fn)
         graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward))
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
@@ -56,7 +66,7 @@ def quiet_copy(
         check_fidelity(theirs, ours)
         check_liveness(copied, ours, lambda: logits(_call(copied, some, forward)))
         explained = copied if plain else Adapted(copied, forward).eval()
-        yield copied, explained, values, device, graph
+        yield copied, explained, values, device, kept, graph
 
 
 def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:

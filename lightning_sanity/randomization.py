@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_sanity._rng import generator as make_generator
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.units import RandomizationError, Unit, has_fan, owner_of, units
+from lightning_sanity.weights import whole
 
 __all__ = ["STRATEGIES", "Change", "RandomizationError", "Reinitialize", "Unit", "redraw", "reinitialize_", "units"]
 
@@ -81,11 +82,12 @@ def redraw(how: Reinitialize) -> Redraw:
 def _measured(
     model: nn.Module, unit: Unit, rng: torch.Generator, act: Callable[[], dict[str, str]]
 ) -> tuple[Change, ...]:
-    before = {name: _effective(model, name).clone() for name in unit.parameters}
-    strategies = act()
-    return tuple(
-        Change(name, strategies[name], _relative(before[name], _effective(model, name))) for name in unit.parameters
-    )
+    with whole(model, unit.parameters):
+        before = {name: _effective(model, name).clone() for name in unit.parameters}
+        strategies = act()
+        return tuple(
+            Change(name, strategies[name], _relative(before[name], _effective(model, name))) for name in unit.parameters
+        )
 
 
 def _effective(model: nn.Module, name: str) -> Tensor:

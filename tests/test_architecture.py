@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     (
         "_rng",
+        "weights",
         "ranks",
         "normalization",
         "structural",
@@ -38,6 +39,7 @@ FLOORS = (
         "twins",
         "smoothing",
         "shadow",
+        "sharded",
         "probe",
         "statistics",
         "verdict",
