@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_sanity.weights import told_of_gathering
+from lightning_sanity.weights import part_of, told_of_gathering
 
 _RECTIFIER = re.compile(r"aten\.(relu|relu6|hardtanh|threshold|clamp_min|clamp)_?\.")
 
@@ -151,7 +151,8 @@ def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
             found.append(value)
         elif isinstance(value, (list, tuple)):
             found += [item for item in value if isinstance(item, Tensor)]
-    return found
+    # What is sharded is handed on by its parts, too: wrapping them and collecting them are no operations.
+    return found + [part for part in map(part_of, found) if part is not None]
 
 
 def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -32,6 +32,7 @@ from lightning_sanity.shadow import (
 )
 from lightning_sanity.sharded import stand_in
 from lightning_sanity.shares import Share
+from lightning_sanity.weights import own_class
 
 
 @contextmanager
@@ -82,18 +83,21 @@ def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     return values, run(values)
 
 
+_HINTS = {
+    "not attached to a `Trainer`": "its forward needs a Trainer, which a clone does not have",
+    "inference tensor": "it was run in inference mode, which gathered shards never leave; use "
+    "Trainer(inference_mode=False)",
+}
+
+
 def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
     arguments = _as_tuple(values)
     try:
         return forward(model, *arguments) if forward is not None else model(*arguments)
     except Exception as error:
-        hint = (
-            "its forward needs a Trainer, which a clone does not have"
-            if "not attached to a `Trainer`" in str(error)
-            else "calling it on the probe failed"
-        )
+        hint = next((hint for words, hint in _HINTS.items() if words in str(error)), "calling it on the probe failed")
         raise ValueError(
-            f"{type(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
+            f"{own_class(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
             "Pass forward=, a function (model, *inputs) -> scores (N, classes)."
         ) from error
 

@@ -48,7 +48,7 @@ from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import ORDERS, Granularity, plan, subsets
 from lightning_sanity.validity import CONTROLS, judge_all, nothing_changed, undecided
 from lightning_sanity.verdict import Criterion
-from lightning_sanity.weights import class_name
+from lightning_sanity.weights import own_class
 
 
 def parameter_randomization_test(
@@ -260,7 +260,7 @@ def parameter_randomization_test(
             "input_shape": list(first(values).shape),
             "explained": asked.name,
             "target": asked.target_name,
-            "model": class_name(model),
+            "model": own_class(model).__name__,
             "criterion": asdict(criterion),
         },
         environment=environment(device),

@@ -10,7 +10,8 @@ from torch import nn
 
 from lightning_sanity.shadow import clone, state_digest, weights_digest
 from lightning_sanity.sharded import measured_in_place
-from lightning_sanity.shares import Share
+from lightning_sanity.shares import Share, everyone
+from lightning_sanity.weights import is_shard
 
 _UNREACHABLE = ("FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
 _OFFLINE = "save a consolidated checkpoint and measure it with `Trainer(devices=1).validate(model, ckpt_path=...)`"
@@ -60,13 +61,16 @@ def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: s
     """Whether a checkpoint that is about to be written holds the weights of this digest.
 
     Weight averaging replaces the checkpoint's weights only after the callbacks before it have been asked, so its
-    average is looked up.
+    average is looked up. Of a checkpoint that is written in shards every process must ask: it holds the measured
+    weights only if all processes do, because any of them may write what they all have, such as running statistics.
     """
     for callback in callbacks:
         average = getattr(callback, "_average_model", None)
         if isinstance(average, nn.Module):
             return weights_digest(getattr(average, "module", average)) == measured
-    return state_digest(checkpoint.get("state_dict") or {}) == measured
+    state = checkpoint.get("state_dict") or {}
+    same = state_digest(state) == measured
+    return all(everyone(same)) if any(is_shard(held) for held in state.values()) else same
 
 
 def subject(module: nn.Module, share: Share, clone_fn: Callable[..., Any] | None, single_precision: bool) -> nn.Module:

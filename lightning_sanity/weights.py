@@ -26,9 +26,14 @@ else:  # a build without it has no shards
         """Nothing is one."""
 
 
+def is_shard(held: Any) -> bool:
+    """Whether this is a tensor of which this process holds only a part."""
+    return isinstance(held, DTensor)
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether this process holds only parts of some parameters, so that no copy of the module can be made."""
-    return any(isinstance(p, DTensor) for p in module.parameters()) or bool(gathering_modules(module))
+    return any(map(is_shard, module.parameters())) or bool(gathering_modules(module))
 
 
 def gathering_modules(module: nn.Module) -> list[nn.Module]:
@@ -62,6 +67,11 @@ def told_of_gathering(module: nn.Module, act: Callable[[], None]) -> Iterator[No
     finally:
         for handle in handles:
             handle.remove()
+
+
+def part_of(tensor: Tensor) -> Tensor | None:
+    """The very tensor in which this process holds its part, or None of a tensor that is no wrapper of one."""
+    return getattr(tensor, "_local_tensor", None) if isinstance(tensor, DTensor) else getattr(tensor, "elem", None)
 
 
 @torch.no_grad()
@@ -135,7 +145,7 @@ def whole(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
             owner, leaf = places[name]
             _scatter(getattr(owner, leaf).detach(), shard)
     finally:
-        for name, shard in shards.items():
+        for name in shards:
             owner, leaf = places[name]
             owner._parameters[leaf] = found[name]
 
@@ -165,6 +175,6 @@ def zeroed(module: nn.Module) -> Iterator[None]:
             parameter.data = before[name]
 
 
-def class_name(module: nn.Module) -> str:
-    """Name of the module's own class, where sharding has put another one over it."""
-    return next(kind.__name__ for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+def own_class(module: nn.Module) -> type:
+    """The module's own class, where sharding has put another one over it."""
+    return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))

@@ -12,10 +12,11 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional as F
@@ -24,7 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_sanity import SaliencySanityCallback, checkpoint, demo, parameter_randomization_test
 from lightning_sanity.attribution.method import output_gradient
 from lightning_sanity.budget import Interrupted
-from lightning_sanity.shadow import weights_digest
+from lightning_sanity.released import obstacle
+from lightning_sanity.shadow import state_digest, weights_digest
 from lightning_sanity.weights import drop_gathered, values
 
 WORLD = 2
@@ -34,19 +36,22 @@ PATIENCE = 240  # seconds for all processes
 class Digits(demo.DigitsClassifier):
     """A CNN with BatchNorm, dropout, uneven shards, a counter and momentum, sharded where there is a mesh."""
 
-    tensor_parallel = False
+    def __init__(self, hidden=33, tensor_parallel=False):
+        super().__init__()
+        self.hidden, self.tensor_parallel = hidden, tensor_parallel
+        self.forwards, self.pending = 0, []
 
     def configure_model(self):
-        if hasattr(self, "forwards"):
+        if len(self.classifier) == 5:
             return
-        self.forwards, self.pending = 0, []
-        self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Linear(512, 33), nn.ReLU(), nn.Dropout(0.3), nn.Linear(33, 16), nn.ReLU(), nn.Linear(16, 10)
-        )
-        if self._device_mesh is None:
-            return
+        layers = nn.Linear(512, self.hidden), nn.ReLU(), nn.Dropout(0.1), nn.Linear(self.hidden, 10)
+        self.classifier = nn.Sequential(nn.Flatten(), *layers)
+        if self._device_mesh is not None:
+            self.shard()
+
+    def shard(self):
         if self.tensor_parallel:
-            plan = {"4": ColwiseParallel(), "6": RowwiseParallel()}
+            plan = {"1": ColwiseParallel(), "4": RowwiseParallel()}
             parallelize_module(self.classifier, self.device_mesh["tensor_parallel"], plan)
             return
         for layer in (self.features[0], self.features[3], self.classifier):
@@ -68,26 +73,16 @@ class Digits(demo.DigitsClassifier):
         self.pending.append([None if p.grad is None else p.grad.to_local().clone() for p in self.parameters()])
 
 
-class Rank1Differs(Digits):
-    """Its running statistics are the process's own, and not those that a checkpoint holds."""
-
-    def on_validation_start(self):
-        if self.global_rank == 1 and self.trainer.sanity_checking is False:
-            self.features[1].running_mean += 0.5
-
-
 def measuring(methods=("gradient", "gradcam", "guided_backprop"), **changes):
-    arguments = {"probe": 8, "trials": 2, "repeats": 1, "max_steps": 2, "log_images": False, "engine": "plain"}
-    return SaliencySanityCallback(methods, **{**arguments, **changes})
+    arguments = {"probe": 8, "trials": 2, "repeats": 1, "max_steps": 2, "reinitialize": "reset"}
+    return SaliencySanityCallback(methods, log_images=False, engine="plain", **{**arguments, **changes})
 
 
-def trainer(folder, *callbacks, devices=WORLD, strategy=None, **changes):
-    if strategy is None and devices > 1:
-        strategy = ModelParallelStrategy(data_parallel_size=devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
+def trainer(folder, *callbacks, devices=WORLD, save_distributed_checkpoint=False, **changes):
     return pl.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy=strategy or "auto",
+        strategy=ModelParallelStrategy(devices, 1, save_distributed_checkpoint) if devices > 1 else "auto",
         max_epochs=1,
         callbacks=list(callbacks),
         default_root_dir=folder,
@@ -118,7 +113,7 @@ def everything(model, run):
     state = run.optimizers[0].state_dict()["state"]
     return {
         **{f"weight {name}": tensor.clone() for name, tensor in values(model).items()},
-        **{f"moments {key}": [each[m].to_local().clone() for m in ("exp_avg", "exp_avg_sq")] for key, each in state.items()},
+        "moments": [each[m].to_local().clone() for each in state.values() for m in ("exp_avg", "exp_avg_sq")],
         "gradients": model.pending,
         "asks for gradients": [p.requires_grad for p in model.parameters()],
         "modes": [module.training for module in model.modules()],
@@ -157,31 +152,26 @@ def _process(rank, work, folder, port):
     warnings.simplefilter("ignore")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0")
     torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
     torch.save(work(rank, folder), folder / f"rank{rank}.pt")
+    print("CPU", rank, time.process_time(), flush=True)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 def trained(rank, folder):
     """With and without the callback; then tests that break off, on what was trained."""
-    clock = time.process_time()
-    def lap(what):
-        nonlocal clock
-        print(rank, what, round(time.process_time() - clock, 2), flush=True); clock = time.process_time()
     measured = measuring()
     saved = ModelCheckpoint(folder, filename="trained", every_n_epochs=1, save_on_train_epoch_end=True)
     model, run = fitted(folder / "with", measured, saved)
-    lap("fit with")
     found = {"with": everything(model, run), "result": measured.result.to_records(), "digest": weights_digest(model)}
     found["result digest"] = measured.result.weights_digest
     found["logged"] = {key: float(value) for key, value in run.callback_metrics.items() if "sanity" in key}
     found["without"] = everything(*fitted(folder / "without"))
-    lap("without")
     images = demo.digits()[1].tensors[0][:6]
     for broken in (signalled, hanging, failing, failing_on_one):
         before = everything(model, run)
         found[broken.__name__] = broken(rank, model, images)
-        lap(broken.__name__)
         found[f"after {broken.__name__}"] = before, everything(model, run)
     return found
 
@@ -250,10 +240,85 @@ def failing_on_one(rank, model, images):
     return error_of(model, images, {"method": method, "gradient": output_gradient})
 
 
+def explored(rank, folder):
+    """Other ways to re-initialise, to shard and to save; ``whole`` runs on the first process alone."""
+    demonstration, _ = demo.digits()
+    images = demonstration.tensors[0][:8]
+    mesh = init_device_mesh("cpu", (WORLD, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    found = {}
+    for name, how in {"normal": "normal", "shuffle": "shuffle", "twin": made}.items():
+        found[name] = compared(rank, mesh, images, reinitialize=how)
+    found["last"] = compared(rank, mesh, images, order="bottom_up", norm_stats="recalibrate", granularity="block")
+    columns = init_device_mesh("cpu", (1, WORLD), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    found["tensor parallel"] = compared(rank, columns, images, {"hidden": 32, "tensor_parallel": True})
+    found["inference"] = after_inference(mesh, images)
+    result = parameter_randomization_test(sharded(mesh), images, methods=["lrp_epsilon", "cam"], **SHORT)
+    found["reasons"] = {name: verdict.reason for name, verdict in result.verdicts.items()}
+    for name, others in {"apart": [], "shared": [OneStatistic()]}.items():
+        measured, saved = measuring("gradient", trials=1), ModelCheckpoint(folder, filename=name, every_n_epochs=1)
+        run = trainer(folder, *others, measured, saved, save_distributed_checkpoint=True, limit_train_batches=2)
+        run.fit(Digits(), *loaders())
+        found[f"{name} digest"] = measured.result.weights_digest
+    return found
+
+
+class OneStatistic(pl.Callback):
+    """Gives every process the running statistics of the first."""
+
+    def on_validation_start(self, trainer, pl_module):
+        for buffer in pl_module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def made(**changes):
+    model = Digits(**changes)
+    model.configure_model()
+    return model
+
+
+def sharded(mesh, **changes):
+    torch.manual_seed(7)
+    model = made(**changes)
+    model._device_mesh = mesh
+    model.shard()
+    return model
+
+
+def compared(rank, mesh, images, kind=None, **changes):
+    """Largest differences of curves, units and coverage to those of the whole model; None on the other process."""
+    arguments = {"methods": "gradient", **SHORT, **changes, "engine": "plain"}
+    two = parameter_randomization_test(sharded(mesh, **(kind or {})), images, **arguments)
+    if rank > 0:
+        return None
+    torch.manual_seed(7)
+    one = parameter_randomization_test(made(**(kind or {})), images, **arguments)
+    assert two.units == one.units
+    assert two.coverage == one.coverage
+    assert two.weights_digest == one.weights_digest
+    assert one.coverage.share == 1.0
+    return max(float((two.curves[key].values - one.curves[key].values).abs().max()) for key in one.curves)
+
+
+def after_inference(mesh, images):
+    model = sharded(mesh).eval()
+    with torch.inference_mode():
+        model(images)
+    try:
+        parameter_randomization_test(model, images, methods="gradient", **SHORT)
+    except ValueError as error:
+        return str(error)
+
+
 @pytest.fixture(scope="module")
 def training(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     return folder, launched(trained, folder)
+
+
+@pytest.fixture(scope="module")
+def exploration(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exploration")
+    return folder, launched(explored, folder)
 
 
 def same(one, other):
@@ -319,7 +384,8 @@ def test_a_signal_ends_the_test_everywhere_and_is_handled_once_the_weights_are_b
     assert seen == [True]
     assert other_seen == []
     assert calls == 4
-    assert restored and other_restored
+    assert restored
+    assert other_restored
 
 
 def test_a_method_that_hangs_is_given_up_by_all_processes_at_once(training):
@@ -338,3 +404,50 @@ def test_a_method_that_fails_on_one_process_ends_the_test_on_all(training):
     for mine in training[1]:
         assert mine["failing_on_one"][0] == "PeerFailed"
         assert "fell out of step" in mine["failing_on_one"][1]
+
+
+@pytest.mark.slow
+def test_every_way_to_reinitialise_draws_for_shards_what_it_draws_for_the_whole(exploration):
+    first = exploration[1][0]
+    assert {name: first[name] for name in ("normal", "shuffle", "twin", "last")} == dict.fromkeys(
+        ("normal", "shuffle", "twin", "last"), 0.0
+    )
+
+
+@pytest.mark.slow
+def test_tensor_parallel_layers_are_measured_too_up_to_rounding(exploration):
+    assert exploration[1][0]["tensor parallel"] < 1e-5
+
+
+@pytest.mark.slow
+def test_a_model_that_was_first_run_in_inference_mode_is_refused_with_the_way_out(exploration):
+    assert "Trainer(inference_mode=False)" in exploration[1][0]["inference"]
+
+
+@pytest.mark.slow
+def test_methods_that_replace_weights_do_not_apply_to_shards(exploration):
+    assert "sharded weights" in exploration[1][0]["reasons"]["lrp_epsilon"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statistics", ["apart", "shared"])
+def test_a_checkpoint_of_shards_knows_whether_it_holds_the_measured_weights(exploration, statistics):
+    folder, (first, second) = exploration
+    assert first[f"{statistics} digest"] == second[f"{statistics} digest"]
+    written = _load_distributed_checkpoint(folder / f"{statistics}.ckpt")
+    same = state_digest(written["state_dict"]) == first[f"{statistics} digest"]
+    assert same is (statistics == "shared")  # each running statistic is written by some process: not the measured one
+    assert written["callbacks"][measuring().state_key]["matches_measured"] is same
+
+
+@pytest.mark.parametrize("wanted", [{"precision": "32"}, {"reference_checkpoint": "other.ckpt"}])
+def test_what_needs_a_copy_is_refused_with_the_way_out(wanted):
+    measured = measuring(**wanted)
+    problem = obstacle([measured], ModelParallelStrategy(), measured)
+    assert next(iter(wanted)) in problem
+    assert "consolidated checkpoint" in problem
+
+
+def test_nothing_else_of_a_model_parallel_trainer_is_refused():
+    measured = measuring()
+    assert obstacle([measured], ModelParallelStrategy(), measured) is None

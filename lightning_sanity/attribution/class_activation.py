@@ -20,7 +20,7 @@ from lightning_sanity.attribution.layers import (
     submodule,
 )
 from lightning_sanity.attribution.method import AttributionFn, Method, Refusal, first, outputs_of
-from lightning_sanity.weights import class_name, gathered
+from lightning_sanity.weights import gathered, own_class
 
 
 def cam() -> Method:
@@ -100,7 +100,7 @@ def _head(model: nn.Module, inputs: Any) -> tuple[_Head | None, str]:
                     return head, ""
     names = [name for name, _ in ran]
     inside = [k for k, name in enumerate(names) if name == maps[-1].name or name.startswith(f"{maps[-1].name}.")]
-    after = [class_name(module) for _, module in ran[(inside[-1] + 1 if inside else -3) :]]
+    after = [own_class(module).__name__ for _, module in ran[(inside[-1] + 1 if inside else -3) :]]
     listed = ", ".join(after if len(after) <= 8 else ["...", *after[-8:]])
     return None, f"after '{maps[-1].name}' this network has {listed or 'only function calls'}"
 
