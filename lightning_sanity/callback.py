@@ -43,7 +43,8 @@ class SaliencySanityCallback(pl.Callback):
     """Runs the parameter randomization test at the end of validation or testing, logs it, acts on the verdict.
 
     Training is not touched: the test works on a detached clone and has random streams of its own. Processes that train
-    together share the work and get one result.
+    together share the work and get one result. Weights that are sharded (FSDP2, tensor parallelism) cannot be cloned:
+    all processes measure them in place, restore them to the last bit, and hold signals back until then.
 
     Args:
         methods: Names of ``lightning_sanity.attribution.available()``, functions

@@ -201,8 +201,8 @@ def parameter_randomization_test(
                 copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share, kept
             )
             walk = _walk(cascade, trials, gated, criterion)
-        measured_digest = weights_digest(model)
         share.close()
+        measured_digest = weights_digest(model)
         measured = {
             name: track.trials
             for name, track in walk.tracks.items()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.shadow import CloneError, clone, evaluating, preserved
 from lightning_sanity.shares import Share, Together, everyone
-from lightning_sanity.weights import drop_gathered, gathering_modules, is_sharded, restore, snapshot, values
+from lightning_sanity.weights import drop_gathered, gathering_modules, is_shard, is_sharded, restore, snapshot, values
 
 _ARRIVAL = 5.0  # seconds that a signal may take from one process to the next
 _NOT_HELD = ("SIGCHLD", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGURG")  # of children, timers and windows
@@ -112,6 +112,7 @@ def in_place(model: nn.Module, share: Together) -> Iterator[dict[str, Tensor]]:
                     for now, before in registered:
                         now.update(before)
                     restore(model, kept)
+            share.finish(came)
         except _Stopped as stopped:
             share.fail(stopped.reason)
             raise stopped.reason from None
@@ -142,7 +143,7 @@ def _detached(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _take_buffers(model: nn.Module, share: Share) -> None:
     """Every process has its own running statistics; those of the first are measured."""
-    buffers = {name: buffer for name, buffer in model.named_buffers() if type(buffer) is Tensor}
+    buffers = {name: buffer for name, buffer in model.named_buffers() if not is_shard(buffer)}
     sent = share.exchange({name: b.cpu() for name, b in buffers.items()} if share.rank == 0 else None)[0]
     if share.rank > 0:
         for name, buffer in buffers.items():

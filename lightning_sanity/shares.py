@@ -163,14 +163,26 @@ class Together(Share):
             PeerFailed: If another process failed.
         """
         late = self._late if time.monotonic() > self._until else None
-        found: list[_Meeting] = self.exchange(_Meeting(tuple(signals), late))
-        self.signals = {number for each in found for number in each.signals}
+        found = self._hear(signals, late)
         if self.signals:
             names = ", ".join(signal.Signals(number).name for number in sorted(self.signals))
             raise Interrupted(f"{names} came during the randomization test")
         for each in found:
             if each.late is not None:
                 raise Interrupted(each.late)
+
+    def _hear(self, signals: Iterable[int], late: str | None = None) -> list[_Meeting]:
+        found: list[_Meeting] = self.exchange(_Meeting(tuple(signals), late))
+        self.signals = {number for each in found for number in each.signals}
+        return found
+
+    def close(self) -> None:
+        """Nothing yet: until ``finish``, a process that fails has others waiting for it."""
+
+    def finish(self, signals: Iterable[int]) -> None:
+        """Meet once more, so that all know of signals that came since; see ``meet``."""
+        self._hear(signals)
+        super().close()
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,6 @@ def _process(rank, work, folder, port):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
     torch.save(work(rank, folder), folder / f"rank{rank}.pt")
-    print("CPU", rank, time.process_time(), flush=True)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -438,6 +437,11 @@ def test_a_checkpoint_of_shards_knows_whether_it_holds_the_measured_weights(expl
     same = state_digest(written["state_dict"]) == first[f"{statistics} digest"]
     assert same is (statistics == "shared")  # each running statistic is written by some process: not the measured one
     assert written["callbacks"][measuring().state_key]["matches_measured"] is same
+
+
+def test_a_folder_of_shards_is_refused_with_what_makes_one_file_of_it(tmp_path):
+    with pytest.raises(ValueError, match="consolidate_checkpoint"):
+        checkpoint.load(tmp_path)
 
 
 @pytest.mark.parametrize("wanted", [{"precision": "32"}, {"reference_checkpoint": "other.ckpt"}])
