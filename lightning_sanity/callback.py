@@ -33,7 +33,8 @@ from lightning_sanity.report.loggers import log_result
 from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
 from lightning_sanity.scalars import scalars
 from lightning_sanity.shadow import clone, weights_digest
-from lightning_sanity.shares import Share
+from lightning_sanity.sharded import measured_in_place
+from lightning_sanity.shares import Share, Together
 from lightning_sanity.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
 from lightning_sanity.twins import device_named
 from lightning_sanity.units import ORDERS, Granularity
@@ -44,7 +45,8 @@ class SaliencySanityCallback(pl.Callback):
     """Runs the parameter randomization test at the end of validation or testing, logs it, acts on the verdict.
 
     Training is not touched: the test works on a detached clone and has random streams of its own. Processes that train
-    together share the work and get one result.
+    together share the work and get one result. Weights that are sharded (FSDP2, tensor parallelism) cannot be cloned:
+    all processes measure them in place, restore them to the last bit, and hold signals back until then.
 
     Args:
         methods: Names of ``lightning_sanity.attribution.available()``, functions
@@ -360,7 +362,8 @@ class SaliencySanityCallback(pl.Callback):
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set ``self.result``, the same on every rank; None, and ``self.unmeasured``, if there is none."""
         gather = gatherer(trainer)
-        share = Share(trainer.global_rank, trainer.world_size, gather)
+        kind = Together if measured_in_place(pl_module, self._test["clone_fn"]) else Share
+        share = kind(trainer.global_rank, trainer.world_size, gather)
         result, error = None, None
         try:
             result = self._run(trainer, pl_module, share)

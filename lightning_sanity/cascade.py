@@ -42,6 +42,7 @@ from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
 from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
+from lightning_sanity.weights import restore, snapshot
 
 POSITIVE_CONTROL = "gradient"
 _MARGIN = 0.1  # of the time that is left, not planned for
@@ -82,7 +83,7 @@ class Cascade:
         progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
         deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
         share: This process's part of the work.
-        trained: The module that ``model`` is a copy of, whose weights need no second safekeeping.
+        trained: The trained weights, where they are kept anyway and need no second safekeeping.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Cascade:
         progress: Progress | None = None,
         deadline: float | None = None,
         share: Share | None = None,
-        trained: nn.Module | None = None,
+        trained: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.trained = trained
         self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
@@ -110,7 +111,7 @@ class Cascade:
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
         self._deadline, self._share = deadline, share or Share()
-        self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch)
+        self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
         self._begun = time.perf_counter()
         self._clock = clock(first(what.inputs).device)
         self._seconds: dict[str, tuple[float, float]] = {}
@@ -160,7 +161,7 @@ class Cascade:
         self._trained_outputs = heard[0] if heard else self.what.outputs()
         if "random_logit" in self.settings.diagnostics:
             others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
-            for name in (name for name in self.methods if self._guards[name] == self._share.rank):
+            for name in (name for name in self.methods if self._share.does(self._guards[name])):
                 self._guarded(name, self.tracks[name], (-1, 1), lambda key, table: self._other(key, table, others))
         unite_references(self._share, self.tracks, self._guards)
         if self._deadline is not None:
@@ -183,7 +184,7 @@ class Cascade:
             self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
         )
         outputs: Outputs = {}
-        saved = _snapshot(self.model, self.trained)
+        saved = snapshot(self.model, self.trained)
         self._previous_twin: Reference | None = None
         begun, walked = self._clock(), 0
         try:
@@ -191,7 +192,7 @@ class Cascade:
                 self._walk_trial(walked, tables, division, outputs, saved, engine)
                 walked += 1
         finally:
-            _restore(self.model, saved)
+            restore(self.model, saved)
         tables = {name: table.cpu() for name, table in tables.items()}
         outputs = {key: (order, value.cpu()) for key, (order, value) in outputs.items()}
         self._account(following, walked, self._clock() - begun)
@@ -269,7 +270,7 @@ class Cascade:
 
     def _calibrated(self, trials: int) -> Cost:
         """What trials will take, by the trained model's explanations and, where there is an engine, by its walks."""
-        saved = _snapshot(self.model, self.trained)
+        saved = snapshot(self.model, self.trained)
         plain = {name: explaining for name, (explaining, _) in self._seconds.items()}
         self._walker = self._engine(list(plain))
         shared: tuple[Shared, ...] = ()
@@ -320,7 +321,7 @@ class Cascade:
                 redraw(self.model, unit)
         finally:
             drawn = self._clock()
-            _restore(self.model, saved)
+            restore(self.model, saved)
         return drawn - begun, self._clock() - drawn
 
     def _in_time(self, begun: float, walked: int, following: Sequence[str]) -> bool:
@@ -332,7 +333,8 @@ class Cascade:
         known = (now - begun) / walked if walked > ahead else 0.0
         if ahead or walked == 0:  # the first was partly walked before
             known = max(known, replace(self._cost, ahead=0).seconds(following, 1, len(self.steps)))
-        return now + known <= self._deadline
+        fits: bool = self._share.agreed(now + known <= self._deadline)
+        return fits
 
     def _account(self, following: Sequence[str], walked: int, seconds: float) -> None:
         """Note what some trials took and what they were expected to take."""
@@ -364,7 +366,7 @@ class Cascade:
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
-                _restore(self.model, saved)
+                restore(self.model, saved)
                 random = []
             for unit in (unit for unit in step if needs_weights and unit not in random):
                 changes = redraw(self.model, unit)
@@ -395,7 +397,7 @@ class Cascade:
                     at = (trial, len(self.steps))
                     self._guarded(name, table, at, lambda key, rows: self._depend(key, rows, place))
         if needs_weights:
-            _restore(self.model, saved)
+            restore(self.model, saved)
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process does all the work."""
@@ -462,7 +464,7 @@ class Cascade:
         for similarity in self.similarities:
             rows = max(self.settings.repeats, 1)
             track.ceiling[similarity.name] = flat.new_ones((rows, self.samples), dtype=torch.float32)
-        if self._guards[name] != self._share.rank:
+        if not self._share.does(self._guards[name]):
             return
         if method.stochastic:
             for repeat in range(self.settings.repeats):
@@ -574,26 +576,3 @@ class Cascade:
     def _picture(self, maps: Maps) -> Tensor:
         chosen = maps.signed[list(self.settings.picture_samples)].float()
         return small(chosen[:, None])[:, 0]
-
-
-def _snapshot(model: nn.Module, trained: nn.Module | None) -> dict[str, Tensor]:
-    """The model's weights; of those that are the very ones of the trained module, not a third copy."""
-    original = trained if trained is not None else nn.Module()
-    there = {name: tensor.detach() for name, tensor in [*original.named_parameters(), *original.named_buffers()]}
-    saved = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        same = there.get(name)
-        if same is None or same.data_ptr() == tensor.data_ptr() or not _equal(same, tensor):
-            same = tensor.detach().clone()
-        saved[name] = same
-    return saved
-
-
-def _equal(one: Tensor, two: Tensor) -> bool:
-    return one.dtype == two.dtype and one.device == two.device and torch.equal(one, two)
-
-
-@torch.no_grad()
-def _restore(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        tensor.copy_(saved[name])

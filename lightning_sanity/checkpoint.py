@@ -24,6 +24,11 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         ValueError: If it is not such a file, or holds more than plain data and tensors.
         OSError: If it cannot be read.
     """
+    if Path(path).is_dir():
+        raise ValueError(
+            f"'{path}' is a folder, of shards perhaps: make one file of it with "
+            f"`python -m lightning.fabric.utilities.consolidate_checkpoint {path}`"
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint file '{path}'")
     try:

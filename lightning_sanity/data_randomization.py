@@ -155,7 +155,7 @@ def data_randomization_test(
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
         subjects = [
             Explanation(explained, given, None if target_ is None else target_.to(at), question=asked.place)
-            for _, explained, given, at, _ in copies
+            for _, explained, given, at, *_ in copies
         ]
         place = mask = None
         if at_embeddings(values, tokens):

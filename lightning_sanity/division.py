@@ -44,13 +44,13 @@ class Division:
 
     def mine(self, name: str, trial: int, depth: int) -> bool:
         """Whether this process explains a step."""
-        return self._owner(name, trial, depth) == self.share.rank
+        return self.share.does(self._owner(name, trial, depth))
 
     def tell(self, trial: int, depth: int) -> bool:
         """Whether this process must tell the outputs of a depth, even if none of its methods lets it hear them."""
         looking = next((name for name, passes in self._passes.items() if passes > 0), None)
         owner = depth % self.share.world if looking is None else self._owner(looking, trial, depth)
-        return owner == self.share.rank
+        return self.share.does(owner)
 
     def _owner(self, name: str, trial: int, depth: int) -> int:
         return self._owners[self._group(name, trial, depth)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,6 +26,7 @@ class Explainer:
         seed: Of their draws.
         deadline: Value of ``time.perf_counter()`` by which the walk is to be done, if any.
         max_batch: Most samples at once, from the beginning; all if None.
+        alarm: Ends an explanation that hangs; see ``budget.alarm``.
 
     Attributes:
         in_chunks: How many samples at once a method gets; all, if it is not in here.
@@ -40,8 +41,9 @@ class Explainer:
         seed: int,
         deadline: float | None = None,
         max_batch: int | None = None,
+        alarm: Callable[[float | None, str], AbstractContextManager[None]] = alarm,
     ) -> None:
-        self.methods, self.seed, self.max_batch = methods, seed, max_batch
+        self.methods, self.seed, self.max_batch, self._alarm = methods, seed, max_batch, alarm
         self.in_chunks: dict[str, int] = {}
         self.rows: dict[str, int] = {}
         self.ran_out = False
@@ -73,7 +75,7 @@ class Explainer:
         seconds = None
         if self._deadline is not None:
             seconds = max(2 * self._deadline - self._started - time.perf_counter(), 1.0)
-        return alarm(seconds, f"{what} did not return within twice max_time")
+        return self._alarm(seconds, f"{what} did not return within twice max_time")
 
     def measure(self, what: Explanation, stacked: int) -> None:
         """Find out what each method takes, by one and two samples.

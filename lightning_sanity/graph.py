@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from lightning_sanity.weights import part_of, told_of_gathering
+
 _RECTIFIER = re.compile(r"aten\.(relu|relu6|hardtanh|threshold|clamp_min|clamp)_?\.")
 
 
@@ -81,8 +83,8 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any] | N
 
 
 def _traced(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any]) -> Graph:
-    names = {id(tensor): name for name, tensor in model.named_parameters()}
-    names.update((id(tensor), name) for name, tensor in model.named_buffers() if id(tensor) not in names)
+    names: dict[int, str] = {}
+    _learn(model, names)
     recorder = _Recorder(names)
     spatial: list[SpatialMap] = []
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
@@ -90,6 +92,7 @@ def _traced(model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any]) 
             if isinstance(leaf, Tensor):
                 recorder.mark_data(leaf)
         stack.enter_context(_spatial_outputs(model, spatial, recorder))
+        stack.enter_context(told_of_gathering(model, lambda: _learn(model, names)))
         stack.enter_context(recorder)
         outputs = run(*inputs)
     return Graph(
@@ -113,6 +116,12 @@ class _KeepsNothing:
     def unpack(self, nothing: None) -> Tensor:
         self.asked = True
         raise RuntimeError("the pass was recorded without what a gradient needs")
+
+
+def _learn(model: nn.Module, names: dict[int, str]) -> None:
+    """Note which tensors stand for which name now; sharded parameters are others during a pass."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        names.setdefault(id(tensor), name)
 
 
 class _Recorder(TorchDispatchMode):
@@ -169,7 +178,8 @@ def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
             found.append(value)
         elif isinstance(value, (list, tuple)):
             found += [item for item in value if isinstance(item, Tensor)]
-    return found
+    # What is sharded is handed on by its parts, too: wrapping them and collecting them are no operations.
+    return found + [part for part in map(part_of, found) if part is not None]
 
 
 def _rectifies(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

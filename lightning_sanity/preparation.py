@@ -26,14 +26,16 @@ from lightning_sanity.shadow import (
     Adapted,
     check_fidelity,
     check_liveness,
-    clone,
     eager,
     evaluating,
     launder,
     logits,
     preserved,
 )
+from lightning_sanity.sharded import stand_in
+from lightning_sanity.shares import Share
 from lightning_sanity.text import Embedding
+from lightning_sanity.weights import own_class
 
 
 @contextmanager
@@ -43,13 +45,22 @@ def quiet_copy(
     forward: Callable[..., Any] | None,
     clone_fn: Callable[[nn.Module], nn.Module] | None,
     seed: int,
-) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Graph]]:
-    """A proven clone, its explained face, laundered inputs and the recorded pass, where nothing disturbs the caller."""
+    share: Share | None = None,
+) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Mapping[str, Tensor], Graph]]:
+    """A proven copy, its explained face, laundered inputs, the trained weights and the recorded pass.
+
+    Nothing in the block disturbs the caller. A sharded model stands in for its own copy; see ``sharded.in_place``.
+    """
     batch_size(inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad(), eager():
+    with (
+        isolated_rng(seed, device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        eager(),
+        stand_in(model, clone_fn, share) as (copied, kept),
+    ):
         values = launder(inputs, device)
-        copied = clone(model, clone_fn)
         graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward))
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
@@ -59,7 +70,7 @@ def quiet_copy(
         check_fidelity(theirs, ours)
         check_liveness(copied, ours, lambda: logits(_call(copied, some, forward)))
         explained = copied if plain else Adapted(copied, forward).eval()
-        yield copied, explained, values, device, graph
+        yield copied, explained, values, device, kept, graph
 
 
 def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
@@ -75,18 +86,21 @@ def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     return values, run(values)
 
 
+_HINTS = {
+    "not attached to a `Trainer`": "its forward needs a Trainer, which a clone does not have",
+    "inference tensor": "it was run in inference mode, which gathered shards never leave; use "
+    "Trainer(inference_mode=False)",
+}
+
+
 def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
     arguments = _as_tuple(values)
     try:
         return forward(model, *arguments) if forward is not None else model(*arguments)
     except Exception as error:
-        hint = (
-            "its forward needs a Trainer, which a clone does not have"
-            if "not attached to a `Trainer`" in str(error)
-            else "calling it on the probe failed"
-        )
+        hint = next((hint for words, hint in _HINTS.items() if words in str(error)), "calling it on the probe failed")
         raise ValueError(
-            f"{type(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
+            f"{own_class(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
             "Pass forward=, a function (model, *inputs) -> scores (N, classes)."
         ) from error
 

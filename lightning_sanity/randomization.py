@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_sanity._rng import generator as make_generator
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.units import RandomizationError, Unit, has_fan, owner_of, units
+from lightning_sanity.weights import whole
 
 __all__ = ["STRATEGIES", "Change", "RandomizationError", "Reinitialize", "Unit", "redraw", "reinitialize_", "units"]
 
@@ -82,11 +83,13 @@ def redraw(how: Reinitialize) -> Redraw:
 
 @torch.no_grad()
 def _measured(model: nn.Module, unit: Unit, act: Callable[[], dict[str, str]]) -> tuple[Change, ...]:
-    before = {name: _effective(model, name).clone() for name in unit.parameters}
-    strategies = act()
-    return tuple(
-        Change(name, strategies[name], _relative(before.pop(name), _effective(model, name))) for name in unit.parameters
-    )
+    with whole(model, unit.parameters):
+        before = {name: _effective(model, name).clone() for name in unit.parameters}
+        strategies = act()
+        return tuple(
+            Change(name, strategies[name], _relative(before.pop(name), _effective(model, name)))
+            for name in unit.parameters
+        )
 
 
 def _effective(model: nn.Module, name: str) -> Tensor:

@@ -43,6 +43,7 @@ from lightning_sanity.room import rows_within
 from lightning_sanity.shadow import (
     weights_digest,
 )
+from lightning_sanity.sharded import share_of
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.targets import Target
@@ -52,6 +53,7 @@ from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import ORDERS, Granularity, plan, subsets
 from lightning_sanity.validity import CONTROLS, judge_all, nothing_changed, undecided
 from lightning_sanity.verdict import Criterion
+from lightning_sanity.weights import own_class
 
 
 def parameter_randomization_test(
@@ -184,7 +186,9 @@ def parameter_randomization_test(
     if order not in ORDERS:
         raise ValueError(f"unknown order '{order}'; choose from: {', '.join(ORDERS)}")
     asked = ask(model, inputs, target, explain=explain, forward=forward, seed=seed)
-    with quiet_copy(model, asked.inputs, asked.forward, clone_fn, seed) as (copied, explained, values, device, graph):
+    share = share or share_of(model, clone_fn)
+    prepared_copy = quiet_copy(model, asked.inputs, asked.forward, clone_fn, seed, share)
+    with prepared_copy as (copied, explained, values, device, kept, graph):
         target_, problem = explained_target(asked.target, graph.outputs, batch_size(values))
         planned = plan(copied, graph, granularity, max_steps)
         notes = other_paths(copied, explained, values, graph)
@@ -220,13 +224,12 @@ def parameter_randomization_test(
         used = suited(similarities, first(values), support, mask, tokens=place is not None)
         deadline = None if max_seconds is None else started + max_seconds
         with progress_bar(progress) as tick:
-            original = getattr(model, "_orig_mod", model)
             cascade = Cascade(
-                copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share, original
+                copied, what, prepared, used, support, steps, drawer, settings, tick, deadline, share, kept
             )
             walk = _walk(cascade, trials, gated, criterion)
-        if share is not None:
-            share.close()
+        share.close()
+        measured_digest = weights_digest(model)
         measured = {
             name: track.trials
             for name, track in walk.tracks.items()
@@ -288,11 +291,11 @@ def parameter_randomization_test(
             "explained": asked.name,
             "tokens": None if place is None else place.settings,
             "target": asked.target_name,
-            "model": type(model).__name__,
+            "model": own_class(model).__name__,
             "criterion": asdict(criterion),
         },
         environment=environment(device),
-        weights_digest=weights_digest(model),
+        weights_digest=measured_digest,
         probe_digest=digest(dict(inputs) if isinstance(inputs, Mapping) else inputs),
         seconds=time.perf_counter() - started,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

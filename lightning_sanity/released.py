@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from lightning_sanity.shadow import clone, state_digest, weights_digest
-from lightning_sanity.shares import Share
+from lightning_sanity.sharded import measured_in_place
+from lightning_sanity.shares import Share, everyone
+from lightning_sanity.weights import is_shard
 
-_SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
+_UNREACHABLE = ("FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
+_OFFLINE = "save a consolidated checkpoint and measure it with `Trainer(devices=1).validate(model, ckpt_path=...)`"
 
 
 def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
@@ -24,12 +27,16 @@ def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
         strategy: Of the trainer.
         me: The callback that measures; one of them.
     """
-    sharded = next((name for name in _SHARDED if name in _kinds(strategy)), None)
-    if sharded is not None:
+    kinds = _kinds(strategy)
+    unreachable = next((name for name in _UNREACHABLE if name in kinds), None)
+    if unreachable is not None:
         return (
-            f"{sharded} keeps the weights in parts, which cannot be copied and re-initialised while training: save a "
-            "consolidated checkpoint and measure it with `Trainer(devices=1).validate(model, ckpt_path=...)`"
+            f"{unreachable} keeps the weights in parts of its own, which cannot be copied and re-initialised while "
+            f"training; ModelParallelStrategy can. Otherwise {_OFFLINE}"
         )
+    copying = next((name for name in ("precision", "reference_checkpoint") if getattr(me, name) is not None), None)
+    if "ModelParallelStrategy" in kinds and copying is not None:
+        return f"`{copying}` needs a copy of the model, and sharded weights have none: leave it out, or {_OFFLINE}"
     place = next(index for index, callback in enumerate(callbacks) if callback is me)
     for index, callback in enumerate(callbacks):
         kind = type(callback).__name__
@@ -54,20 +61,23 @@ def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: s
     """Whether a checkpoint that is about to be written holds the weights of this digest.
 
     Weight averaging replaces the checkpoint's weights only after the callbacks before it have been asked, so its
-    average is looked up.
+    average is looked up. Of a checkpoint that is written in shards every process must ask: it holds the measured
+    weights only if all processes do, because any of them may write what they all have, such as running statistics.
     """
     for callback in callbacks:
         average = getattr(callback, "_average_model", None)
         if isinstance(average, nn.Module):
             return weights_digest(getattr(average, "module", average)) == measured
-    return state_digest(checkpoint.get("state_dict") or {}) == measured
+    state = checkpoint.get("state_dict") or {}
+    same = state_digest(state) == measured
+    return all(everyone(same)) if any(is_shard(held) for held in state.values()) else same
 
 
 def subject(module: nn.Module, share: Share, clone_fn: Callable[..., Any] | None, single_precision: bool) -> nn.Module:
     """The module to measure: the one in training, or a copy that differs from it where it must.
 
     Processes that train together have the same parameters but each its own running statistics; those of rank 0 are
-    saved, so those of rank 0 are measured.
+    saved, so those of rank 0 are measured. A sharded module is measured in place, which takes care of them.
 
     Args:
         module: The module in training.
@@ -75,6 +85,8 @@ def subject(module: nn.Module, share: Share, clone_fn: Callable[..., Any] | None
         clone_fn: See ``parameter_randomization_test``.
         single_precision: Measure in float32, whatever the module is in.
     """
+    if measured_in_place(module, clone_fn):
+        return module
     theirs: dict[str, torch.Tensor] | None = None
     if share.world > 1:
         mine = weights_digest(module)

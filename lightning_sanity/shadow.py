@@ -21,6 +21,7 @@ from torch.fx import Proxy
 from torch.utils._pytree import tree_map
 
 from lightning_sanity.graph import first_tensor
+from lightning_sanity.weights import gathered, zeroed
 
 # Lightning writes compiled versions of these over the methods, closed over the module they were compiled for. A bound
 # method in their place is fine: deepcopy binds it to the copy.
@@ -185,14 +186,8 @@ def check_fidelity(original: Tensor, copied: Tensor) -> None:
 @torch.no_grad()
 def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor]) -> None:
     """Raise ``CloneError`` unless zeroing the copy's weights changes its output from ``before``; they are restored."""
-    saved = {name: parameter.data for name, parameter in copied.named_parameters()}
-    for parameter in copied.parameters():
-        parameter.data = torch.zeros_like(parameter)  # in place of the values, which are not even read
-    try:
+    with zeroed(copied):
         after = run()
-    finally:
-        for name, parameter in copied.named_parameters():
-            parameter.data = saved[name]
     if torch.equal(before, after):
         raise CloneError(
             "the copy is dead: zeroing all its weights did not change its output, so it still computes with the "
@@ -209,12 +204,13 @@ def weights_digest(module: nn.Module) -> str:
 def state_digest(state: Mapping[str, Any]) -> str:
     """SHA-256 over names, types, shapes and bytes of a ``state_dict``, wherever its tensors lie.
 
-    A pruned weight counts as the product with its mask, which is what a checkpoint may hold in its place.
+    A pruned weight counts as the product with its mask, which is what a checkpoint may hold in its place. Sharded
+    tensors count as the whole ones, for which every process must ask.
     """
     effective = dict(state)
     for name in [name[: -len("_mask")] for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state]:
         original, mask = effective.pop(f"{name}_orig"), effective.pop(f"{name}_mask")
-        effective[name] = mask.to(original.dtype) * original
+        effective[name] = gathered(mask).to(original.dtype) * gathered(original)
     sha = hashlib.sha256()
     for name, tensor in sorted(effective.items()):
         sha.update(name.encode())
@@ -224,8 +220,8 @@ def state_digest(state: Mapping[str, Any]) -> str:
 
 
 def update_digest(sha: hashlib._Hash, tensor: Tensor) -> None:
-    """Feed type, shape and contents of a tensor, the same on every device, without copying them."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    """Feed type, shape and contents of a tensor, the same on every device and for shards of it."""
+    flat = gathered(tensor.detach()).cpu().contiguous().reshape(-1)
     sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     sha.update(flat.view(torch.uint8).numpy().data)
 

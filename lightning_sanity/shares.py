@@ -6,11 +6,17 @@ process finds does not depend on who finds it, so any number of processes has th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import math
+import signal
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lightning_sanity.budget import Interrupted
+import torch
+
+from lightning_sanity.budget import Interrupted, alarm
 
 _Item = TypeVar("_Item", bound=Hashable)
 
@@ -27,6 +33,13 @@ class _Failure:
 
 def _alone(part: Any) -> list[Any]:
     return [part]
+
+
+def everyone(part: Any) -> list[Any]:
+    """The parts of all processes of ``torch.distributed``, on every process."""
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, part)
+    return parts
 
 
 class Share:
@@ -55,6 +68,18 @@ class Share:
             loads[rank] += costs[item]
         return found
 
+    def does(self, owner: int) -> bool:
+        """Whether this process does what the given one owns."""
+        return owner == self.rank
+
+    def agreed(self, value: Any) -> Any:
+        """What this process goes by; the same on all where they must go together."""
+        return value
+
+    def alarm(self, seconds: float | None, message: str) -> AbstractContextManager[None]:
+        """See ``budget.alarm``."""
+        return alarm(seconds, message)
+
     def exchange(self, part: Any) -> list[Any]:
         """Every process's part, in the order of ranks.
 
@@ -80,3 +105,87 @@ class Share:
         if self._open:
             self._open = False
             self._gather(_Failure(f"{type(error).__name__}: {error}", isinstance(error, Interrupted)))
+
+
+class Together(Share):
+    """The part of a process that holds only shards of a model: all of the work, in step with the others.
+
+    The passes of such a model are collective, so every process runs all of them. All find the same; what the first one
+    found is kept. They meet before every forward pass, where they end together if one of them has to.
+
+    Attributes:
+        signals: Those that ended the test, on whichever process they came.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, gather: Callable[[Any], list[Any]] = _alone) -> None:
+        super().__init__(rank, world, gather)
+        self.signals: set[int] = set()
+        self._explanations = 0
+        self._until, self._late = math.inf, ""
+
+    def owners(self, costs: Mapping[_Item, float]) -> dict[_Item, int]:
+        """The first process; all do its work."""
+        return dict.fromkeys(costs, 0)
+
+    def does(self, owner: int) -> bool:
+        """Everything."""
+        return True
+
+    def agreed(self, value: Any) -> Any:
+        """What the first process goes by."""
+        return self.exchange(value)[0]
+
+    @contextmanager
+    def alarm(self, seconds: float | None, message: str) -> Iterator[None]:
+        """End an explanation that takes longer at its next forward pass: a process must not leave the others alone."""
+        self._explanations += 1
+        self._until, self._late = math.inf if seconds is None else time.monotonic() + seconds, message
+        try:
+            yield
+        finally:
+            self._until = math.inf
+
+    def exchange(self, part: Any) -> list[Any]:
+        """See ``Share.exchange``; it also fails if the processes have come to different places."""
+        parts = super().exchange((self._explanations, isinstance(part, _Meeting), part))
+        if len({found[:2] for found in parts}) > 1:
+            raise PeerFailed("a method failed on one process and not on another, and they fell out of step")
+        return [found[2] for found in parts]
+
+    def meet(self, signals: Iterable[int]) -> None:
+        """Go on, or end together.
+
+        Args:
+            signals: That came on this process.
+
+        Raises:
+            Interrupted: If a signal came on any process, or an explanation took too long on any.
+            PeerFailed: If another process failed.
+        """
+        late = self._late if time.monotonic() > self._until else None
+        found = self._hear(signals, late)
+        if self.signals:
+            names = ", ".join(signal.Signals(number).name for number in sorted(self.signals))
+            raise Interrupted(f"{names} came during the randomization test")
+        for each in found:
+            if each.late is not None:
+                raise Interrupted(each.late)
+
+    def _hear(self, signals: Iterable[int], late: str | None = None) -> list[_Meeting]:
+        found: list[_Meeting] = self.exchange(_Meeting(tuple(signals), late))
+        self.signals = {number for each in found for number in each.signals}
+        return found
+
+    def close(self) -> None:
+        """Nothing yet: until ``finish``, a process that fails has others waiting for it."""
+
+    def finish(self, signals: Iterable[int]) -> None:
+        """Meet once more, so that all know of signals that came since; see ``meet``."""
+        self._hear(signals)
+        super().close()
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    signals: tuple[int, ...]
+    late: str | None

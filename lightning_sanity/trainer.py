@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -17,6 +16,7 @@ from lightning_sanity import probe as probes
 from lightning_sanity.budget import Interrupted
 from lightning_sanity.cascade import Progress
 from lightning_sanity.probe import Probe
+from lightning_sanity.shares import everyone
 
 _PROGRESS_EVERY = 10.0  # seconds between lines
 
@@ -65,15 +65,7 @@ def _first_loader(trainer: Any) -> DataLoader[Any] | Iterable[Any] | None:
 
 def gatherer(trainer: Any) -> Callable[[Any], list[Any]]:
     """A function that collects one object from every rank, on every rank."""
-
-    def gather(part: Any) -> list[Any]:
-        if trainer.world_size == 1:
-            return [part]
-        parts: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(parts, part)
-        return parts
-
-    return gather
+    return everyone if trainer.world_size > 1 else lambda part: [part]
 
 
 def interruptible(trainer: Any, tick: Progress) -> Progress:

@@ -15,6 +15,7 @@ from lightning_sanity._rng import generator as make_generator
 from lightning_sanity._rng import isolated_rng
 from lightning_sanity.randomization import Change, Redraw, Reinitialize, describe, device_of, redraw
 from lightning_sanity.units import Plan, Unit
+from lightning_sanity.weights import own_class
 
 _HEAD = 4096  # values of a parameter that tell whether two twins share it
 NORM_STATS = ("auto", "keep", "reset", "recalibrate")
@@ -169,7 +170,8 @@ def _factory_from_hyperparameters(original: nn.Module) -> tuple[Callable[[], nn.
     hparams = getattr(original, "hparams", None)
     if not hparams:
         return None, "no twin factory and no saved hyper-parameters"
-    kind, given = type(original), dict(hparams)
+    kind: Any = own_class(original)
+    given = dict(hparams)
     if any(isinstance(value, nn.Module) for value in given.values()):
         return None, "saved hyper-parameters hold a module, which is trained"
     accepted = inspect.signature(kind.__init__).parameters

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_sanity.graph import Graph, trace
+from lightning_sanity.weights import own_class
 
 Granularity = str | Sequence[str]
 ORDERS = ("cascading", "bottom_up", "independent", "full")
@@ -226,7 +227,7 @@ def _blocks(model: nn.Module, layers: Sequence[Unit]) -> tuple[str, ...]:
         if not _is_module(model, path):  # a bare parameter
             return False
         kinds = [
-            type(child)
+            own_class(child)
             for name, child in model.get_submodule(path).named_modules()
             if name and inside.get(f"{path}.{name}" if path else name, 0) >= 2 and not isinstance(child, _CONTAINERS)
         ]
@@ -236,7 +237,7 @@ def _blocks(model: nn.Module, layers: Sequence[Unit]) -> tuple[str, ...]:
         module = model.get_submodule(path) if _is_module(model, path) else None
         children = [f"{path}.{n}" if path else n for n, _ in module.named_children()] if module is not None else []
         children = [child for child in children if inside.get(child)]
-        plain = type(module) in _CONTAINERS or path == ""
+        plain = path == "" or (module is not None and own_class(module) in _CONTAINERS)
         trunk = inside[path] > len(layers) / 2
         if not children or not (plain or trunk or repeated(path)):
             return [path]

@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     (
         "_rng",
+        "weights",
         "ranks",
         "normalization",
         "structural",
@@ -39,6 +40,7 @@ FLOORS = (
         "twins",
         "smoothing",
         "shadow",
+        "sharded",
         "probe",
         "statistics",
         "verdict",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_sanity.attribution.layers import (
     Layer,
@@ -19,6 +20,7 @@ from lightning_sanity.attribution.layers import (
     submodule,
 )
 from lightning_sanity.attribution.method import AttributionFn, Method, Refusal, first, outputs_of
+from lightning_sanity.weights import gathered, own_class
 
 
 def cam() -> Method:
@@ -38,7 +40,7 @@ def cam() -> Method:
             linear = submodule(model, head.linear)
             assert isinstance(linear, nn.Linear)
             features = head.features(model, inputs)
-            chosen = linear.weight.detach()[target if target is not None else [0] * len(features)]
+            chosen = gathered(linear.weight.detach())[target if target is not None else [0] * len(features)]
             return resized((features * at_positions(chosen, features)).sum(1, keepdim=True), first(inputs))
 
         return attribute
@@ -92,12 +94,13 @@ def _head(model: nn.Module, inputs: Any) -> tuple[_Head | None, str]:
             for rectified in (False, True):
                 head = _Head(layer, last, rectified)
                 features = head.features(model, inputs)
-                scores = linear(features.mean(over_positions(features)))
+                bias = None if linear.bias is None else gathered(linear.bias)
+                scores = F.linear(features.mean(over_positions(features)), gathered(linear.weight), bias)
                 if torch.allclose(scores, outputs, rtol=1e-3, atol=1e-4 * float(outputs.abs().max())):
                     return head, ""
     names = [name for name, _ in ran]
     inside = [k for k, name in enumerate(names) if name == maps[-1].name or name.startswith(f"{maps[-1].name}.")]
-    after = [type(module).__name__ for _, module in ran[(inside[-1] + 1 if inside else -3) :]]
+    after = [own_class(module).__name__ for _, module in ran[(inside[-1] + 1 if inside else -3) :]]
     listed = ", ".join(after if len(after) <= 8 else ["...", *after[-8:]])
     return None, f"after '{maps[-1].name}' this network has {listed or 'only function calls'}"
 

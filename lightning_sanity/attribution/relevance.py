@@ -30,6 +30,7 @@ from lightning_sanity.attribution.method import (
     replaced,
     select,
 )
+from lightning_sanity.weights import is_sharded
 
 _MakeComposite = Callable[[], Any]
 
@@ -181,6 +182,8 @@ def _restoring(model: nn.Module) -> Iterator[None]:
 
 def _refuses(make: _MakeComposite) -> Refusal:
     def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
+        if is_sharded(model):
+            return "its rules replace weights while passes run, which sharded weights do not stand"
         composite, zennit = make(), _zennit("lrp")
         bare = [
             name
