@@ -100,7 +100,8 @@ class Room:
         batches = 1 + _NOISY * self._stacked // self._samples
         self._always = self._model * (2 if twin else 1) + batches * bytes_of([first(what.inputs)])
         self._always += len(methods) * (kept.of(self._samples) + tables)
-        self._least = max(comparing.of(self._samples), passing, _DRAWING * drawing)
+        # The clone was proven alive with a second set of weights, all zero.
+        self._least = max(comparing.of(self._samples), passing, _DRAWING * drawing, self._model)
         self.left = limit - self._always
         self._explaining = self._walking = 0
         self._too_large: dict[str, int] = {}
