@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from lightning_sanity.budget import Shared, spread
 from lightning_sanity.engine import Engine, Trial
+from lightning_sanity.twins import Reinitializer
+from lightning_sanity.units import Unit
 
-_AGAIN = 3
-_FEW = 2
+_AGAIN = 3  # explanations that are timed, where they are quick
+_FEW = 2  # depths that say what the others will take
 _Result = TypeVar("_Result")
 
 
@@ -28,21 +31,73 @@ def clock(device: torch.device) -> Callable[[], float]:
     return read
 
 
-def timed(act: Callable[[], _Result], now: Callable[[], float], patience: float) -> tuple[_Result, float]:
+def timed(
+    act: Callable[[], _Result],
+    now: Callable[[], float],
+    patience: float,
+    agreed: Callable[[bool], bool] = bool,
+) -> tuple[_Result, float]:
     """What an act returns and how long it takes.
 
     Its first call may also pay for what is set up once, so it is made again, as often as ``patience``, in seconds,
-    allows; the repetitions count then.
+    allows; the repetitions count then. Whether to go on is ``agreed`` among processes that must act together.
     """
     begun = now()
     result = act()
     first = now() - begun
     again: list[float] = []
-    while len(again) < _AGAIN and (len(again) + 1) * first <= patience:
+    while len(again) < _AGAIN and agreed((len(again) + 1) * first <= patience):
         begun = now()
         act()
         again.append(now() - begun)
     return result, statistics.fmean(again) if again else first
+
+
+def steps_cost(
+    seconds: Mapping[str, tuple[float, float]],
+    passes: Mapping[str, float],
+    walked: Collection[str],
+    *,
+    asked: int,
+    again: bool,
+    workers: int,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What each method takes per depth of a trial, and once per trial.
+
+    Args:
+        seconds: Of each method's explanation, and of comparing it.
+        passes: See ``Method``; without any, a map is made once per trial.
+        walked: Methods that a shared walk explains.
+        asked: Further explanations per depth.
+        again: Whether a trial explains its last depth once more.
+        workers: Processes that the work is divided among.
+    """
+    step, once = {}, {}
+    for name, (explaining, comparing) in seconds.items():
+        whole = (explaining + comparing) / workers
+        looks = passes[name] > 0
+        step[name] = ((asked + (name not in walked)) * explaining + comparing) / workers if looks else 0.0
+        once[name] = (0.0 if looks else whole) + (whole if again else 0.0)
+    return step, once
+
+
+def drawn(
+    model: nn.Module,
+    reinitializer: Reinitializer,
+    steps: Sequence[Sequence[Unit]],
+    restore: Callable[[], None],
+    now: Callable[[], float],
+) -> tuple[float, float]:
+    """What re-initialising all units takes, and putting the trained weights back."""
+    begun = now()
+    try:
+        redraw = reinitializer.start_trial(0)
+        for unit in dict.fromkeys(unit for step in steps for unit in step):
+            redraw(model, unit)
+    finally:
+        done = now()
+        restore()
+    return done - begun, now() - done
 
 
 def shared_walks(

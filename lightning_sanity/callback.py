@@ -183,6 +183,7 @@ class SaliencySanityCallback(pl.Callback):
         if not (isinstance(max_drop, (int, float)) and 0 <= max_drop <= 1):
             raise MisconfigurationException(f"`max_drop` must be a number from 0 to 1, not {max_drop!r}")
         self.baseline, self.max_drop, self.reference_checkpoint = baseline, max_drop, reference_checkpoint
+        self.max_memory = max_memory
         self.result: SanityResult | None = None
         self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None

@@ -18,7 +18,7 @@ from lightning_sanity._rng import stream_seed
 from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.budget import Cost, Shared, thin
-from lightning_sanity.calibration import clock, shared_walks, timed
+from lightning_sanity.calibration import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import between_classes, other_classes
 from lightning_sanity.division import Division, Outputs, unite_references
@@ -290,17 +290,14 @@ class Cascade:
                 shared, self._ahead = found
         walked = frozenset[str]().union(*(walk.methods for walk in shared))
         asked = 0 if self.what.question is None else 1  # an unrelated sample is asked the same question
-        step, once = {}, {}
-        for name, (explaining, comparing) in self._seconds.items():
-            looks = self.methods[name][0].passes > 0
-            mine = (asked + (name not in walked)) * explaining / self._share.world
-            step[name] = mine + comparing / self._share.world if looks else 0.0
-            once[name] = 0.0 if looks else (explaining + comparing) / self._share.world
-            if "dependence" in self.settings.diagnostics:
-                once[name] += (explaining + comparing) / self._share.world
+        again = "dependence" in self.settings.diagnostics
+        passes = self._passes(self._seconds)
+        step, once = steps_cost(self._seconds, passes, walked, asked=asked, again=again, workers=self._share.workers)
         drawing = restoring = outputs = 0.0
         if self._needs_weights(list(plain), walked):
-            drawing, restoring = self._drawing(saved)
+            drawing, restoring = drawn(
+                self.model, self.reinitializer, self.steps, lambda: restore(self.model, saved), self._clock
+            )
         if self.settings.retarget or self.settings.norm_stats == "recalibrate":
             _, outputs = timed(self.what.outputs, self._clock, 0.0)
         return Cost(
@@ -311,18 +308,6 @@ class Cascade:
             shared=shared,
             ahead=int(self._ahead is not None),
         )
-
-    def _drawing(self, saved: Mapping[str, Tensor]) -> tuple[float, float]:
-        """What re-initialising all units and putting the trained weights back takes."""
-        begun = self._clock()
-        try:
-            redraw = self.reinitializer.start_trial(0)
-            for unit in dict.fromkeys(unit for step in self.steps for unit in step):
-                redraw(self.model, unit)
-        finally:
-            drawn = self._clock()
-            restore(self.model, saved)
-        return drawn - begun, self._clock() - drawn
 
     def _in_time(self, begun: float, walked: int, following: Sequence[str]) -> bool:
         """Whether another trial fits, going by those that were walked; the first of all always does."""
@@ -447,7 +432,9 @@ class Cascade:
     def _reference(self, name: str, track: Track) -> None:
         method = self.methods[name][0]
         patience = 0.0 if self._deadline is None else _PATIENCE * (self._deadline - time.perf_counter())
-        maps, explaining = timed(lambda: self._explain(name, self.what, "reference"), self._clock, patience)
+        maps, explaining = timed(
+            lambda: self._explain(name, self.what, "reference"), self._clock, patience, self._share.agreed
+        )
         reference = self.references[name] = Reference(maps, self.similarities, self.support)
         if self._deadline is not None:
             shift = min(1, self.samples - 1)

@@ -35,6 +35,11 @@ def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
             f"training; ModelParallelStrategy can. Otherwise {_OFFLINE}"
         )
     copying = next((name for name in ("precision", "reference_checkpoint") if getattr(me, name) is not None), None)
+    limited = me.max_memory
+    if "ModelParallelStrategy" in kinds and limited is not None:
+        return (
+            f"`max_memory` cannot be kept where every process gathers what the others hold: leave it out, or {_OFFLINE}"
+        )
     if "ModelParallelStrategy" in kinds and copying is not None:
         return f"`{copying}` needs a copy of the model, and sharded weights have none: leave it out, or {_OFFLINE}"
     place = next(index for index, callback in enumerate(callbacks) if callback is me)

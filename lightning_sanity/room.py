@@ -12,7 +12,7 @@ from lightning_sanity.attribution.method import AttributionFn, Method, first, ou
 from lightning_sanity.engine import Engine
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import Explanation, Reference, reduced
-from lightning_sanity.memory import bytes_of, need
+from lightning_sanity.memory import Meter, bytes_of, need
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.units import Unit
 
@@ -25,6 +25,10 @@ _TRACING = 8
 returns."""
 
 
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError)
+"""What a model raises that cannot be asked about few samples, or not for a gradient."""
+
+
 def rows_within(limit: int | None, model: nn.Module, what: Explanation) -> int:
     """How many rows a gradient may be taken of at once beside a clone and a twin, before anything else is measured."""
     if limit is None or not first(what.inputs).is_floating_point():
@@ -35,7 +39,11 @@ def rows_within(limit: int | None, model: nn.Module, what: Explanation) -> int:
         few = next(what.chunks(samples))
         output_gradient(few.model, few.inputs, few.target)
 
-    return min(ROWS, max(1, need(act)[0].fit(limit - weights)))
+    try:
+        taken, _ = need(act)
+    except _FAILURES:
+        return 1
+    return min(ROWS, max(1, taken.fit(limit - weights)))
 
 
 class Room:
@@ -83,7 +91,7 @@ class Room:
             return reference
 
         comparing, kept = need(compare)
-        passing, _ = need(lambda samples: next(what.chunks(samples)).outputs())
+        passing = _passing(what)
         units = dict.fromkeys(unit for step in steps for unit in step)
         drawing = max(bytes_of(map(model.get_parameter, unit.parameters)) for unit in units)
         tables = 8 * len(similarities) * trials * len(steps) * self._samples
@@ -92,7 +100,8 @@ class Room:
         batches = 1 + _NOISY * self._stacked // self._samples
         self._always = self._model * (2 if twin else 1) + batches * bytes_of([first(what.inputs)])
         self._always += len(methods) * (kept.of(self._samples) + tables)
-        self._least = max(comparing.of(self._samples), passing.of(self._samples), _DRAWING * drawing)
+        # The clone was proven alive with a second set of weights, all zero.
+        self._least = max(comparing.of(self._samples), passing, _DRAWING * drawing, self._model)
         self.left = limit - self._always
         self._explaining = self._walking = 0
         self._too_large: dict[str, int] = {}
@@ -145,6 +154,16 @@ class Room:
         if self.no_walks:
             found.append("max_memory leaves no room to explain all depths at once: one after the other instead")
         return tuple(found)
+
+
+def _passing(what: Explanation) -> int:
+    """What a plain pass over the batch takes."""
+    try:
+        return need(lambda samples: next(what.chunks(samples)).outputs())[0].of(len(first(what.inputs)))
+    except _FAILURES:  # a model for one batch size only
+        with Meter() as meter:
+            what.outputs()
+        return meter.peak
 
 
 def _megabytes(size: int) -> str:

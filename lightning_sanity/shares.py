@@ -68,6 +68,11 @@ class Share:
             loads[rank] += costs[item]
         return found
 
+    @property
+    def workers(self) -> int:
+        """How many processes the work is divided among."""
+        return self.world
+
     def does(self, owner: int) -> bool:
         """Whether this process does what the given one owns."""
         return owner == self.rank
@@ -126,6 +131,11 @@ class Together(Share):
     def owners(self, costs: Mapping[_Item, float]) -> dict[_Item, int]:
         """The first process; all do its work."""
         return dict.fromkeys(costs, 0)
+
+    @property
+    def workers(self) -> int:
+        """None is spared anything."""
+        return 1
 
     def does(self, owner: int) -> bool:
         """Everything."""

@@ -239,6 +239,22 @@ def test_what_does_not_fit_at_all_is_explained_nevertheless_and_said(wide):
     assert_same_maps(free, result)
 
 
+def test_a_model_for_one_batch_size_is_explained_whole(wide):
+    class OneSize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = wide[0]
+
+        def forward(self, x):
+            if len(x) != 8:
+                raise ValueError("made for 8 samples")
+            return self.net(x)
+
+    result = check(OneSize().eval(), *wide[1:], max_memory=4_000_000)
+    assert result.settings["memory"]["chunks"] == {}
+    assert result.settings["memory"]["predicted_bytes"] > 0
+
+
 def test_a_stochastic_method_keeps_its_batch_and_so_its_noise(wide):
     result = check(*wide, methods=smoothgrad(n_samples=10), max_memory=3_000_000)
     assert result.settings["memory"]["chunks"] == {}

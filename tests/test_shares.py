@@ -128,3 +128,14 @@ def test_a_process_that_fails_releases_the_others(tmp_path, error):
     assert first[0] == wanted.__name__
     assert "gone (on rank 1)" in first[1]
     assert second == [error.__name__, "gone"]
+
+
+@forking
+def test_processes_that_are_short_of_time_and_memory_walk_the_same(digits_network, tmp_path):
+    model, images, _ = digits_network
+    limits = {"max_seconds": 3.0, "max_memory": 3_000_000, "trials": 500, "methods": "gradient", "pictures": False}
+    one, two = in_processes(2, tmp_path, lambda share: whole(model, images, share, **limits))
+    assert one["settings"]["thinned"]["trials"][1] == 500
+    for found in (one, two):
+        assert found["settings"].pop("cost")["measured_seconds"] > 0
+    assert one == two
