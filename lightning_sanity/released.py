@@ -16,6 +16,13 @@ from lightning_sanity.weights import is_shard
 _UNREACHABLE = ("FSDPStrategy", "DeepSpeedStrategy", "XLAFSDPStrategy")
 _OFFLINE = "save a consolidated checkpoint and measure it with `Trainer(devices=1).validate(model, ckpt_path=...)`"
 
+_NO_COPY = "needs a copy of the model, and sharded weights have none"
+_WITHOUT_A_COPY = {
+    "precision": _NO_COPY,
+    "reference_checkpoint": _NO_COPY,
+    "max_memory": "cannot be kept where every process gathers what the others hold",
+}
+
 
 def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
     """Why the measured weights would not be the released ones, or could not be measured, with the way out.
@@ -34,14 +41,10 @@ def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
             f"{unreachable} keeps the weights in parts of its own, which cannot be copied and re-initialised while "
             f"training; ModelParallelStrategy can. Otherwise {_OFFLINE}"
         )
-    copying = next((name for name in ("precision", "reference_checkpoint") if getattr(me, name) is not None), None)
-    limited = me.max_memory
-    if "ModelParallelStrategy" in kinds and limited is not None:
-        return (
-            f"`max_memory` cannot be kept where every process gathers what the others hold: leave it out, or {_OFFLINE}"
-        )
-    if "ModelParallelStrategy" in kinds and copying is not None:
-        return f"`{copying}` needs a copy of the model, and sharded weights have none: leave it out, or {_OFFLINE}"
+    if "ModelParallelStrategy" in kinds:
+        for option, why in _WITHOUT_A_COPY.items():
+            if getattr(me, option) is not None:
+                return f"`{option}` {why}: leave it out, or {_OFFLINE}"
     place = next(index for index, callback in enumerate(callbacks) if callback is me)
     for index, callback in enumerate(callbacks):
         kind = type(callback).__name__
