@@ -31,6 +31,7 @@ from lightning_sanity.shadow import (
     logits,
     preserved,
 )
+from lightning_sanity.verdict import HALF
 
 
 @contextmanager
@@ -109,7 +110,15 @@ def _as_tuple(values: Any) -> tuple[Any, ...]:
     return values if isinstance(values, tuple) else (values,)
 
 
-def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple[Tensor | None, str | None]:
+def in_half(model: nn.Module, device: torch.device) -> bool:
+    """Whether the model computes in 16 bits, by its parameters or because of autocast."""
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return autocast or any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+
+
+def explained_target(
+    target: Tensor | int | None, outputs: Tensor, samples: int, half: bool = False
+) -> tuple[Tensor | None, str | None]:
     """The explained class of every sample, and why no verdict can be had, if so.
 
     Raises:
@@ -125,6 +134,7 @@ def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int)
     if not bool(outputs.isfinite().all()):
         problem = (
             f"the trained model's output holds NaN or infinity for {int((~outputs.isfinite()).any(-1).sum())} samples"
+            f"{HALF if half else ''}"
         )
     classes = outputs.shape[1] if outputs.ndim == 2 else 1
     if classes == 1 and target is None:
