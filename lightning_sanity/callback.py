@@ -28,7 +28,7 @@ from lightning_sanity.noninferiority import against
 from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.randomization_tests import parameter_randomization_test
-from lightning_sanity.released import matches, obstacle, subject
+from lightning_sanity.released import matches, obstacle, subject, unaveraged
 from lightning_sanity.report.loggers import log_result
 from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
 from lightning_sanity.scalars import scalars
@@ -38,6 +38,7 @@ from lightning_sanity.shares import Share, Together
 from lightning_sanity.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
 from lightning_sanity.twins import device_named
 from lightning_sanity.units import ORDERS, Granularity
+from lightning_sanity.validity import validated
 from lightning_sanity.verdict import Criterion
 
 
@@ -187,6 +188,7 @@ class SaliencySanityCallback(pl.Callback):
         self.result: SanityResult | None = None
         self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None
+        self._warned: set[str] = set()
         self._baseline: SanityResult | None = None
         self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {
@@ -240,7 +242,7 @@ class SaliencySanityCallback(pl.Callback):
         self._refuse_stale_monitors(callbacks)
         self._read_references()
         self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
-        self.label_result, self._drift = None, {}
+        self.label_result, self._drift, self._warned = None, {}, set()
 
     def _read_references(self) -> None:
         """Find out now, not after an epoch, that a file is missing or none of ours."""
@@ -365,25 +367,37 @@ class SaliencySanityCallback(pl.Callback):
         gather = gatherer(trainer)
         kind = Together if measured_in_place(pl_module, self._test["clone_fn"]) else Share
         share = kind(trainer.global_rank, trainer.world_size, gather)
-        result, error = None, None
+        result, labels, error = None, None, None
         try:
-            result = self._run(trainer, pl_module, share)
+            result, labels = self._run(trainer, pl_module, share)
         except Exception as caught:
             share.fail(caught)
             # A traceback keeps the clone alive, and is wanted only where it will be shown.
             error = caught if self.on_error == "raise" else caught.with_traceback(None)
         # Ranks must agree, or the next collective hangs; and they must log the same value.
-        found = gather((None if error is None else str(error), 0.0 if result is None else result.seconds))
-        messages = [message for message, _ in found if message is not None]
+        unlabelled = str(labels) if isinstance(labels, Exception) else None
+        found = gather((None if error is None else str(error), 0.0 if result is None else result.seconds, unlabelled))
+        messages = [message for message, _, _ in found if message is not None]
+        unlabelled = next((message for _, _, message in found if message is not None), None)
         self._since = time.monotonic()
+        self.label_result = labels if isinstance(labels, SanityResult) and unlabelled is None else None
         if result is not None and not messages:
-            result = replace(result, seconds=max(seconds for _, seconds in found))
+            result = replace(result, seconds=max(seconds for _, seconds, _ in found))
+            untrained = unaveraged(trainer.callbacks)  # type: ignore[attr-defined]
+            if untrained is not None:
+                verdicts, valid, validity = validated(result.verdicts, untrained)
+                result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
+                self._warn_once(f"no verdict of the randomization test stands: {untrained}")
             if self._baseline is not None:
                 result = against(result, self._baseline, self.max_drop)
             if self.result is not None and self.result.probe_digest == result.probe_digest:
                 self._drift = drift(result, self.result)
             self.result, self.unmeasured = result, None
             self._measured_step = trainer.global_step
+            if unlabelled is not None and self.on_error == "raise":
+                raise labels if isinstance(labels, Exception) else RuntimeError(unlabelled)
+            if unlabelled is not None:
+                self._warn_once(f"the data randomization test could not be run and has no result: {unlabelled}")
             return
         self.result, self.unmeasured = None, messages[0]
         if isinstance(error, Interrupted):
@@ -393,7 +407,15 @@ class SaliencySanityCallback(pl.Callback):
         else:
             rank_zero_warn(f"the randomization test could not be run; training goes on. {messages[0]}")
 
-    def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share) -> SanityResult:
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            rank_zero_warn(message)
+
+    def _run(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share
+    ) -> tuple[SanityResult, SanityResult | Exception | None]:
+        """The result, and that of the comparison with the stored model or why there is none."""
         tick = interruptible(trainer, progress_lines(trainer))
         probe = self._fixed_probe(trainer, pl_module, share)
         measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")
@@ -402,24 +424,30 @@ class SaliencySanityCallback(pl.Callback):
             result = parameter_randomization_test(
                 measured, probe.inputs, progress=tick, max_seconds=seconds, share=share, **self._test_for(trainer)
             )
-            self.label_result = self._compare_labels(measured, probe)
+            labels = self._compare_labels(measured, probe)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
-        return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest)
+        return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest), labels
 
-    def _compare_labels(self, measured: torch.nn.Module, probe: Probe) -> SanityResult | None:
-        """The data randomization test against the stored model; every rank runs it, with the same result."""
+    def _compare_labels(self, measured: torch.nn.Module, probe: Probe) -> SanityResult | Exception | None:
+        """The data randomization test against the stored model; every rank runs it, with the same result.
+
+        An error is returned: it informs beside the other test, and must not cost its result.
+        """
         if self.reference_checkpoint is None:
             return None
-        twin = clone(measured, self._test["clone_fn"])
-        try:
-            twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
-        except RuntimeError as error:
-            raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
         shared = ["methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures"]
         shared += ["target", "explain", "tokens"]
-        return data_randomization_test(
-            measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
-        )
+        try:
+            twin = clone(measured, self._test["clone_fn"])
+            try:
+                twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
+            except RuntimeError as error:
+                raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
+            return data_randomization_test(
+                measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
+            )
+        except Exception as error:
+            return error if self.on_error == "raise" else error.with_traceback(None)
 
     def _seconds(self, trainer: pl.Trainer) -> float | None:
         """What ``max_time`` allows now; nothing to take a share of outside training."""

@@ -28,6 +28,7 @@ from lightning_sanity.memorization import Memorization
 from lightning_sanity.preparation import (
     environment,
     explained_target,
+    in_half,
     prepared_methods,
     progress_bar,
     quiet_copy,
@@ -42,7 +43,7 @@ from lightning_sanity.targets import Target
 from lightning_sanity.text import Tokens, at_embeddings, at_tokens
 from lightning_sanity.tracks import Track, agreement_of, correlation_of, spread_of
 from lightning_sanity.validity import CONTROLS, evidence_of, validated, wrong_control
-from lightning_sanity.verdict import SIGNED, Criterion, Question, conclude
+from lightning_sanity.verdict import SIGNED, Criterion, Evidence, Question, conclude
 
 STEP = "random labels"
 """The one unit of a result: what was changed."""
@@ -147,7 +148,9 @@ def data_randomization_test(
         ]
         device, values = copies[0][3], copies[0][2]
         outputs = torch.stack([graph.outputs.to(device) for *_, graph in copies])  # (K, N, ...)
-        target_, problem = explained_target(asked.target, _mean_prediction(outputs[: len(true)]), batch_size(values))
+        half = any(in_half(copied, at) for copied, _, _, at, *_ in copies)
+        mean = _mean_prediction(outputs[: len(true)])
+        target_, problem = explained_target(asked.target, mean, batch_size(values), half)
         if batch_size(values) < 2:
             problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
         chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
@@ -189,7 +192,7 @@ def data_randomization_test(
     verdicts = {
         name: Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
         if name in refused
-        else _judge(tracks[name], likeness[name], groups, criterion, problem, name in gated, seed)
+        else _judge(evidence_of(tracks[name], problem, half), likeness[name], groups, criterion, name in gated, seed)
         for name in chosen
     }
     wrong = unmet or problem or _alike(outputs, groups) or wrong_control(verdicts, _GRADIENT_FAILED)
@@ -285,15 +288,13 @@ def _prepared(name: str, method: Method, subjects: Sequence[Explanation]) -> tup
 
 
 def _judge(
-    track: Track,
+    evidence: Evidence,
     likeness: Mapping[str, Tensor],
     groups: tuple[int, int],
     criterion: Criterion,
-    problem: str | None,
     gated: bool,
     seed: int,
 ) -> Verdict:
-    evidence = evidence_of(track, problem)
     if evidence.trivial is not None:
         return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
     found = {

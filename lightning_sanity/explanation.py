@@ -28,6 +28,10 @@ QUESTIONS = 3
 """Of these, how many are asked the same question, where there is one; each costs an explanation."""
 
 
+_HALVES = (torch.float16, torch.bfloat16)
+_STEPS = 64  # of the smallest representable number; a map that reaches fewer has lost its shape to underflow
+
+
 class AttributionFailed(RuntimeError):
     """A method raised, or returned something that is no attribution."""
 
@@ -182,13 +186,29 @@ def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
     allowed = {wanted, (wanted[0], 1, *spatial), (wanted[0], *spatial)}
     if got not in allowed:
         raise AttributionFailed(f"method '{name}' returned shape {got} for an input of shape {wanted}")
-    attribution = attribution.float() if attribution.dtype in (torch.float16, torch.bfloat16) else attribution
+    attribution = _resolved(attribution)
+    attribution = attribution.float() if attribution.dtype in _HALVES else attribution
     if len(got) == len(wanted) and len(wanted) > 2:
         signed, magnitude = attribution.sum(1), attribution.abs().sum(1)
     else:
         signed, magnitude = attribution, attribution.abs()
     shape = (wanted[0], -1, spatial[-1]) if len(spatial) != 1 else (wanted[0], 1, spatial[0])
     return Maps(signed.reshape(shape), magnitude.reshape(shape))
+
+
+def _resolved(attribution: Tensor) -> Tensor:
+    """Blank in place of what underflow left of an attribution in 16 bits: its shape is that of the rounding.
+
+    Such a map may well resemble itself under noise and no other map, which looks like sensitivity.
+    """
+    kind, number = attribution.device.type, attribution.dtype
+    if number not in _HALVES and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        number = torch.get_autocast_dtype(kind)  # what it was computed in, before it was cast back
+    if number not in _HALVES or attribution.numel() == 0:
+        return attribution
+    step = torch.finfo(number).smallest_normal * torch.finfo(number).eps
+    lost = attribution.abs().flatten(1).amax(1) < _STEPS * step
+    return attribution.masked_fill(lost.reshape(-1, *[1] * (attribution.ndim - 1)), 0)
 
 
 class Reference:

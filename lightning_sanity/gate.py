@@ -3,8 +3,8 @@
 Never ran is not a pass: without a result about the weights that are released, whatever else exists, the gate fails.
 
 What a gate can decide again from a stored result is the threshold, because the interval of every PSI is kept. What it
-cannot is whether maps carry signal: a stricter ``alpha``, ``max_dead_rate`` or ``min_separation`` than the test was run
-with makes the decision INCONCLUSIVE, and a laxer one changes nothing.
+cannot is whether maps carry signal: a stricter ``alpha``, ``max_dead_rate``, ``min_separation`` or
+``max_undefined_rate`` than the test was run with makes the decision INCONCLUSIVE, and a laxer one changes nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from lightning_sanity.noninferiority import compare
 from lightning_sanity.policy import Policy, duration
 from lightning_sanity.result import Outcome, SanityResult, Verdict
 from lightning_sanity.validity import wrong_control
+from lightning_sanity.verdict import informative
 
 Given = SanityResult | str | os.PathLike[str]
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 NEVER_RAN = "never ran is not a pass"
+_GUARDS = {"alpha": -1, "max_dead_rate": -1, "min_separation": 1, "max_undefined_rate": -1}  # 1 where more is stricter
 _GRACE = timedelta(minutes=5)  # by which clocks may differ
 
 
@@ -218,12 +220,17 @@ def _judged(result: SanityResult, policy: Policy) -> tuple[Mapping[str, Verdict]
         return result.verdicts, f"the run is not valid: {result.validity}"
     if policy.min_psi is None:
         return result.verdicts, None
-    trials = {name: curve.values.shape[0] for (name, _), curve in result.curves.items()}
     verdicts = {
-        name: at_threshold(verdict, policy.min_psi, trials.get(name, 1)) for name, verdict in result.verdicts.items()
+        name: at_threshold(verdict, policy.min_psi, _trials(result, name)) for name, verdict in result.verdicts.items()
     }
     wrong = wrong_control(verdicts)
     return verdicts, wrong and f"min_psi={policy.min_psi:g} cannot tell good from bad here: {wrong}"
+
+
+def _trials(result: SanityResult, method: str) -> int:
+    """How many trials, or pairs of models, the verdict on a method rests on."""
+    judged = [result.curves[method, name] for name in result.verdicts[method].psi_of if (method, name) in result.curves]
+    return min((informative(curve.values) for curve in judged), default=0)
 
 
 def _about(result: SanityResult, digests: Sequence[str]) -> Check:
@@ -263,7 +270,7 @@ def _evidence(result: SanityResult, policy: Policy) -> Iterator[Check]:
             yield Check(key, Outcome.INCONCLUSIVE, f"measured with {number} {key}, the policy asks for {least}")
     criterion = result.settings.get("criterion")
     measured: Mapping[str, Any] = criterion if isinstance(criterion, Mapping) else {}
-    for key, stricter in (("alpha", -1), ("max_dead_rate", -1), ("min_separation", 1)):
+    for key, stricter in _GUARDS.items():
         asked, used = getattr(policy, key), measured.get(key)
         if asked is not None and not (isinstance(used, (int, float)) and stricter * used >= stricter * asked):
             again = f"test again with Criterion({key}={asked:g})"

@@ -26,6 +26,7 @@ class Policy:
         alpha: The test must have been run with this level of the noise guard or a stricter one.
         max_dead_rate: The same for dead maps.
         min_separation: The same for the distance of ceiling and floor.
+        max_undefined_rate: The same for undefined pairs.
         min_trials: The test must have had as many trials.
         min_samples: And as many samples.
         weights: Checkpoint file whose weights the result must be about.
@@ -42,6 +43,7 @@ class Policy:
     alpha: float | None = None
     max_dead_rate: float | None = None
     min_separation: float | None = None
+    max_undefined_rate: float | None = None
     min_trials: int | None = None
     min_samples: int | None = None
     weights: str | os.PathLike[str] | None = None
@@ -54,7 +56,7 @@ class Policy:
         if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name for name in given):
             raise ValueError(f"policy: require must be a list of method names, not {self.require!r}")
         object.__setattr__(self, "require", tuple(dict.fromkeys(given)))
-        for name in ("min_psi", "alpha", "max_dead_rate", "min_separation", "max_drop"):
+        for name in ("min_psi", "alpha", "max_dead_rate", "min_separation", "max_undefined_rate", "max_drop"):
             value = getattr(self, name)
             fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
             if not fits and not (value is None and name != "max_drop"):

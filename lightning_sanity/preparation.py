@@ -35,6 +35,7 @@ from lightning_sanity.shadow import (
 from lightning_sanity.sharded import stand_in
 from lightning_sanity.shares import Share
 from lightning_sanity.text import Embedding
+from lightning_sanity.verdict import HALF
 from lightning_sanity.weights import own_class
 
 
@@ -126,7 +127,15 @@ def _as_tuple(values: Any) -> tuple[Any, ...]:
     return values if isinstance(values, tuple) else (values,)
 
 
-def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int) -> tuple[Tensor | None, str | None]:
+def in_half(model: nn.Module, device: torch.device) -> bool:
+    """Whether the model computes in 16 bits, by its parameters or because of autocast."""
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return autocast or any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+
+
+def explained_target(
+    target: Tensor | int | None, outputs: Tensor, samples: int, half: bool = False
+) -> tuple[Tensor | None, str | None]:
     """The explained class of every sample, and why no verdict can be had, if so.
 
     Raises:
@@ -142,6 +151,7 @@ def explained_target(target: Tensor | int | None, outputs: Tensor, samples: int)
     if not bool(outputs.isfinite().all()):
         problem = (
             f"the trained model's output holds NaN or infinity for {int((~outputs.isfinite()).any(-1).sum())} samples"
+            f"{HALF if half else ''}"
         )
     classes = outputs.shape[1] if outputs.ndim == 2 else 1
     if classes == 1 and target is None:

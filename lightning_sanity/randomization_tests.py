@@ -25,6 +25,7 @@ from lightning_sanity.memory import check_memory
 from lightning_sanity.preparation import (
     environment,
     explained_target,
+    in_half,
     other_paths,
     prepared_methods,
     progress_bar,
@@ -189,7 +190,8 @@ def parameter_randomization_test(
     share = share or share_of(model, clone_fn)
     prepared_copy = quiet_copy(model, asked.inputs, asked.forward, clone_fn, seed, share)
     with prepared_copy as (copied, explained, values, device, kept, graph):
-        target_, problem = explained_target(asked.target, graph.outputs, batch_size(values))
+        half = in_half(copied, device)
+        target_, problem = explained_target(asked.target, graph.outputs, batch_size(values), half)
         planned = plan(copied, graph, granularity, max_steps)
         notes = other_paths(copied, explained, values, graph)
         drawer = reinitializer(reinitialize, copied, model, planned, seed, norm_stats, twin_device)
@@ -248,7 +250,7 @@ def parameter_randomization_test(
     notes += signal_notes(walk, gradient_ratio) + thinning_note(walk.thinned, max_seconds) + walk.notes
     coverage = coverage_of(planned, drawer, walk, copied, graph, notes)
     trivial = problem or nothing_changed(walk, coverage, order)
-    verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial)
+    verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial, half)
     diagnosed = diagnostics_module.diagnose(walk.tracks, gated, further)
     if "dependence" in further:
         verdicts |= {name: replace(verdicts[name], p_dependence=row["p_dependence"]) for name, row in diagnosed.items()}

@@ -48,7 +48,7 @@ def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
     place = next(index for index, callback in enumerate(callbacks) if callback is me)
     for index, callback in enumerate(callbacks):
         kind = type(callback).__name__
-        if hasattr(callback, "_average_model") and index < place:
+        if _replaces_weights(callback) and index < place:
             return (
                 f"{kind} stands before {type(me).__name__}, which would then measure other weights than the checkpoint "
                 f"holds: list {type(me).__name__} first"
@@ -57,6 +57,30 @@ def obstacle(callbacks: Sequence[Any], strategy: Any, me: Any) -> str | None:
             return (
                 f"{kind} prunes after {type(me).__name__} has measured, so that the checkpoint would hold other "
                 f"weights: pass it prune_on_train_epoch_end=False and list it before {type(me).__name__}"
+            )
+    return None
+
+
+def _replaces_weights(callback: Any) -> bool:
+    """Whether it puts an average in place of the weights that are validated and saved.
+
+    Stochastic weight averaging does so at the end of training only, and neither validates nor saves it.
+    """
+    return hasattr(callback, "_average_model") and "StochasticWeightAveraging" not in _kinds(callback)
+
+
+def unaveraged(callbacks: Sequence[Any]) -> str | None:
+    """Why no verdict means anything yet, if so: weight averaging has not averaged once.
+
+    Until then a checkpoint holds the copy that it took before training, and Lightning validates that copy too.
+    """
+    for callback in callbacks:
+        updates = getattr(getattr(callback, "_average_model", None), "n_averaged", None)  # of torch's AveragedModel
+        if isinstance(updates, torch.Tensor) and int(updates) == 0:
+            return (
+                f"{type(callback).__name__} has not updated its average yet, so that a checkpoint would hold the "
+                "weights that training began with: let it start before the first validation "
+                "(update_starting_at_step=, update_starting_at_epoch=), or measure later"
             )
     return None
 
@@ -74,7 +98,7 @@ def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: s
     """
     for callback in callbacks:
         average = getattr(callback, "_average_model", None)
-        if isinstance(average, nn.Module):
+        if isinstance(average, nn.Module) and _replaces_weights(callback):
             return weights_digest(getattr(average, "module", average)) == measured
     state = checkpoint.get("state_dict") or {}
     same = state_digest(state) == measured

@@ -9,7 +9,7 @@ from lightning_sanity.attribution.method import Method
 from lightning_sanity.cascade import POSITIVE_CONTROL
 from lightning_sanity.result import Coverage, Outcome, Verdict
 from lightning_sanity.tracks import Track, Walk
-from lightning_sanity.verdict import MEASURES, SIGNED, Criterion, Evidence, is_open, judge
+from lightning_sanity.verdict import HALF, MEASURES, SIGNED, Criterion, Evidence, is_open, judge
 
 CONTROLS = (POSITIVE_CONTROL, "edge_detector", "input_copy", "random")
 """Run beside the user's methods: the plain gradient must not fail on a trained network, the others must not pass."""
@@ -24,6 +24,7 @@ def judge_all(
     walk: Walk,
     criterion: Criterion,
     problem: str | None,
+    half: bool = False,
 ) -> tuple[dict[str, Verdict], bool, str]:
     """A verdict per method; when a control comes out wrong, no verdict stands."""
     verdicts = {}
@@ -31,7 +32,7 @@ def judge_all(
         if name in refused:
             verdicts[name] = Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
         else:
-            verdicts[name] = judge(evidence_of(walk.tracks[name], problem), criterion, gated=name in gated)
+            verdicts[name] = judge(evidence_of(walk.tracks[name], problem, half), criterion, gated=name in gated)
     if problem is not None:
         return verdicts, False, problem
     return validated(verdicts, _degenerate(walk) or wrong_control(verdicts))
@@ -73,8 +74,11 @@ def nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
     return None
 
 
-def evidence_of(track: Track, problem: str | None) -> Evidence:
+def evidence_of(track: Track, problem: str | None, half: bool = False) -> Evidence:
     """What a verdict rests on: the measures that mean something for these maps."""
+    error = track.error
+    if half and error is not None and any(name in error for name in ("Half", "BFloat16")):  # as torch names them
+        error += HALF
     values = track.trials.values if track.trials is not None else {}
     floor = track.trials.floor if track.trials is not None else {}
     measures = [m for m in MEASURES if m in values and not (m == SIGNED and track.unsigned)]
@@ -85,7 +89,8 @@ def evidence_of(track: Track, problem: str | None) -> Evidence:
         track.noise,
         track.cross,
         track.dead,
-        problem or track.error,
+        problem or error,
+        half,
     )
 
 

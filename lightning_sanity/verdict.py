@@ -23,6 +23,11 @@ class Criterion:
         max_dead_rate: Largest share of constant or non-finite maps of the trained model.
         min_separation: Least distance between ceiling and floor, and between a map's likeness to itself under a little
             input noise and to another sample's map.
+        max_undefined_rate: Largest share of pairs without a similarity because a re-initialised model's map was
+            constant; they are left out. A rectified method often leaves half of them blank and is judged by the rest.
+            But whole trials go blank together, so that the rest comes from few of them: in simulated studies of 3 to
+            20 trials whose maps vanish like Grad-CAM's, 95 % intervals hold in 93 to 95 % with nothing undefined, in
+            79 to 93 % at a share of 0.8, and in 66 to 85 % at 0.9.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -32,12 +37,12 @@ class Criterion:
     alpha: float = 0.05
     max_dead_rate: float = 0.1
     min_separation: float = 0.2
+    max_undefined_rate: float = 0.8
 
     def __post_init__(self) -> None:
-        for name, low, high in (("min_psi", 0, 1), ("alpha", 0, 1), ("max_dead_rate", 0, 1), ("min_separation", 0, 1)):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and low <= value <= high):
-                raise ValueError(f"Criterion: {name} must be a number between {low} and {high}, not {value!r}")
+        for name, value in vars(self).items():
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+                raise ValueError(f"Criterion: {name} must be a number between 0 and 1, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Evidence:
         cross: See ``statistics.signal``.
         dead: Share of constant or non-finite maps of the trained model.
         trivial: Why no measurement could decide (not applicable, an error, ...), or None.
+        half: Whether it was measured in 16-bit precision, which may be why a map is constant or not finite.
     """
 
     values: Mapping[str, Tensor]
@@ -61,6 +67,7 @@ class Evidence:
     cross: Tensor | None
     dead: float
     trivial: str | None = None
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,12 @@ WEIGHTS = Question(
     too_few="one trial is not evidence: {}; use trials=5 or more",
 )
 
+HALF = (
+    "; this was measured in 16-bit precision, in which small gradients become zero and large ones infinite: use "
+    'precision="32" of the callback, or without one model.float()'
+)
+"""What to add to a reason where the precision may be the cause."""
+
 _MENTIONED = 0.1  # share of undefined pairs from which a reason says so
 
 SIGNED = "spearman_signed"
@@ -114,8 +127,13 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Ve
         for name in evidence.values
         if not bool(evidence.values[name].isnan().all())
     }
-    trials = len(next(iter(evidence.values.values()), ()))
+    trials = min((informative(evidence.values[name]) for name in found), default=0)
     return conclude(found, evidence, criterion, WEIGHTS, trials, _flat(found, criterion), gated=gated)
+
+
+def informative(values: Tensor) -> int:
+    """How many trials of ``(trials, depths, N)`` hold a similarity at all."""
+    return int((~values.isnan()).flatten(1).any(1).sum())
 
 
 def conclude(
@@ -139,10 +157,10 @@ def conclude(
         flat: Why the index means nothing, if so.
         gated: Whether the method counts.
     """
+    half = HALF if evidence.half else ""
     if not found:
-        return Verdict(
-            Outcome.INCONCLUSIVE, "no similarity is defined: every map was constant or not finite", gated=gated
-        )
+        nothing = f"no similarity is defined: every map was constant or not finite{half}"
+        return Verdict(Outcome.INCONCLUSIVE, nothing, gated=gated)
     worst = min(found, key=lambda name: found[name].psi.value if math.isfinite(found[name].psi.value) else -math.inf)
     verdict = Verdict(
         Outcome.INCONCLUSIVE,
@@ -156,13 +174,20 @@ def conclude(
         gated=gated,
         psi_of={name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()},
     )
-    no_signal = _without_signal(evidence, criterion) or flat
-    if no_signal is not None:
+    undefined = float(evidence.values[worst].isnan().double().mean())
+    no_signal = _without_signal(evidence, criterion)
+    if no_signal is None and undefined > criterion.max_undefined_rate:
+        no_signal = (
+            f"{undefined:.0%} of the pairs have no similarity, because the other model's map was constant (at most "
+            f"{criterion.max_undefined_rate:.0%} allowed), and the rest comes from too few {question.unit}: more of "
+            "them, or a method that is not rectified, would tell"
+        )
+    if no_signal is not None or flat is not None:
         # An index relative to a ceiling that is no ceiling means nothing; NaN says so.
-        return replace(verdict, reason=no_signal, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
+        reason = flat or "" if no_signal is None else no_signal + (half if gated else "")
+        return replace(verdict, reason=reason, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
     samples = evidence.values[worst].shape[-1]
     outcome, reason = _decide(found, criterion, question, repeats, samples)
-    undefined = float(evidence.values[worst].isnan().double().mean())
     if undefined > _MENTIONED:
         reason += f" ({undefined:.0%} of the pairs are left out: the other model's map was constant)"
     return replace(verdict, outcome=outcome, reason=reason)

@@ -123,6 +123,17 @@ def test_foreign_libraries_enter_by_their_doors(library, doors):
     assert {path.name for path in users if not {name_of(path), path.stem} & doors} == set()
 
 
+def test_the_lowest_versions_that_are_tested_are_the_declared_ones():
+    def versions(path, pattern):
+        found = re.findall(pattern, (PACKAGE.parent / path).read_text(), re.MULTILINE)
+        return {name: re.sub(r"(\.0)+$", "", version) for name, version in found}
+
+    tools = {"hatchling", "pytest", "pytest-xdist", "jsonschema", "hypothesis", "ruff", "mypy"}
+    declared = versions("pyproject.toml", r'"([a-z-]+)(?:\[\w+\])?>=([\d.]+)"')
+    tested = versions(".ci/lowest.txt", r"^([a-z-]+)==([\d.]+)$")
+    assert {name: version for name, version in declared.items() if name not in tools} == tested
+
+
 def test_public_names_are_importable_and_complete():
     assert all(hasattr(lightning_sanity, name) for name in lightning_sanity.__all__)
 

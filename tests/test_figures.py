@@ -131,14 +131,25 @@ RESULTS = {
 }
 
 
+def beyond_their_axis(figure):
+    """Labels of ticks outside the limits, which Matplotlib 3.8 keeps."""
+    found = []
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        hidden = [tick for tick in axis.get_major_ticks() if not low - 1e-9 <= tick.get_loc() <= high + 1e-9]
+        found += [label for tick in hidden for label in (tick.label1, tick.label2)]
+    return found
+
+
 @pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
 @pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
 def test_every_text_stays_on_the_paper(draw, result):
     figure = draw(result())
     figure.canvas.draw()
     paper = figure.bbox.padded(1)
+    never_drawn = beyond_their_axis(figure)
     for text in figure.findobj(lambda artist: hasattr(artist, "get_text")):
-        if text.get_text() and text.get_visible():
+        if text.get_text() and text.get_visible() and text not in never_drawn:
             box = text.get_window_extent()
             inside = paper.x0 <= box.x0 and box.x1 <= paper.x1 and paper.y0 <= box.y0 and box.y1 <= paper.y1
             assert inside or text.get_window_extent().width == 0, f"'{text.get_text()}' is cut off"

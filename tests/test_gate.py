@@ -241,6 +241,7 @@ def test_a_threshold_at_which_controls_come_out_wrong_decides_nothing(min_psi, c
     [
         ({"alpha": 0.05}, 0), ({"alpha": 0.01}, 3), ({"alpha": 0.1}, 0),
         ({"max_dead_rate": 0.05}, 3), ({"min_separation": 0.3}, 3), ({"min_separation": 0.1}, 0),
+        ({"max_undefined_rate": 0.8}, 0), ({"max_undefined_rate": 0.5}, 3),
         ({"min_trials": 6}, 0), ({"min_trials": 20}, 3), ({"min_samples": 64}, 3),
     ],
 )  # fmt: skip

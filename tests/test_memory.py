@@ -153,7 +153,14 @@ def test_no_more_than_max_batch_samples_are_explained_at_once_with_the_same_maps
 def tensors():
     gc.collect()
     found = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-    return len(found), sum(tensor.nbytes for tensor in found)
+    return len(found), sum(map(size_of, found))
+
+
+def size_of(tensor):
+    try:
+        return tensor.nbytes
+    except RuntimeError:  # torch 2.6 may keep a tensor that was given neither type nor memory
+        return 0
 
 
 def test_ten_tests_in_a_row_leave_nothing_behind(problem):

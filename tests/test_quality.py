@@ -5,6 +5,7 @@ import pytest
 import torch
 from captum import metrics
 from captum.attr import IntegratedGradients
+from scipy.integrate import trapezoid
 from torch import nn
 
 from lightning_sanity import attribution
@@ -198,7 +199,7 @@ def slow_deletion(read, x, relevance, hidden):
         for feature in sorted(range(len(values)), key=lambda i: -values[i]):
             current[feature] = hidden
             curve.append(read(current))
-        areas.append(np.trapezoid(curve, dx=1 / len(values)))
+        areas.append(trapezoid(curve, dx=1 / len(values)))
     return torch.tensor(areas, dtype=torch.float64)
 
 

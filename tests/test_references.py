@@ -105,6 +105,49 @@ def test_a_stored_model_with_random_labels_is_compared_at_every_validation(digit
     assert stored.verdicts["gradient"].psi == pytest.approx(found["sanity/gradient/dri"], abs=1e-6)
 
 
+@pytest.fixture
+def misfit(tmp_path):
+    """A checkpoint of another network."""
+    torch.save({"state_dict": torch.nn.Linear(3, 2).state_dict()}, tmp_path / "misfit.ckpt")
+    return tmp_path / "misfit.ckpt"
+
+
+def test_a_reference_checkpoint_that_does_not_fit_costs_the_label_test_only(misfit, tmp_path):
+    callback = observer(reference_checkpoint=misfit)
+    with pytest.warns(
+        UserWarning, match="data randomization test could not be run .* does not fit the model"
+    ) as caught:
+        trainer = fit(demo.DigitsClassifier(), callback, tmp_path, max_epochs=2)
+    assert sum("does not fit" in str(warning.message) for warning in caught) == 1
+    assert callback.label_result is None
+    assert callback.unmeasured is None
+    assert callback.result.step == trainer.global_step
+    assert callback.result.verdicts["gradient"].psi == trainer.callback_metrics["sanity/gradient/psi"]
+    assert trainer.callback_metrics["sanity/gradient/dri"] == 0
+
+
+def test_a_label_test_that_breaks_later_costs_its_own_result_only(digits_network, tmp_path):
+    path = tmp_path / "gone.ckpt"
+    torch.save({"state_dict": digits_network[0].state_dict()}, path)
+
+    class Remove(pl.Callback):
+        def on_validation_start(self, trainer, pl_module):
+            path.unlink()
+
+    callback = observer(reference_checkpoint=path)
+    trainer = pl.Trainer(callbacks=[callback, Remove()], default_root_dir=tmp_path, **QUIET)
+    with pytest.warns(UserWarning, match="data randomization test could not be run .*gone.ckpt"):
+        trainer.validate(digits_network[0], DataLoader(demo.digits()[1], 256), verbose=False)
+    digits_network[0].eval()
+    assert callback.result is not None
+    assert callback.label_result is None
+
+
+def test_on_error_raise_raises_for_the_label_test_too(misfit, tmp_path):
+    with pytest.raises(ValueError, match="`reference_checkpoint` does not fit the model"):
+        fit(demo.DigitsClassifier(), observer(reference_checkpoint=misfit, on_error="raise"), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["baseline", "reference_checkpoint"])
 def test_a_reference_that_cannot_be_read_is_refused_before_training(tmp_path, name):
     (tmp_path / "bad").write_text("nothing of ours")

@@ -173,7 +173,7 @@ def test_kernel_shap_agrees_with_captum():
             n_samples=600,
             perturbations_per_eval=64,
         )
-        assert (found[i] - oracle[0]).abs().max() < 0.03 * found[i].abs().max()
+        assert (found[i] - oracle[0]).abs().max() < 0.05 * found[i].abs().max()  # which draws its coalitions
 
 
 @pytest.mark.parametrize("n_samples", [3, 10, 40])

@@ -50,6 +50,33 @@ def test_judge_says_how_many_pairs_were_undefined():
     assert "50% of the pairs are left out" in verdict.reason
 
 
+def blank(share, trials=6):
+    """Evidence of a method that would pass, but for this share of pairs of every trial, whose map was constant."""
+    values = evidence(0.1, trials=trials).values["spearman"].clone()
+    values[:, :, : round(share * 24)] = torch.nan
+    return evidence(0.1, trials=trials, values={"spearman": values})
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.75, Outcome.PASS), (0.875, Outcome.INCONCLUSIVE)])
+def test_judge_needs_enough_pairs_that_are_defined(share, outcome):
+    verdict = judge(blank(share), Criterion())
+    assert verdict.outcome is outcome
+    assert f"{share:.0%} of the pairs" in verdict.reason
+
+
+def test_criterion_says_how_many_pairs_may_be_undefined():
+    assert judge(blank(0.5), Criterion(max_undefined_rate=0.4)).outcome is Outcome.INCONCLUSIVE
+    assert judge(blank(0.875), Criterion(max_undefined_rate=0.9)).outcome is Outcome.PASS
+
+
+def test_trials_without_a_single_map_are_no_evidence():
+    values = evidence(0.1, trials=3).values["spearman"].clone()
+    values[1:] = torch.nan
+    verdict = judge(evidence(0.1, trials=3, values={"spearman": values}), Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "one trial is not evidence" in verdict.reason
+
+
 def test_judge_never_passes_a_single_trial():
     verdict = judge(evidence(0.1, trials=1), Criterion())
     assert verdict.outcome is Outcome.INCONCLUSIVE

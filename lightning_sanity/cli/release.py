@@ -29,7 +29,7 @@ exit codes:
      had fewer trials or a laxer criterion than asked for
 
 A threshold can be decided anew (--min-psi), for results hold the interval of every PSI. Whether maps carry signal
-cannot: a stricter alpha, max_dead_rate or min_separation needs another test.
+cannot: a stricter alpha, max_dead_rate, min_separation or max_undefined_rate needs another test.
 
 examples:
   lightning-sanity gate lightning_logs/version_3/sanity

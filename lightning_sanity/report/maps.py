@@ -102,7 +102,7 @@ def _picture(
 def _ghost(axes: Axes, picture: Tensor, extent: tuple[float, float, float, float]) -> None:
     """The input ``(H, W, 3)`` in faded greys, under an overlay."""
     grey = picture.float().mean(2).numpy()
-    colours = LinearSegmentedColormap.from_list("", ("black", "white"))
+    colours = LinearSegmentedColormap.from_list("", ["black", "white"])
     axes.imshow(grey, cmap=colours, vmin=0, vmax=255, extent=extent, aspect="auto", alpha=1 - _GHOST)
 
 

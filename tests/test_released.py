@@ -1,0 +1,86 @@
+"""Weight averaging beside the callback: what is measured, what a checkpoint holds, whether that was ever trained."""
+
+import warnings
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_sanity import Outcome, SaliencySanityCallback, demo
+from lightning_sanity.shadow import state_digest
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:saliency maps failed the randomization test"),
+    pytest.mark.filterwarnings("ignore:.*number of training batches"),
+]
+
+
+@pytest.fixture(scope="module")
+def loaders():
+    training, validation = demo.digits()
+    small = TensorDataset(*(tensor[:128] for tensor in training.tensors))
+    return DataLoader(small, 64, shuffle=True), DataLoader(validation, 256)
+
+
+class Recording(SaliencySanityCallback):
+    """Keeps every result."""
+
+    def __init__(self, **changes):
+        given = {"probe": 8, "trials": 1, "repeats": 1, "max_steps": 1, "log_images": False, "report": False}
+        super().__init__("gradient", **{**given, **changes})
+        self.results = []
+
+    def _publish(self, trainer, result):
+        self.results.append(result)
+
+
+def fit(folder, loaders, *callbacks, **changes):
+    checkpoint = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(
+        callbacks=[*callbacks, checkpoint], default_root_dir=folder, **{"max_epochs": 2, **quiet, **changes}
+    )
+    trainer.fit(demo.DigitsClassifier(), *loaders)
+
+
+def saved(path):
+    checkpoint = torch.load(path, weights_only=True)
+    state = next(state for key, state in checkpoint["callbacks"].items() if key.startswith("Recording"))
+    return state_digest(checkpoint["state_dict"]), state["matches_measured"]
+
+
+@pytest.mark.parametrize("swaps_at_once", [True, False])
+def test_no_verdict_stands_before_weights_were_averaged_for_the_first_time(tmp_path, loaders, swaps_at_once):
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging", reason="came with Lightning 2.6")
+
+    class EMA(averaging.EMAWeightAveraging):
+        def _swap_models(self, pl_module):
+            if swaps_at_once or self._average_model.n_averaged > 0:
+                super()._swap_models(pl_module)
+
+    measured = Recording()
+    with pytest.warns(UserWarning, match="no verdict .* stands: EMA has not updated its average yet") as caught:
+        fit(tmp_path, loaders, measured, EMA(decay=0.5, update_starting_at_step=4), max_epochs=3)  # of 2 steps each
+    assert sum("has not updated" in str(warning.message) for warning in caught) == 1
+    *early, late = measured.results
+    for epoch, result in enumerate(early):
+        assert not result.valid
+        assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+        assert "let it start before the first validation" in result.verdicts["gradient"].reason
+        held, matches = saved(tmp_path / f"epoch={epoch}.ckpt")
+        assert matches is swaps_at_once  # and says so where the trained weights were measured, but not saved
+        assert (held == result.weights_digest) is swaps_at_once
+    assert late.valid
+    assert saved(tmp_path / "epoch=2.ckpt") == (late.weights_digest, True)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_stochastic_weight_averaging_leaves_the_measured_weights_in_checkpoints(tmp_path, loaders, first):
+    measured, averaging = Recording(), StochasticWeightAveraging(1e-3, swa_epoch_start=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Swapping scheduler")
+        fit(tmp_path, loaders, *((averaging, measured) if first else (measured, averaging)), max_epochs=3)
+    for epoch, result in enumerate(measured.results):
+        assert saved(tmp_path / f"epoch={epoch}.ckpt") == (result.weights_digest, True)
