@@ -8,38 +8,36 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_sanity._rng import stream_seed
-from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.budget import Cost, Shared, thin
 from lightning_sanity.calibration import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.complexity import efficient_mprt
-from lightning_sanity.diagnostics import between_classes, other_classes
-from lightning_sanity.division import Division, Outputs, unite_references
+from lightning_sanity.diagnostics import other_classes
+from lightning_sanity.division import Division, Outputs
 from lightning_sanity.engine import Engine, Trial, engine_for
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import (
-    CROSS_PAIRS,
-    QUESTIONS,
     AttributionFailed,
     Explanation,
     Maps,
     Reference,
     reduced,
 )
-from lightning_sanity.pictures import coarse, small
 from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
 from lightning_sanity.room import Room
+from lightning_sanity.settings import Settings
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
+from lightning_sanity.trained_model import TrainedModel, pictured
 from lightning_sanity.twins import Reinitializer, recalibrate_
 from lightning_sanity.units import Unit
 from lightning_sanity.weights import restore, snapshot
@@ -47,21 +45,6 @@ from lightning_sanity.weights import restore, snapshot
 POSITIVE_CONTROL = "gradient"
 _MARGIN = 0.1  # of the time that is left, not planned for
 _PATIENCE = 0.01  # of the time that is left, to time one explanation again
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to walk; see ``parameter_randomization_test`` for the meanings."""
-
-    repeats: int
-    seed: int
-    retarget: bool
-    norm_stats: str
-    diagnostics: tuple[str, ...]
-    picture_samples: tuple[int, ...]
-    engine: str = "auto"
-    max_batch: int | None = None
-    max_memory: int | None = None
 
 
 Redraw = Callable[[nn.Module, Unit], tuple[Change, ...]]
@@ -107,18 +90,16 @@ class Cascade:
         self.samples = len(first(what.inputs))
         self.trials = 0
         self.tracks: dict[str, Track] = {name: Track() for name in methods}
-        self.references: dict[str, Reference] = {}
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
         self._deadline, self._share = deadline, share or Share()
         self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
-        self._begun = time.perf_counter()
         self._clock = clock(first(what.inputs).device)
-        self._seconds: dict[str, tuple[float, float]] = {}
+        self._trained_model = TrainedModel(what, methods, similarities, support, settings, self._explain, self._share)
+        self.references = self._trained_model.references
         self._cost: Cost | None = None
         self._spent = {"predicted_seconds": 0.0, "measured_seconds": 0.0}
         self._walker: Engine | None = None
-        self._together: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = {}, {}
         self._ahead: Trial | None = None
         self._thinned: dict[str, Any] = {}
         self._room: Room | None = None
@@ -134,7 +115,6 @@ class Cascade:
         With a deadline, depths and methods are chosen so that this many trials fit.
         """
         self._total = (1 + trials * len(self.steps)) * len(self.methods)
-        self._guards = self._share.owners(self._passes(self.methods))
         if self.settings.max_memory is not None:
             self._room = Room(
                 self.settings.max_memory,
@@ -149,21 +129,22 @@ class Cascade:
                 trials,
             )
             self._room.divide(self._explain)
-        keys = [stream_seed(self.settings.seed, "guard", repeat) for repeat in range(self.settings.repeats)]
-        self._noisy = self.what.with_noise(keys)
         if self._deadline is None:  # else each method is timed by itself first
             self._walker = self._engine(list(self.methods))
-            self._share_passes()
+            if self._room is None:
+                self._trained_model.share_passes(self._walker)
         with self.what.overheard() as heard:
             for name in self.methods:
-                self._guarded(name, self.tracks[name], (-1, 0), lambda key, table: self._reference(key, table))
+                self._guarded(name, self.tracks[name], (-1, 0), self._refer)
                 self._tick(f"trained model, {name}")
         self._trained_outputs = heard[0] if heard else self.what.outputs()
         if "random_logit" in self.settings.diagnostics:
             others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
-            for name in (name for name in self.methods if self._share.does(self._guards[name])):
-                self._guarded(name, self.tracks[name], (-1, 1), lambda key, table: self._other(key, table, others))
-        unite_references(self._share, self.tracks, self._guards)
+            for name in filter(self._trained_model.mine, self.methods):
+                self._guarded(
+                    name, self.tracks[name], (-1, 1), lambda key, track: self._trained_model.other(key, track, others)
+                )
+        self._trained_model.unite(self.tracks)
         if self._deadline is not None:
             self._thin(trials)
         self.picture_depths = picture_depths(len(self.steps)) if self.settings.picture_samples else ()
@@ -242,6 +223,10 @@ class Cascade:
     def _passes(self, names: Iterable[str]) -> dict[str, float]:
         return {name: self.methods[name][0].passes for name in names}
 
+    def _refer(self, name: str, track: Track) -> None:
+        patience = None if self._deadline is None else _PATIENCE * (self._deadline - time.perf_counter())
+        self._trained_model.refer(name, track, self._clock, patience)
+
     # ------------------------------------------------------------------------------------------------ limited in time
 
     def _thin(self, trials: int) -> None:
@@ -271,7 +256,7 @@ class Cascade:
     def _calibrated(self, trials: int) -> Cost:
         """What trials will take, by the trained model's explanations and, where there is an engine, by its walks."""
         saved = snapshot(self.model, self.trained)
-        plain = {name: explaining for name, (explaining, _) in self._seconds.items()}
+        plain = {name: explaining for name, (explaining, _) in self._trained_model.seconds.items()}
         self._walker = self._engine(list(plain))
         shared: tuple[Shared, ...] = ()
         if self._walker is not None:
@@ -291,8 +276,10 @@ class Cascade:
         walked = frozenset[str]().union(*(walk.methods for walk in shared))
         asked = 0 if self.what.question is None else 1  # an unrelated sample is asked the same question
         again = "dependence" in self.settings.diagnostics
-        passes = self._passes(self._seconds)
-        step, once = steps_cost(self._seconds, passes, walked, asked=asked, again=again, workers=self._share.workers)
+        passes = self._passes(self._trained_model.seconds)
+        step, once = steps_cost(
+            self._trained_model.seconds, passes, walked, asked=asked, again=again, workers=self._share.workers
+        )
         drawing = restoring = outputs = 0.0
         if self._needs_weights(list(plain), walked):
             drawing, restoring = drawn(
@@ -427,87 +414,6 @@ class Cascade:
             except AttributionFailed as error:
                 table.error, table.failed_at = str(error), at
 
-    # ---------------------------------------------------------------------------------------------- the trained model
-
-    def _reference(self, name: str, track: Track) -> None:
-        method = self.methods[name][0]
-        patience = 0.0 if self._deadline is None else _PATIENCE * (self._deadline - time.perf_counter())
-        maps, explaining = timed(
-            lambda: self._explain(name, self.what, "reference"), self._clock, patience, self._share.agreed
-        )
-        reference = self.references[name] = Reference(maps, self.similarities, self.support)
-        if self._deadline is not None:
-            shift = min(1, self.samples - 1)
-            _, comparing = timed(lambda: reference.against(maps, shift), self._clock, patience)
-            self._seconds[name] = explaining, comparing
-        flat = maps.magnitude.reshape(self.samples, -1)
-        live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
-        track.dead = float(1 - live.float().mean())
-        track.unsigned = bool((maps.signed >= 0).all())
-        track.norm = torch.linalg.vector_norm(flat).float()
-        track.coarse = coarse(maps.magnitude)
-        if self.settings.picture_samples:
-            track.picture = self._picture(maps)
-        for similarity in self.similarities:
-            rows = max(self.settings.repeats, 1)
-            track.ceiling[similarity.name] = flat.new_ones((rows, self.samples), dtype=torch.float32)
-        if not self._share.does(self._guards[name]):
-            return
-        if method.stochastic:
-            for repeat in range(self.settings.repeats):
-                again = reference.against(self._explain(name, self.what, "again", repeat), 0)
-                for key, (same, _) in again.items():
-                    track.ceiling[key][repeat] = same
-        self._guard(name, track, maps)
-
-    def _guard(self, name: str, track: Track, maps: Maps) -> None:
-        """Do the maps carry signal: like themselves under a little noise, unlike the maps of other samples?"""
-        reference = self._ranked(maps)
-        method = self.methods[name][0]
-        if self._proves(name, maps):
-            noisy = [reduced(self._together[1][name], name, self._noisy)]
-        elif not method.stochastic and method.prepare is None and len(first(self._noisy.inputs)) <= ROWS:
-            # One pass for all repeats, which changes nothing: no draw, and nothing kept per probe.
-            noisy = [self._explain(name, self._noisy, "noise", 0)]
-        else:
-            parts = self._noisy.chunks(self.samples)
-            noisy = [self._explain(name, part, "noise", number) for number, part in enumerate(parts)]
-        rows = [reference.against(one, 0)["spearman"][0] for some in noisy for one in some.split(self.samples)]
-        track.noise = torch.stack(rows).float()
-        pairs = reference.to_one_another(range(1, min(self.samples - 1, CROSS_PAIRS) + 1))["spearman"]
-        if self.what.question is not None and len(pairs):
-            crossed = [self._explain(name, self.what.crossed(shift)) for shift in range(1, len(pairs) + 1)[:QUESTIONS]]
-            pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
-        track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self.samples), torch.nan)
-
-    def _share_passes(self) -> None:
-        """Explain the batch and its noisy copies by all methods at once that share their passes."""
-        names = [] if self._walker is None or self._room is not None else self._walker.of_the_batch_itself()
-        if self._walker is not None and len(names) > 1:  # a single one takes no less than by itself
-            self._together = self._walker.explain(self.what, names), self._walker.explain(self._noisy, names)
-
-    def _proves(self, name: str, maps: Maps) -> bool:
-        """Whether the shared passes gave this method's own maps of the batch, and so surely those of noisy copies."""
-        of_batch, of_noisy = self._together
-        if self._walker is None or name not in of_batch or name not in of_noisy:
-            return False
-        ours = reduced(of_batch[name], name, self.what).signed
-        off = torch.linalg.vector_norm((ours - maps.signed).double())
-        return bool(off <= self._walker.methods[name].tolerance * torch.linalg.vector_norm(maps.signed.double()))
-
-    def _ranked(self, maps: Maps) -> Reference:
-        """Maps prepared for the rank correlation of magnitudes alone."""
-        return Reference(maps, [s for s in self.similarities if s.name == "spearman"], None)
-
-    def _other(self, name: str, track: Track, others: Mapping[str, Sequence[Tensor]]) -> None:
-        """How alike are the trained model's maps for the explained class and for another one?"""
-        for kind, targets in others.items():
-            maps = [
-                self._explain(name, replace(self.what, target=target), kind, place)
-                for place, target in enumerate(targets)
-            ]
-            track.other_class |= between_classes(kind, self.references[name].maps, maps)
-
     # --------------------------------------------------------------------------------------------- randomised models
 
     def _step(
@@ -545,21 +451,17 @@ class Cascade:
                     alike = self._previous_twin.against(unrelated, 0)["spearman"][0]
                     agreement = (agreement - alike) / (1 - alike)
                 table.twins.append(agreement)
-            self._previous_twin = self._ranked(maps)
+            self._previous_twin = self._trained_model.ranked(maps)
 
     def _depend(self, name: str, table: Trials, place: int) -> None:
         """Likeness to the trained map, at full randomization and under input noise."""
         key = stream_seed(self.settings.seed, "dependence", self.trials + place)
         maps = self._explain(name, self.what.with_noise([key]), "dependence", self.trials + place)
-        one = self._ranked(self.references[name].maps).against(maps, 0)["spearman"][0]
+        one = self._trained_model.ranked(self.references[name].maps).against(maps, 0)["spearman"][0]
         table.dependence[place] = one  # type: ignore[index]
 
     def _pictured(self, trial: int, depth: int) -> bool:
         return trial == 0 and depth in self.picture_depths
 
     def _draw(self, table: Trials, depth: int, maps: Maps) -> None:
-        table.pictures[:, self.picture_depths.index(depth)] = self._picture(maps)  # type: ignore[index]
-
-    def _picture(self, maps: Maps) -> Tensor:
-        chosen = maps.signed[list(self.settings.picture_samples)].float()
-        return small(chosen[:, None])[:, 0]
+        table.pictures[:, self.picture_depths.index(depth)] = pictured(maps, self.settings.picture_samples)  # type: ignore[index]

@@ -16,7 +16,7 @@ from lightning_sanity import pictures as pictures_module
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, first
-from lightning_sanity.cascade import Cascade, Progress, Settings
+from lightning_sanity.cascade import Cascade, Progress
 from lightning_sanity.coverage import coverage_of, gradient_ratio_of, signal_notes, thinning_note
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation import Explanation
@@ -41,6 +41,7 @@ from lightning_sanity.result import (
     SanityResult,
 )
 from lightning_sanity.room import rows_within
+from lightning_sanity.settings import Settings
 from lightning_sanity.shadow import (
     weights_digest,
 )
