@@ -46,7 +46,7 @@ def fit(folder, loaders, *callbacks, **changes):
 
 
 def saved(path):
-    checkpoint = torch.load(path, weights_only=True)
+    checkpoint = torch.load(path, weights_only=False)  # Lightning 2.5 stores a scheduler of SWA as an object
     state = next(state for key, state in checkpoint["callbacks"].items() if key.startswith("Recording"))
     return state_digest(checkpoint["state_dict"]), state["matches_measured"]
 
