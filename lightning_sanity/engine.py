@@ -28,8 +28,9 @@ from lightning_sanity.explanation import Explanation
 from lightning_sanity.memory import Meter, bytes_of
 from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.randomization import Change
-from lightning_sanity.streams import Observed, Plan, Trained, observe
+from lightning_sanity.streams import Observed, Trained, observe
 from lightning_sanity.units import Unit
+from lightning_sanity.walk_plan import Plan
 
 ENGINES = ("auto", "plain")
 BUDGET = 512 * 2**20

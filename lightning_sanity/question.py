@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity._rng import isolated_rng
-from lightning_sanity.shadow import evaluating, launder
+from lightning_sanity.shadow import as_one_operation, evaluating, launder
 from lightning_sanity.targets import Target
 
 Forward = Callable[..., Any]
@@ -87,8 +87,7 @@ def ask(
     if isinstance(target, Target):
         return _settled(asked, model, target, seed)
     if callable(target):
-        run = asked.forward or _plainly
-        return _with_score(asked, getattr(target, "__name__", "a function"), lambda m, *v: target(run(m, *v)))
+        return _with_score(asked, getattr(target, "__name__", "a function"), lambda outputs, *_: target(outputs))
     return asked
 
 
@@ -141,13 +140,19 @@ def _plainly(model: nn.Module, *values: Any) -> Any:
     return model(*values)
 
 
-def _with_score(asked: Question, name: str, forward: Forward, **changes: Any) -> Question:
-    def scored(model: nn.Module, *values: Any) -> Tensor:
-        score = forward(model, *values)
-        if not isinstance(score, Tensor) or score.ndim != 1 or not score.is_floating_point():
-            shown = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+def _with_score(asked: Question, name: str, score: Callable[..., Any], **changes: Any) -> Question:
+    """Ask for ``score(outputs, *values)``; the values are those that ``changes`` put behind the inputs."""
+    run, total = asked.forward or _plainly, len(asked.names)
+
+    def checked(outputs: Any, *values: Any) -> Tensor:
+        found = score(outputs, *values)
+        if not isinstance(found, Tensor) or found.ndim != 1 or not found.is_floating_point():
+            shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"target '{name}' must return one floating-point number per sample (N,), not {shown}")
-        return score
+        return found
+
+    def scored(model: nn.Module, *values: Any) -> Any:
+        return as_one_operation(checked, run(model, *values[:total]), *values[total:])
 
     return replace(asked, forward=scored, target=None, target_name=name, **changes)
 
@@ -167,7 +172,7 @@ def _settled(asked: Question, model: nn.Module, target: Target, seed: int) -> Qu
     return _with_score(
         asked,
         target.name,
-        lambda m, *v: target.score(run(m, *v[:-1]), v[-1]),
+        target.score,
         inputs=(*values, choice),
         names=(*asked.names, "choice"),
         chosen=chosen,

@@ -18,7 +18,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_sanity.graph import first_tensor
 from lightning_sanity.weights import gathered, zeroed
@@ -243,6 +243,14 @@ def logits(outputs: Any) -> Tensor:
 
 
 _TENSORS: Any = (Tensor, Proxy)  # a proxy stands for a tensor while a model is traced symbolically
+
+
+def as_one_operation(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; where a model is traced symbolically it becomes one operation, free to look at its values."""
+    proxy = next((leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Proxy)), None)
+    return (
+        function(*arguments) if proxy is None else proxy.tracer.create_proxy("call_function", function, arguments, {})
+    )
 
 
 class Adapted(nn.Module):

@@ -17,9 +17,10 @@ from lightning_sanity.engine import Engine
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.shadow import Adapted, clone
-from lightning_sanity.streams import Plan, Trained, observe
+from lightning_sanity.streams import Trained, observe
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import ORDERS, subsets, units
+from lightning_sanity.walk_plan import Plan
 
 IMAGES = torch.rand(5, 3, 12, 12, generator=generator("images"))
 
