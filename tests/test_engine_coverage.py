@@ -2,7 +2,7 @@
 
 import logging
 
-import families
+import made_families
 import pytest
 import torch
 from test_networks import EXOTIC
@@ -77,7 +77,7 @@ def test_networks_without_a_result_say_why(name):
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_torchvision_families_take_the_shared_walks(name, caplog):
-    model, side = families.build(name)
+    model, side = made_families.build(name)
     for parameter in model.parameters():  # some heads start at zero, which is no model
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)

@@ -2,7 +2,7 @@
 
 import inspect
 
-import families
+import made_families
 import pytest
 import torch
 from made_networks import Functional
@@ -57,7 +57,7 @@ def table_of(name):
         make, size = SMALL[name]
         model = make().eval()
     else:
-        model, size = families.build(name, 5)
+        model, size = made_families.build(name, 5)
     model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

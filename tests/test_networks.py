@@ -1,6 +1,6 @@
 """Re-initialisation on real architectures: everything that is used changes, in the order of its use."""
 
-import families
+import made_families
 import pytest
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ NETWORKS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RES
 
 def network(name):
     """It, and two images."""
-    model, side = families.build(name, 10)
+    model, side = made_families.build(name, 10)
     return model, (torch.rand(2, 3, side, side),)
 
 
