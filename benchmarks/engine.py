@@ -1,9 +1,10 @@
 """Question: what do all depths of a cascade cost in shared walks, beside one captum call per depth?
 
-Every unit, top down, one trial, on a ResNet-18, a tiny vision transformer and a small U-Net. "Bare" is the loop a user
+Every unit, top down, on a ResNet-18, a tiny vision transformer and a small U-Net. "Bare" is the loop a user
 would write: re-initialise a unit, call captum, next; nothing is compared. "Walks" are the same maps by the engine,
-"auto" the whole test with all it adds (clone, reference, guard, similarities, floors, intervals), "plain" the same
-without the engine. All take turns in one process; median and range of the ratios to the bare loop of the same round.
+"auto" the whole test with all it adds (clone, reference, guard, similarities, floors, intervals), "five" the same with
+five trials beside five bare loops, "plain" without the engine. All take turns in one process; median and range of the
+ratios to the bare loop of the same round.
 Before any timing the maps of all depths are asserted equal.
 
     python benchmarks/engine.py [--networks resnet18 vit_tiny unet] [--sizes 32 64 224] [--batches 8 16] [--plain]
@@ -33,6 +34,8 @@ AT_INPUT = {"gradient", "input_x_gradient", "guided_backprop"}
 GOALS = {("resnet18", 1, 32): 0.5, ("resnet18", 1, 64): 0.6, ("resnet18", 1, 224): 0.75}
 GOALS |= {("resnet18", 5, 32): 0.25, ("resnet18", 5, 64): 0.3}
 """Share of the bare loop's time that the whole test should take."""
+TRIALS = 5
+"""The default."""
 DRAWING = 3
 """How often the largest tensor is there while it is drawn anew: as it was, as it is drawn, and what is made of that."""
 TOLERANCE = 1e-5
@@ -90,8 +93,8 @@ def walks(problem, names, planned, **options):
     return found
 
 
-def whole(problem, names, engine):
-    options = {"methods": names, "layer": problem.layer, "trials": 1, "reinitialize": "normal", "engine": engine}
+def whole(problem, names, engine, trials=1):
+    options = {"methods": names, "layer": problem.layer, "trials": trials, "reinitialize": "normal", "engine": engine}
     return parameter_randomization_test(problem.model, problem.inputs, problem.target, progress=False, **options)
 
 
@@ -126,7 +129,9 @@ def compared(network, size, batch, names, repeats, plain):
         sides["walks"] = lambda: walks(problem, names, planned)
     if plain:
         sides["plain"] = lambda: whole(problem, names, "plain")
+    sides["five"] = lambda: whole(problem, names, "auto", TRIALS)
     times = interleaved(sides, repeats)
+    times["five"] = [seconds / TRIALS for seconds in times["five"]]
     row = {"network": network, "methods": len(names), "size": size, "batch": batch, "units": len(planned)}
     row |= {"difference": off, "goal": GOALS.get((network, len(names), size)), "bare_seconds": spread(times["bare"])}
     return row | {side: ratio(times, side, "bare") for side in sides if side != "bare"}
@@ -135,7 +140,7 @@ def compared(network, size, batch, names, repeats, plain):
 def described(row):
     goal = "" if row["goal"] is None else f"  (goal {row['goal']:.2f})"
     what = f"{row['network']}, {row['units']} units, {row['methods']} method(s), {row['size']} px, batch {row['batch']}"
-    parts = [f"{side} {shown(row[side])}" for side in ("walks", "auto", "plain") if side in row]
+    parts = [f"{side} {shown(row[side])}" for side in ("walks", "auto", "five", "plain") if side in row]
     return f"{what}: bare {shown(row['bare_seconds'])} s; {told(row['difference'])}\n    {'   '.join(parts)}{goal}"
 
 
