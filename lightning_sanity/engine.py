@@ -139,7 +139,8 @@ class Engine:
         """The same engine for some of the depths."""
         narrowed = copy.copy(self)
         narrowed.steps = [self.steps[depth] for depth in depths]
-        narrowed._random, narrowed._planned = [self._random[depth] for depth in depths], {}
+        narrowed._random = [self._random[depth] for depth in depths]
+        narrowed._planned, narrowed._kept = {}, {}
         return narrowed
 
     def keep(self, names: Collection[str]) -> Engine:
