@@ -165,7 +165,7 @@ def memory(network, size, batch, chunks):
     """Peaks for byte budgets that hold so many samples at once, each asserted to keep within what it may."""
     problem, planned = made(network, size, batch)
     engine = engine_of(problem, ONE, planned, budget=2**62)
-    (plan,) = engine._plans((), True)
+    (plan,) = engine._plans(engine._random, (), True)
     sizes = [tensor.nbytes / 2**20 for _, tensor in named_tensors(problem.model)]
     weights, layer = sum(sizes), max(sizes)
     where = {"network": network, "size": size, "batch": batch}
