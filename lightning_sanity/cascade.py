@@ -38,7 +38,7 @@ from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
 from lightning_sanity.trained_model import TrainedModel, pictured
-from lightning_sanity.twins import Reinitializer, recalibrate_
+from lightning_sanity.twins import Reinitializer, TrialDraw, recalibrate_
 from lightning_sanity.units import Unit
 from lightning_sanity.weights import restore, snapshot
 
@@ -47,7 +47,6 @@ _MARGIN = 0.1  # of the time that is left, not planned for
 _PATIENCE = 0.01  # of the time that is left, to time one explanation again
 
 
-Redraw = Callable[[nn.Module, Unit], tuple[Change, ...]]
 Progress = Callable[[int, int, str], None]
 
 
@@ -386,7 +385,7 @@ class Cascade:
             return engine
         return None
 
-    def _attempt(self, engine: Engine, redraw: Redraw, saved: Mapping[str, Tensor]) -> Trial | None:
+    def _attempt(self, engine: Engine, redraw: TrialDraw, saved: Mapping[str, Tensor]) -> Trial | None:
         """All depths of a trial at once, where that is to be had."""
         with self._explain.patience("a walk over all depths"):
             read = time.perf_counter if self._deadline is None else self._clock

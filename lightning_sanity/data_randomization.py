@@ -26,7 +26,6 @@ from lightning_sanity.label_statistics import label_permutation, label_sensitivi
 from lightning_sanity.measures import suited, support_in
 from lightning_sanity.memorization import Memorization
 from lightning_sanity.preparation import (
-    environment,
     explained_target,
     in_half,
     prepared_methods,
@@ -34,7 +33,8 @@ from lightning_sanity.preparation import (
     quiet_copy,
     within_reach,
 )
-from lightning_sanity.probe import batch_size, digest
+from lightning_sanity.probe import batch_size
+from lightning_sanity.provenance import provenance, settings_of
 from lightning_sanity.question import ask
 from lightning_sanity.result import Coverage, Curve, Outcome, OutputChange, SanityResult, UnitCoverage, Verdict
 from lightning_sanity.shadow import weights_digest
@@ -212,12 +212,8 @@ def data_randomization_test(
         coverage=_differences(true, permuted),
         valid=valid,
         validity=validity,
-        settings={
-            "test": "data_randomization",
-            "methods": [name for name in chosen if name in gated],
-            "controls": [name for name in chosen if name not in gated],
-            "similarities": [m.name for m in used],
-            "normalizations": {m.name: m.normalization for m in used},
+        settings=settings_of("data_randomization", chosen, gated, used, asked, place, values)
+        | {
             "models": list(groups),
             "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same explanation run again",
             "memorization": None if memorization is None else _plain(asdict(memorization)),
@@ -226,18 +222,11 @@ def data_randomization_test(
             "random_label_digests": [weights_digest(each) for each in permuted],
             "repeats": repeats,
             "seed": seed,
-            "samples": batch_size(values),
-            "input_shape": list(first(values).shape),
-            "explained": asked.name,
-            "tokens": None if place is None else place.settings,
-            "target": asked.target_name,
             "model": type(true[0]).__name__,
             "criterion": asdict(criterion),
         },
-        environment=environment(device),
         weights_digest=weights_digest(true[0]),
-        probe_digest=digest(dict(inputs) if isinstance(inputs, Mapping) else inputs),
-        seconds=time.perf_counter() - started,
+        **provenance(inputs, device, started),
         pictures=kept_pictures,
     )
 

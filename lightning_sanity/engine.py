@@ -29,8 +29,10 @@ from lightning_sanity.memory import Meter, bytes_of
 from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.randomization import Change
 from lightning_sanity.streams import Observed, Trained, observe
+from lightning_sanity.twins import TrialDraw
 from lightning_sanity.units import Unit
 from lightning_sanity.walk_plan import Plan
+from lightning_sanity.weights import restore
 
 ENGINES = ("auto", "plain")
 BUDGET = 512 * 2**20
@@ -41,8 +43,8 @@ _UNSURE = 1.5
 _TRAINED = (frozenset[int](),)
 """The one depth at which nothing is random."""
 
-_FAILURES = (RuntimeError, ValueError, TypeError, IndexError)
-"""What an operation that minds the batch's size raises."""
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError)
+"""What a model raises that minds the batch's size, or gives no gradient."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +80,7 @@ def engine_for(
     """The engine of a cascade, or None, with a line in the debug log, where only the plain loop is to be had."""
     try:
         return Engine(model, what, methods, steps, seed)
-    except (NotTraceable, *_FAILURES) as error:
+    except (NotTraceable, *FAILURES) as error:
         _log.debug("plain loop: %s", error)
         return None
 
@@ -193,7 +195,7 @@ class Engine:
 
     def attempt(
         self,
-        redraw: Callable[[nn.Module, Unit], tuple[Change, ...]],
+        redraw: TrialDraw,
         saved: Mapping[str, Tensor],
         clock: Callable[[], float] = time.perf_counter,
     ) -> Trial | None:
@@ -209,7 +211,7 @@ class Engine:
 
     def trial(
         self,
-        redraw: Callable[[nn.Module, Unit], tuple[Change, ...]],
+        redraw: TrialDraw,
         saved: Mapping[str, Tensor],
         clock: Callable[[], float] = time.perf_counter,
     ) -> Trial:
@@ -234,8 +236,8 @@ class Engine:
                     try:
                         self._check(name, found[name], redraw)
                     finally:
-                        _put_back(self.model, saved)
-        except _FAILURES as error:  # an operation that minds the batch's size
+                        restore(self.model, saved)
+        except FAILURES as error:  # an operation that minds the batch's size
             raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
         return Trial(outputs, {name: found[name] for name in self.methods}, changes, seconds)
 
@@ -243,7 +245,7 @@ class Engine:
         derived = self.methods[name]
         return {(derived.copies, rule) for rule in derived.rules} | ({derived.layer} if derived.layer else set())
 
-    def _check(self, name: str, ours: list[Tensor], redraw: Callable[..., Any]) -> None:
+    def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
         """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
         depth = len(self.steps) // 2
         if not self.network.lend_random(self._random[depth]):
@@ -280,7 +282,7 @@ class Engine:
             return {}
         try:
             _, found = self._walks(what, _TRAINED, methods)
-        except (NotTraceable, *_FAILURES) as error:
+        except (NotTraceable, *FAILURES) as error:
             _log.debug("the trained model is explained by one method after the other: %s", error)
             return {}
         return {name: each[0] for name, each in found.items()}
@@ -336,9 +338,10 @@ class Engine:
 
     def _trained(self, plan: Plan, inputs: Any, rules: Sequence[str], keep: bool) -> Trained:
         """The trained stream: all trials share that of the batch itself, if a single walk has room for it."""
-        if self._kept_for != self.network.versions():  # somebody wrote to the weights, be it the same values
+        versions = self.network.versions()
+        if self._kept_for != versions:  # somebody wrote to the weights, be it the same values
             self._kept.clear()
-            self._kept_for = self.network.versions()
+            self._kept_for = versions
         key = (plan, *rules)
         if key in self._kept and keep:
             return self._kept[key]
@@ -431,9 +434,3 @@ class _Sums:
             activation,
             slope,
         )
-
-
-@torch.no_grad()
-def _put_back(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    for name, tensor in named_tensors(model):
-        tensor.copy_(saved[name])

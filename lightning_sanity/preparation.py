@@ -1,9 +1,7 @@
-"""What both tests do around their walks: a quiet copy, the explained class, methods that apply, progress, versions."""
+"""What both tests do around their walks: a quiet copy, the explained class, methods that apply, progress."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -227,15 +225,3 @@ def progress_bar(progress: Progress | bool | None) -> Iterator[Progress | None]:
                 bar.update(done - bar.n)
 
             yield tick
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """Versions of what a measurement depends on, and the device."""
-    names = ("lightning-sanity", "torch", "lightning", "captum", "scikit-image")
-    found = {"python": platform.python_version(), "platform": platform.system(), "device": str(device)}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,6 @@ from lightning_sanity.explanation import Explanation
 from lightning_sanity.measures import measures_of, suited, support_in
 from lightning_sanity.memory import check_memory
 from lightning_sanity.preparation import (
-    environment,
     explained_target,
     in_half,
     other_paths,
@@ -32,7 +30,8 @@ from lightning_sanity.preparation import (
     quiet_copy,
     within_reach,
 )
-from lightning_sanity.probe import batch_size, digest
+from lightning_sanity.probe import batch_size
+from lightning_sanity.provenance import provenance, settings_of
 from lightning_sanity.question import ask
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.result import (
@@ -267,12 +266,8 @@ def parameter_randomization_test(
         coverage=coverage,
         valid=valid,
         validity=validity,
-        settings={
-            "test": "parameter_randomization",
-            "methods": [name for name in chosen if name in gated],
-            "controls": [name for name in chosen if name not in gated],
-            "similarities": [m.name for m in used],
-            "normalizations": {m.name: m.normalization for m in used},
+        settings=settings_of("parameter_randomization", chosen, gated, used, asked, place, values)
+        | {
             "order": order,
             "granularity": granularity if isinstance(granularity, str) else list(granularity),
             "max_steps": max_steps,
@@ -289,19 +284,11 @@ def parameter_randomization_test(
             "repeats": repeats,
             "retarget": retarget,
             "seed": seed,
-            "samples": batch_size(values),
-            "input_shape": list(first(values).shape),
-            "explained": asked.name,
-            "tokens": None if place is None else place.settings,
-            "target": asked.target_name,
             "model": own_class(model).__name__,
             "criterion": asdict(criterion),
         },
-        environment=environment(device),
         weights_digest=measured_digest,
-        probe_digest=digest(dict(inputs) if isinstance(inputs, Mapping) else inputs),
-        seconds=time.perf_counter() - started,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **provenance(inputs, device, started),
         pictures=kept_pictures,
         diagnostics=diagnosed,
         trained_maps={

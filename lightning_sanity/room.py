@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
-from lightning_sanity.engine import Engine
+from lightning_sanity.engine import FAILURES, Engine
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import Explanation, Reference, reduced
 from lightning_sanity.memory import Meter, bytes_of, need
@@ -25,10 +25,6 @@ _TRACING = 8
 returns."""
 
 
-_FAILURES = (RuntimeError, ValueError, TypeError, IndexError)
-"""What a model raises that cannot be asked about few samples, or not for a gradient."""
-
-
 def rows_within(limit: int | None, model: nn.Module, what: Explanation) -> int:
     """How many rows a gradient may be taken of at once beside a clone and a twin, before anything else is measured."""
     if limit is None or not first(what.inputs).is_floating_point():
@@ -41,7 +37,7 @@ def rows_within(limit: int | None, model: nn.Module, what: Explanation) -> int:
 
     try:
         taken, _ = need(act)
-    except _FAILURES:
+    except FAILURES:
         return 1
     return min(ROWS, max(1, taken.fit(limit - weights)))
 
@@ -160,7 +156,7 @@ def _passing(what: Explanation) -> int:
     """What a plain pass over the batch takes."""
     try:
         return need(lambda samples: next(what.chunks(samples)).outputs())[0].of(len(first(what.inputs)))
-    except _FAILURES:  # a model for one batch size only
+    except FAILURES:  # a model for one batch size only
         with Meter() as meter:
             what.outputs()
         return meter.peak

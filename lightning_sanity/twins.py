@@ -20,6 +20,9 @@ from lightning_sanity.weights import own_class
 _HEAD = 4096  # values of a parameter that tell whether two twins share it
 NORM_STATS = ("auto", "keep", "reset", "recalibrate")
 
+TrialDraw = Callable[[nn.Module, Unit], tuple[Change, ...]]
+"""Re-initialises one unit of a model, as one trial draws it; what changed."""
+
 
 @dataclass(frozen=True)
 class Reinitializer:
@@ -38,7 +41,7 @@ class Reinitializer:
     notes: tuple[str, ...] = ()
     twin: Callable[[int], nn.Module] | None = None
 
-    def start_trial(self, trial: int) -> Callable[[nn.Module, Unit], tuple[Change, ...]]:
+    def start_trial(self, trial: int) -> TrialDraw:
         """The function that re-initialises one unit in this trial."""
         twin = self.twin(trial) if self.twin is not None else None
         draw = redraw(twin) if twin is not None else self._redraw

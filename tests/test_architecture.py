@@ -69,7 +69,7 @@ FLOORS = (
     ("engine", "explainer", "calibration", "room"),
     ("trained_model", "comparison"),
     ("cascade",),
-    ("coverage", "validity", "preparation"),
+    ("coverage", "validity", "preparation", "provenance"),
     ("randomization_tests", "data_randomization"),
     ("multi_input", "checkpoint", "noninferiority", "policy", "released", "trainer"),
     ("gate",),

@@ -1,4 +1,5 @@
 import copy
+from datetime import datetime, timedelta, timezone
 from itertools import combinations, product
 
 import numpy as np
@@ -54,6 +55,11 @@ def test_curves_have_a_row_per_pair_of_models(result):
     assert result.units == ("random labels",)
     assert curve.values.shape == curve.floor.shape == (9, 1, 24)
     assert curve.ceiling.shape == (3, 24)
+
+
+def test_a_result_carries_its_date_so_that_a_gate_can_ask_for_its_age(result):
+    now = datetime.now(timezone.utc)
+    assert timedelta(0) <= now - datetime.fromisoformat(result.created) < timedelta(hours=1)
 
 
 def test_a_map_that_ignores_the_model_has_index_zero(result):
