@@ -35,7 +35,7 @@ from torch import Tensor, fx
 
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.method import first, select
-from lightning_sanity.batch_norm import FixedNormalization
+from lightning_sanity.input_gradients import InputGradients
 from lightning_sanity.walk_plan import JOIN, Plan, Steps
 
 
@@ -103,7 +103,7 @@ class Trained:
         with (
             self.plan.network.out_of_place(),
             torch.enable_grad(),
-            FixedNormalization(),
+            InputGradients(),
             self.steering or nullcontext(),
         ):
             yield

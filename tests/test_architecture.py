@@ -20,7 +20,7 @@ FLOORS = (
         "normalization",
         "structural",
         "support",
-        "batch_norm",
+        "input_gradients",
         "hog",
         "similarity",
         "complexity",
