@@ -228,7 +228,7 @@ class Engine:
         begun = clock()
         try:
             self.network.start_trial()
-            changes = {unit.name: redraw(self.network.twin, unit) for unit in self.units}
+            changes = {unit.name: redraw(self.network.twin, unit, self.model) for unit in self.units}
             outputs, found = self._walks(self.what, self._random, self.methods)
             seconds = clock() - begun
             for name in list(self.methods):

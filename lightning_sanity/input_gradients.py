@@ -75,6 +75,8 @@ class InputGradients(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace what is cheaper, pass on all other calls."""
         kwargs = kwargs or {}
+        if torch._C._are_functorch_transforms_active():  # a model's own; they take no function without rules for them
+            return func(*args, **kwargs)
         if func is F.batch_norm:
             given = _BATCH_NORM.bind(*args, **kwargs)
             given.apply_defaults()
