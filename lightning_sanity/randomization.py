@@ -18,6 +18,8 @@ from lightning_sanity.weights import whole
 __all__ = ["STRATEGIES", "Change", "RandomizationError", "Reinitialize", "Unit", "redraw", "reinitialize_", "units"]
 
 Reinitialize = str | Callable[..., Any] | nn.Module
+_CONSTANT = 1e-5
+"""Spread, as a share of the mean, up to which values count as equal: rounding of a sum leaves that much."""
 _PIECE = 2**16
 """Values that are compared at once."""
 STRATEGIES = ("default", "normal", "shuffle", "reset", "xavier", "kaiming")
@@ -191,17 +193,21 @@ class _Laws:
 
 
 def _moments(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of all values; of complex ones the latter is that of their parts."""
     wide = _wide(tensor)
-    spread = wide.std() if tensor.numel() > 1 else torch.zeros((), device=tensor.device)
-    return (tensor if tensor.is_complex() else wide).mean(), spread
+    mean = wide.mean()
+    centred = [torch.linalg.vector_norm(piece - mean) for piece in _pieces(tensor)]
+    spread = torch.linalg.vector_norm(torch.stack(centred)) / max(wide.numel() - 1, 1) ** 0.5
+    return tensor.mean() if tensor.is_complex() else mean, spread
 
 
 def _law(mean: Tensor, spread: Tensor, of_largest: Callable[[], Tensor]) -> _Law:
-    if bool(spread > 1e-12 * mean.abs()):
-        return _Law(mean.item(), float(spread), "normal")
+    centre, deviation = torch.stack([mean, spread.to(mean.dtype)]).tolist()  # one question to the device, not two
+    if deviation.real > _CONSTANT * abs(centre):
+        return _Law(centre, deviation.real, "normal")
     # All values equal: nothing to match, yet the value itself was trained. A tenth of it keeps a scale near one.
-    scale = 0.1 * float(mean.abs()) or float(of_largest()) or 0.02
-    return _Law(mean.item(), scale, "normal (around a constant)")
+    scale = 0.1 * abs(centre) or float(of_largest()) or 0.02
+    return _Law(centre, scale, "normal (around a constant)")
 
 
 Draw = Callable[[Tensor, _Law, torch.Generator], str]

@@ -253,3 +253,12 @@ def test_a_change_is_the_relative_distance_to_the_values_before(how):
     (beside,) = redraw(function)(again, unit, generator(0), trained)  # measured against another module's values
     assert torch.equal(again[0].weight, model[0].weight)
     assert torch.equal(beside.relative, change.relative)
+
+
+@pytest.mark.parametrize("value", [0.1, 1.0, -3.3e-7])
+def test_a_constant_tensor_counts_as_one_whatever_rounding_its_mean_has(value):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.full((999, 101), value))
+    (change,) = redraw("normal")(model, Unit("weight", ("weight",)), generator(0))
+    assert change.strategy == "normal (around a constant)"
+    assert torch.isclose(model.weight.std(), torch.tensor(0.1 * abs(value)), rtol=0.02)
