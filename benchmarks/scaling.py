@@ -10,7 +10,7 @@ milliseconds are per (unit x layer x trial x sample).
 Before any timing, what is measured must not depend on what is scaled: more trials begin with the same trials, and more
 samples with the same samples. For two processes beside one see ``ranks.py``.
 
-    python benchmarks/scaling.py [--probes 4 8 16 32] [--trials 1 3 10] [--units 5 10 20] [--size 32] [--repeats 2] [--json]
+    python benchmarks/scaling.py [--probes 4 8 16 32] [--trials 1 3 10] [--units 5 10 20] [--size 32] [--json]
 """
 
 from __future__ import annotations
