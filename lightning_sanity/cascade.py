@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +21,13 @@ from lightning_sanity.budget import Cost, Shared, thin
 from lightning_sanity.calibration import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import other_classes
-from lightning_sanity.division import Division, Outputs
+from lightning_sanity.division import Division, Part
 from lightning_sanity.engine import Engine, Trial, engine_for
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import (
     AttributionFailed,
     Explanation,
     Maps,
-    Reference,
     reduced,
 )
 from lightning_sanity.pictures import depths as picture_depths
@@ -129,9 +129,8 @@ class Cascade:
             )
             self._room.divide(self._explain)
         if self._deadline is None:  # else each method is timed by itself first
-            self._walker = self._engine(list(self.methods))
-            if self._room is None:
-                self._trained_model.share_passes(self._walker)
+            self._walker = self._in_common(self._engine(list(self.methods)))
+        self._trained_model.share_passes(self._walker if self._room is None else None)
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), self._refer)
@@ -157,35 +156,40 @@ class Cascade:
         trials = int(min(trials, self._limit - self.trials))
         following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
         self._total = self._done + trials * len(self.steps) * len(following)
-        depths = len(self.steps)
-        tables = {name: self._tables(name, trials) for name in following}
-        division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
+        part = Part({name: self._tables(name, trials) for name in following})
+        ready, self._ahead = {} if self._ahead is None else {0: self._ahead}, None
         engine = (
             self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
         )
-        outputs: Outputs = {}
-        saved = snapshot(self.model, self.trained)
-        self._previous_twin: Reference | None = None
+        engine, saved = self._in_common(engine), snapshot(self.model, self.trained)
+        division = self._division(following, trials, engine)
         begun, walked = self._clock(), 0
         try:
+            if engine is not None and self._share.world > 1:
+                # What one process cannot walk, or not prove, none walks: so each walks its first trial beforehand.
+                ready = self._walked_first(division, engine, saved)
+                engine = self._in_common(engine)
+                ready = {place: made.keep(engine.methods) for place, made in ready.items() if engine is not None}
+                division = self._division(following, trials, engine)
             while walked < trials and self._in_time(begun, walked, following):
-                self._walk_trial(walked, tables, division, outputs, saved, engine)
+                self._walk_trial(walked, part, division, saved, engine, ready)
                 walked += 1
         finally:
             restore(self.model, saved)
-        tables = {name: table.cpu() for name, table in tables.items()}
-        outputs = {key: (order, value.cpu()) for key, (order, value) in outputs.items()}
+        part.walked = () if engine is None else tuple(engine.methods)
+        part = part.cpu()
         self._account(following, walked, self._clock() - begun)
-        walked = division.unite(tables, outputs, walked, self.picture_depths)
-        for name, table in tables.items():
+        walked = division.unite(part, walked, self.picture_depths)
+        self._share.loads = division.loads
+        self._compare_twins(part.tables.get(POSITIVE_CONTROL), walked)
+        for name, table in part.tables.items():
             self.tracks[name].append(table, walked)
         for trial in range(walked):
-            self._outputs.append(torch.stack([outputs[trial, depth][1] for depth in range(depths)]))
+            self._outputs.append(torch.stack([part.outputs[trial, depth][1] for depth in range(len(self.steps))]))
+            for change in part.changes[trial]:
+                self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
-        if engine is not None:
-            self._engines |= dict.fromkeys(engine.methods, "two_stream")
-        for name in self._changes:
-            del self._changes[name][self.trials :]
+        self._engines |= dict.fromkeys(part.walked, "two_stream")
 
     def walk(self) -> Walk:
         """What was measured so far, on the CPU."""
@@ -215,6 +219,9 @@ class Cascade:
         """Room for what so many more trials will measure of a method."""
         like, picture = self.references[name].maps.magnitude, self.tracks[name].picture
         tables = Trials.empty(like, self.similarities, trials, len(self.steps), self.settings.diagnostics)
+        if name == POSITIVE_CONTROL:
+            tables.last = like.new_full((trials, *like.shape), torch.nan)
+            tables.last_crossed = None if self.what.question is None else tables.last.clone()
         if self.trials == 0 and picture is not None:  # until it is drawn, a picture is the trained model's
             tables.pictures = picture[:, None].repeat(1, len(self.picture_depths), 1, 1)
         return tables
@@ -319,60 +326,88 @@ class Cascade:
     def _walk_trial(
         self,
         place: int,
-        tables: Mapping[str, Trials],
+        part: Part,
         division: Division,
-        outputs: Outputs,
         saved: Mapping[str, Tensor],
         engine: Engine | None,
+        ready: dict[int, Trial],
     ) -> None:
-        """One trial, which is row ``place`` of the tables."""
-        trial = self.trials + place
+        """What this process does of one trial, which is row ``place`` of the tables; ``ready`` if walked beforehand."""
+        trial, tables, names = self.trials + place, part.tables, division.names(place)
+        if not names and not division.tells(place):
+            self._tick(f"trial {trial + 1}", len(self.steps) * len(tables))
+            return
         redraw = self.reinitializer.start_trial(trial)
-        ready, self._ahead = self._ahead, None  # of the first trial, if it was walked beforehand
-        if ready is None:
-            ready = self._attempt(engine, redraw, saved) if engine is not None else None
-        if ready is not None:
-            self._note(change for changes in ready.changes.values() for change in changes)
-        needs_weights = self._needs_weights(tables, () if ready is None else ready.attributions)
+        made = None
+        if engine is not None and division.walks(place):
+            made = ready.pop(place, None) or self._attempt(engine, redraw, saved)
+        attributions = {} if made is None else made.attributions
+        changes = [] if made is None else [change for each in made.changes.values() for change in each]
+        looking = [name for name in names if self.methods[name][0].passes > 0]
+        needs_weights = bool(looking) and self._needs_weights(looking, attributions)
+        needs_weights |= made is None and division.tells(place)
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
                 restore(self.model, saved)
                 random = []
             for unit in (unit for unit in step if needs_weights and unit not in random):
-                changes = redraw(self.model, unit)
-                if ready is None:
-                    self._note(changes)
+                changed = redraw(self.model, unit)
+                changes += changed if made is None else ()
             random = list(step)
-            if self.settings.norm_stats == "recalibrate":
+            now = self.what
+            if needs_weights and self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
-            now = self.what.retargeted() if self.settings.retarget else self.what
+            if needs_weights and self.settings.retarget:
+                now = self.what.retargeted()
             with now.overheard() as heard:
                 told: int | None = None
-                made = {} if ready is None else {name: each[depth] for name, each in ready.attributions.items()}
+                of_depth = {name: each[depth] for name, each in attributions.items()}
                 for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
-                        at = (trial, depth)
-                        self._guarded(name, table, at, lambda key, rows: self._step(key, rows, now, place, depth, made))  # noqa: B023
+                        act = partial(self._step, now=now, place=place, depth=depth, made=of_depth)
+                        self._guarded(name, table, (trial, depth), act)
                     told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
-            if ready is not None:
-                outputs[place, depth] = 0, ready.outputs[depth]
+            if made is not None:
+                part.outputs[place, depth] = -1, made.outputs[depth]
             elif told is not None:
-                outputs[place, depth] = told, heard[0]
+                part.outputs[place, depth] = told, heard[0]
             elif division.tell(place, depth):
-                outputs[place, depth] = len(tables), now.outputs()
+                part.outputs[place, depth] = len(tables), now.outputs()
+        if changes:
+            part.changes[place] = changes
         if "dependence" in self.settings.diagnostics:
             for name, table in tables.items():
                 if division.mine(name, place, len(self.steps) - 1):
-                    at = (trial, len(self.steps))
-                    self._guarded(name, table, at, lambda key, rows: self._depend(key, rows, place))
+                    self._guarded(name, table, (trial, len(self.steps)), partial(self._depend, place=place))
         if needs_weights:
             restore(self.model, saved)
 
+    def _division(self, following: Sequence[str], trials: int, engine: Engine | None) -> Division:
+        """Who does what of so many more trials."""
+        walked = [] if engine is None else [name for name in following if name in engine.methods]
+        passes = self._passes(following)
+        return Division(self._share, passes, walked, trials, len(self.steps), in_step=self._deadline is not None)
+
+    def _in_common(self, engine: Engine | None) -> Engine | None:
+        """The engine for the methods that every process can walk; None, on all of them, if there are none."""
+        names = self._share.common(() if engine is None else engine.methods)
+        return engine.keep(names) if engine is not None and names else None
+
+    def _walked_first(self, division: Division, engine: Engine, saved: Mapping[str, Tensor]) -> dict[int, Trial]:
+        """The first of the trials that this process walks, if any."""
+        place = next((place for place in range(division.trials) if division.walks(place)), None)
+        made = None
+        if place is not None:
+            made = self._attempt(engine, self.reinitializer.start_trial(self.trials + place), saved)
+        return {} if place is None or made is None else {place: made}
+
     def _engine(self, following: Sequence[str]) -> Engine | None:
-        """What explains all depths of a trial at once, where that is exact and this process does all the work."""
-        alone = self._share.world == 1 and self._explain.whole(self.samples)
+        """What explains all depths of a trial at once, where that is exact and this process may walk by itself."""
+        # Several processes could not tell beforehand what their walks will take.
+        alone = self._share.apart and (self._share.world == 1 or self._deadline is None)
+        alone &= self._explain.whole(self.samples)
         exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
         if self.settings.engine == "plain" or not (alone and exact and following):
             return None
@@ -397,12 +432,8 @@ class Cascade:
             return True
         return any(self.methods[name][0].passes > 0 and name not in walked for name in names)
 
-    def _note(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            self._changes.setdefault(change.parameter, []).append(change)
-
-    def _tick(self, label: str) -> None:
-        self._done += 1
+    def _tick(self, label: str, steps: int = 1) -> None:
+        self._done += steps
         self._progress(self._done, self._total, label)
 
     def _guarded(self, name: str, table: Any, at: tuple[int, int], act: Callable[[str, Any], None]) -> None:
@@ -443,14 +474,27 @@ class Cascade:
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:
             table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
-        if name == POSITIVE_CONTROL:  # twins must not resemble one another: their weights should draw the map
-            if self._previous_twin is not None:
-                agreement = self._previous_twin.against(maps, 0)["spearman"][0]
-                if unrelated is not None:  # beyond what the question alone makes alike
-                    alike = self._previous_twin.against(unrelated, 0)["spearman"][0]
-                    agreement = (agreement - alike) / (1 - alike)
-                table.twins.append(agreement)
-            self._previous_twin = self._trained_model.ranked(maps)
+        if table.last is not None:
+            table.last[place] = maps.magnitude
+        if table.last_crossed is not None and unrelated is not None:
+            table.last_crossed[place] = unrelated.magnitude
+
+    def _compare_twins(self, table: Trials | None, walked: int) -> None:
+        """Twins must not resemble one another: their weights should draw the map."""
+        if table is None or table.error is not None or table.last is None:
+            return
+        device = first(self.what.inputs).device
+        maps, crossed = (
+            [Maps(m, m) for m in ([] if each is None else each[:walked].to(device))]
+            for each in (table.last, table.last_crossed)
+        )
+        for trial in range(1, walked):
+            before = self._trained_model.ranked(maps[trial - 1])
+            agreement = before.against(maps[trial], 0)["spearman"][0]
+            if crossed:  # beyond what the question alone makes alike
+                alike = before.against(crossed[trial], 0)["spearman"][0]
+                agreement = (agreement - alike) / (1 - alike)
+            table.twins.append(agreement)
 
     def _depend(self, name: str, table: Trials, place: int) -> None:
         """Likeness to the trained map, at full randomization and under input noise."""
