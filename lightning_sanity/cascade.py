@@ -34,6 +34,7 @@ from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
 from lightning_sanity.room import Room
 from lightning_sanity.settings import Settings
+from lightning_sanity.shared_walks import SharedWalks, in_common
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
@@ -129,7 +130,7 @@ class Cascade:
             )
             self._room.divide(self._explain)
         if self._deadline is None:  # else each method is timed by itself first
-            self._walker = self._in_common(self._engine(list(self.methods)))
+            self._walker = in_common(self._share, self._engine(list(self.methods)))
         self._trained_model.share_passes(self._walker if self._room is None else None)
         with self.what.overheard() as heard:
             for name in self.methods:
@@ -157,30 +158,30 @@ class Cascade:
         following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
         self._total = self._done + trials * len(self.steps) * len(following)
         part = Part({name: self._tables(name, trials) for name in following})
-        ready, self._ahead = {} if self._ahead is None else {0: self._ahead}, None
         engine = (
             self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
         )
-        engine, saved = self._in_common(engine), snapshot(self.model, self.trained)
-        division = self._division(following, trials, engine)
+        saved = snapshot(self.model, self.trained)
+        ahead, self._ahead = self._ahead, None
         begun, walked = self._clock(), 0
         try:
-            if engine is not None and self._share.world > 1:
-                # What one process cannot walk, or not prove, none walks: so each walks its first trial beforehand.
-                ready = self._walked_first(division, engine, saved)
-                engine = self._in_common(engine)
-                ready = {place: made.keep(engine.methods) for place, made in ready.items() if engine is not None}
-                division = self._division(following, trials, engine)
+            walks = SharedWalks(
+                self._share,
+                engine,
+                partial(self._divided, following, trials),
+                lambda place: self.reinitializer.start_trial(self.trials + place),
+                lambda engine, redraw: self._attempt(engine, redraw, saved),
+                ahead,
+            )
             while walked < trials and self._in_time(begun, walked, following):
-                self._walk_trial(walked, part, division, saved, engine, ready)
+                self._walk_trial(walked, part, walks, saved)
                 walked += 1
         finally:
             restore(self.model, saved)
-        part.walked = () if engine is None else tuple(engine.methods)
+        part.walked = walks.names()
         part = part.cpu()
         self._account(following, walked, self._clock() - begun)
-        walked = division.unite(part, walked, self.picture_depths)
-        self._share.loads = division.loads
+        walked = walks.division.unite(part, walked, self.picture_depths)
         self._compare_twins(part.tables.get(POSITIVE_CONTROL), walked)
         for name, table in part.tables.items():
             self.tracks[name].append(table, walked)
@@ -323,24 +324,15 @@ class Cascade:
 
     # -------------------------------------------------------------------------------------------------------- the walk
 
-    def _walk_trial(
-        self,
-        place: int,
-        part: Part,
-        division: Division,
-        saved: Mapping[str, Tensor],
-        engine: Engine | None,
-        ready: dict[int, Trial],
-    ) -> None:
-        """What this process does of one trial, which is row ``place`` of the tables; ``ready`` if walked beforehand."""
-        trial, tables, names = self.trials + place, part.tables, division.names(place)
+    def _walk_trial(self, place: int, part: Part, walks: SharedWalks, saved: Mapping[str, Tensor]) -> None:
+        """What this process does of one trial, which is row ``place`` of the tables."""
+        trial, tables, division = self.trials + place, part.tables, walks.division
+        names = division.names(place)
         if not names and not division.tells(place):
             self._tick(f"trial {trial + 1}", len(self.steps) * len(tables))
             return
         redraw = self.reinitializer.start_trial(trial)
-        made = None
-        if engine is not None and division.walks(place):
-            made = ready.pop(place, None) or self._attempt(engine, redraw, saved)
+        made = walks.trial(place, redraw)
         attributions = {} if made is None else made.attributions
         changes = [] if made is None else [change for each in made.changes.values() for change in each]
         looking = [name for name in names if self.methods[name][0].passes > 0]
@@ -384,24 +376,10 @@ class Cascade:
         if needs_weights:
             restore(self.model, saved)
 
-    def _division(self, following: Sequence[str], trials: int, engine: Engine | None) -> Division:
-        """Who does what of so many more trials."""
-        walked = [] if engine is None else [name for name in following if name in engine.methods]
+    def _divided(self, following: Sequence[str], trials: int, walked: Collection[str]) -> Division:
+        """Who does what of so many more trials, given the methods that share walks."""
         passes = self._passes(following)
         return Division(self._share, passes, walked, trials, len(self.steps), in_step=self._deadline is not None)
-
-    def _in_common(self, engine: Engine | None) -> Engine | None:
-        """The engine for the methods that every process can walk; None, on all of them, if there are none."""
-        names = self._share.common(() if engine is None else engine.methods)
-        return engine.keep(names) if engine is not None and names else None
-
-    def _walked_first(self, division: Division, engine: Engine, saved: Mapping[str, Tensor]) -> dict[int, Trial]:
-        """The first of the trials that this process walks, if any."""
-        place = next((place for place in range(division.trials) if division.walks(place)), None)
-        made = None
-        if place is not None:
-            made = self._attempt(engine, self.reinitializer.start_trial(self.trials + place), saved)
-        return {} if place is None or made is None else {place: made}
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process may walk by itself."""

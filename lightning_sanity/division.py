@@ -141,6 +141,7 @@ class Division:
         Returns:
             The trials that every process came through.
         """
+        self.share.loads = self.loads
         if self.share.world == 1:
             return walked
         found = self.share.exchange((part, walked))

@@ -69,7 +69,7 @@ class TrainedModel:
     def share_passes(self, engine: Engine | None) -> None:
         """Decide who guards what; first of all, and once.
 
-        Methods whose passes an engine shares are guarded together: the batch and its noisy copies are explained at once.
+        Methods whose passes an engine shares are guarded together, the batch and its noisy copies explained at once.
         """
         names = [] if engine is None or self._noisy is None else engine.of_the_batch_itself()
         names = names if len(names) > 1 else []  # a single one takes no less than by itself
