@@ -57,10 +57,10 @@ class Division:
         walked: Methods that shared walks explain, all depths at once.
         trials: How many trials.
         depths: Their depths.
-        in_step: Whether all processes must get on at the same pace: each trial is divided, and nothing else counts.
+        in_step: Whether all processes must get on at the same pace, so that every trial is divided.
 
     Attributes:
-        loads: What every process has been given to do, these trials included.
+        loads: What every process has to do.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Division:
         in_step: bool = False,
     ) -> None:
         self.share, self.trials, self.depths = share, trials, depths
-        self.loads = [0.0] * share.world if in_step else list(share.loads)
+        self.loads = [0.0] * share.world
         self._passes, self._walked = passes, walked
         self._whole: set[int] = set()
         self._owners: dict[tuple[str, int, int], int] = {}
         each = sum(self._costs(0).values())
-        fair = (sum(self.loads) + trials * each) / share.world * (1 + 1e-9)
+        fair = trials * each / share.world * (1 + 1e-9)
         divided: dict[tuple[str, int, int], float] = {}
         for trial in range(trials):
             if not in_step and min(self.loads) + each <= fair:
@@ -141,7 +141,6 @@ class Division:
         Returns:
             The trials that every process came through.
         """
-        self.share.loads = self.loads
         if self.share.world == 1:
             return walked
         found = self.share.exchange((part, walked))
@@ -193,7 +192,7 @@ def guards(
         cost = repeats * (each * (_WALKED if shared else 1.0) + _COMPARING)
         cost += repeats * (each + _COMPARING) if name in stochastic else 0.0
         costs[_TRIAL if shared else name] = costs.get(_TRIAL if shared else name, 0.0) + cost
-    owners = share.owners(costs, share.loads)
+    owners = share.owners(costs)
     return {name: owners[_TRIAL if name in together else name] for name in passes}
 
 

@@ -52,20 +52,21 @@ class Share:
         rank: Number of this process.
         world: How many there are.
         gather: Collects one picklable object from every process, on every process, in the order of ranks.
-
-    Attributes:
-        loads: What every process has been given to do so far, the same on all.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, gather: Callable[[Any], list[Any]] = _alone) -> None:
         self.rank, self.world = rank, world
-        self.loads = [0.0] * world
         self._gather = gather
         self._open = world > 1
 
-    def owners(self, costs: Mapping[_Item, float], loads: list[float]) -> dict[_Item, int]:
-        """Who does each item: the most expensive first, each to whom has least to do; ``loads`` are added to."""
-        found = {}
+    def owners(self, costs: Mapping[_Item, float], loads: list[float] | None = None) -> dict[_Item, int]:
+        """Who does each item: the most expensive first, each to whom has least to do.
+
+        Args:
+            costs: Of the items.
+            loads: What every process has to do already; added to.
+        """
+        loads, found = [0.0] * self.world if loads is None else loads, {}
         for item in sorted(costs, key=lambda item: -costs[item]):  # stable: equal costs in the given order
             rank = loads.index(min(loads))
             found[item] = rank
@@ -142,7 +143,7 @@ class Together(Share):
         self._explanations = 0
         self._until, self._late = math.inf, ""
 
-    def owners(self, costs: Mapping[_Item, float], loads: list[float]) -> dict[_Item, int]:
+    def owners(self, costs: Mapping[_Item, float], loads: list[float] | None = None) -> dict[_Item, int]:
         """The first process; all do its work."""
         return dict.fromkeys(costs, 0)
 
