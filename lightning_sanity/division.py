@@ -33,15 +33,11 @@ class Part:
     changes: dict[int, list[Change]] = field(default_factory=dict)
 
     def cpu(self) -> Part:
-        """The same on the CPU."""
-        return Part(
-            {name: table.cpu() for name, table in self.tables.items()},
-            self.walked,
-            {key: (order, value.cpu()) for key, (order, value) in self.outputs.items()},
-            {
-                trial: [replace(change, relative=change.relative.cpu()) for change in changes]
-                for trial, changes in self.changes.items()
-            },
+        """The same on the CPU, the changes apart."""
+        return replace(
+            self,
+            tables={name: table.cpu() for name, table in self.tables.items()},
+            outputs={key: (order, value.cpu()) for key, (order, value) in self.outputs.items()},
         )
 
 
@@ -143,7 +139,11 @@ class Division:
         """
         if self.share.world == 1:
             return walked
-        found = self.share.exchange((part, walked))
+        sent = {
+            trial: [replace(change, relative=change.relative.cpu()) for change in changes]
+            for trial, changes in part.changes.items()
+        }
+        found = self.share.exchange((replace(part, changes=sent), walked))
         parts, walked = [each for each, _ in found], min(count for _, count in found)
         part.walked = tuple(name for name in part.walked if all(name in each.walked for each in parts))
         for name, table in part.tables.items():
