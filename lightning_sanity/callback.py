@@ -83,7 +83,7 @@ class SaliencySanityCallback(pl.Callback):
         explain: See there; which of several inputs.
         tokens: See there.
         clone_fn: See there.
-        engine: See there; ``"plain"`` where results of one process are to equal those of several to the last bit.
+        engine: See there.
         max_batch: See there.
         log_images: Send figures to the loggers.
         report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.

@@ -21,20 +21,20 @@ from lightning_sanity.budget import Cost, Shared, thin
 from lightning_sanity.calibration import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import other_classes
-from lightning_sanity.division import Division, Outputs
+from lightning_sanity.division import Division, Part
 from lightning_sanity.engine import Engine, Trial, engine_for
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import (
     AttributionFailed,
     Explanation,
     Maps,
-    Reference,
     reduced,
 )
 from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
 from lightning_sanity.room import Room
 from lightning_sanity.settings import Settings
+from lightning_sanity.shared_walks import SharedWalks, in_common
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of
@@ -132,9 +132,8 @@ class Cascade:
             )
             self._room.divide(self._explain)
         if self._deadline is None:  # else each method is timed by itself first
-            self._walker = self._engine(list(self.methods))
-            if self._room is None:
-                self._trained_model.share_passes(self._walker)
+            self._walker = in_common(self._share, self._engine(list(self.methods)))
+        self._trained_model.share_passes(self._walker if self._room is None else None)
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), self._refer)
@@ -160,35 +159,40 @@ class Cascade:
         trials = int(min(trials, self._limit - self.trials))
         following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
         self._total = self._done + trials * len(self.steps) * len(following)
-        depths = len(self.steps)
-        tables = {name: self._tables(name, trials) for name in following}
-        division = Division(self._share, self._passes(following), trials, depths, POSITIVE_CONTROL)
+        part = Part({name: self._tables(name, trials) for name in following})
         engine = (
             self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
         )
-        outputs: Outputs = {}
         saved = snapshot(self.model, self.trained)
-        self._previous_twin: Reference | None = None
+        ahead, self._ahead = self._ahead, None
         begun, walked = self._clock(), 0
         try:
+            walks = SharedWalks(
+                self._share,
+                engine,
+                partial(self._divided, following, trials),
+                lambda place: self.reinitializer.start_trial(self.trials + place),
+                lambda engine, redraw: self._attempt(engine, redraw, saved),
+                ahead,
+            )
             while walked < trials and self._in_time(begun, walked, following):
-                self._walk_trial(walked, tables, division, outputs, saved, engine)
+                self._walk_trial(walked, part, walks, saved)
                 walked += 1
         finally:
             restore(self.model, saved)
-        tables = {name: table.cpu() for name, table in tables.items()}
-        outputs = {key: (order, value.cpu()) for key, (order, value) in outputs.items()}
+        part.walked = walks.names()
+        part = part.cpu()
         self._account(following, walked, self._clock() - begun)
-        walked = division.unite(tables, outputs, walked, self.picture_depths)
-        for name, table in tables.items():
+        walked = walks.division.unite(part, walked, self.picture_depths)
+        self._compare_twins(part.tables.get(POSITIVE_CONTROL), walked)
+        for name, table in part.tables.items():
             self.tracks[name].append(table, walked)
         for trial in range(walked):
-            self._outputs.append(torch.stack([outputs[trial, depth][1] for depth in range(depths)]))
+            self._outputs.append(torch.stack([part.outputs[trial, depth][1] for depth in range(len(self.steps))]))
+            for change in part.changes[trial]:
+                self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
-        if engine is not None:
-            self._engines |= dict.fromkeys(engine.methods, "two_stream")
-        for name in self._changes:
-            del self._changes[name][self.trials :]
+        self._engines |= dict.fromkeys(part.walked, "two_stream")
 
     def walk(self) -> Walk:
         """What was measured so far, on the CPU."""
@@ -218,6 +222,9 @@ class Cascade:
         """Room for what so many more trials will measure of a method."""
         like, picture = self.references[name].maps.magnitude, self.tracks[name].picture
         tables = Trials.empty(like, self.similarities, trials, len(self.steps), self.settings.diagnostics)
+        if name == POSITIVE_CONTROL:
+            tables.last = like.new_full((trials, *like.shape), torch.nan)
+            tables.last_crossed = None if self.what.question is None else tables.last.clone()
         if self.trials == 0 and picture is not None:  # until it is drawn, a picture is the trained model's
             tables.pictures = picture[:, None].repeat(1, len(self.picture_depths), 1, 1)
         return tables
@@ -319,63 +326,67 @@ class Cascade:
 
     # -------------------------------------------------------------------------------------------------------- the walk
 
-    def _walk_trial(
-        self,
-        place: int,
-        tables: Mapping[str, Trials],
-        division: Division,
-        outputs: Outputs,
-        saved: Mapping[str, Tensor],
-        engine: Engine | None,
-    ) -> None:
-        """One trial, which is row ``place`` of the tables."""
-        trial = self.trials + place
+    def _walk_trial(self, place: int, part: Part, walks: SharedWalks, saved: Mapping[str, Tensor]) -> None:
+        """What this process does of one trial, which is row ``place`` of the tables."""
+        trial, tables, division = self.trials + place, part.tables, walks.division
+        names = division.names(place)
+        if not names and not division.tells(place):
+            self._tick(f"trial {trial + 1}", len(self.steps) * len(tables))
+            return
         redraw = self.reinitializer.start_trial(trial)
-        ready, self._ahead = self._ahead, None  # of the first trial, if it was walked beforehand
-        if ready is None:
-            ready = self._attempt(engine, redraw, saved) if engine is not None else None
-        if ready is not None:
-            self._note(change for changes in ready.changes.values() for change in changes)
-        made = {} if ready is None else {n: self._compared(n, each, trial) for n, each in ready.attributions.items()}
-        needs_weights = self._needs_weights(tables, made)
+        made = walks.trial(place, redraw)
+        walked = {} if made is None else {n: self._compared(n, each, trial) for n, each in made.attributions.items()}
+        changes = [] if made is None else [change for each in made.changes.values() for change in each]
+        looking = [name for name in names if self.methods[name][0].passes > 0]
+        needs_weights = bool(looking) and self._needs_weights(looking, walked)
+        needs_weights |= made is None and division.tells(place)
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
                 restore(self.model, saved)
                 random = []
             for unit in (unit for unit in step if needs_weights and unit not in random):
-                changes = redraw(self.model, unit)
-                if ready is None:
-                    self._note(changes)
+                changed = redraw(self.model, unit)
+                changes += changed if made is None else ()
             random = list(step)
-            if self.settings.norm_stats == "recalibrate":
+            now = self.what
+            if needs_weights and self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
-            now = self.what.retargeted() if self.settings.retarget else self.what
+            if needs_weights and self.settings.retarget:
+                now = self.what.retargeted()
             with now.overheard() as heard:
                 told: int | None = None
                 for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
-                        step_of = partial(self._step, now=now, place=place, depth=depth, made=made.get(name))
-                        self._guarded(name, table, (trial, depth), step_of)
+                        act = partial(self._step, now=now, place=place, depth=depth, made=walked.get(name))
+                        self._guarded(name, table, (trial, depth), act)
                     told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
-            if ready is not None:
-                outputs[place, depth] = 0, ready.outputs[depth]
+            if made is not None:
+                part.outputs[place, depth] = -1, made.outputs[depth]
             elif told is not None:
-                outputs[place, depth] = told, heard[0]
+                part.outputs[place, depth] = told, heard[0]
             elif division.tell(place, depth):
-                outputs[place, depth] = len(tables), now.outputs()
+                part.outputs[place, depth] = len(tables), now.outputs()
+        if changes:
+            part.changes[place] = changes
         if "dependence" in self.settings.diagnostics:
             for name, table in tables.items():
                 if division.mine(name, place, len(self.steps) - 1):
-                    at = (trial, len(self.steps))
-                    self._guarded(name, table, at, lambda key, rows: self._depend(key, rows, place))
+                    self._guarded(name, table, (trial, len(self.steps)), partial(self._depend, place=place))
         if needs_weights:
             restore(self.model, saved)
 
+    def _divided(self, following: Sequence[str], trials: int, walked: Collection[str]) -> Division:
+        """Who does what of so many more trials, given the methods that share walks."""
+        passes = self._passes(following)
+        return Division(self._share, passes, walked, trials, len(self.steps), in_step=self._deadline is not None)
+
     def _engine(self, following: Sequence[str]) -> Engine | None:
-        """What explains all depths of a trial at once, where that is exact and this process does all the work."""
-        alone = self._share.world == 1 and self._explain.whole(self.samples)
+        """What explains all depths of a trial at once, where that is exact and this process may walk by itself."""
+        # Several processes could not tell beforehand what their walks will take.
+        alone = self._share.apart and (self._share.world == 1 or self._deadline is None)
+        alone &= self._explain.whole(self.samples)
         exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
         if self.settings.engine == "plain" or not (alone and exact and following):
             return None
@@ -400,12 +411,8 @@ class Cascade:
             return True
         return any(self.methods[name][0].passes > 0 and name not in walked for name in names)
 
-    def _note(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            self._changes.setdefault(change.parameter, []).append(change)
-
-    def _tick(self, label: str) -> None:
-        self._done += 1
+    def _tick(self, label: str, steps: int = 1) -> None:
+        self._done += steps
         self._progress(self._done, self._total, label)
 
     def _guarded(self, name: str, table: Any, at: tuple[int, int], act: Callable[[str, Any], None]) -> None:
@@ -461,14 +468,27 @@ class Cascade:
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:
             table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
-        if name == POSITIVE_CONTROL:  # twins must not resemble one another: their weights should draw the map
-            if self._previous_twin is not None:
-                agreement = self._previous_twin.against(maps, 0)["spearman"][0]
-                if unrelated is not None:  # beyond what the question alone makes alike
-                    alike = self._previous_twin.against(unrelated, 0)["spearman"][0]
-                    agreement = (agreement - alike) / (1 - alike)
-                table.twins.append(agreement)
-            self._previous_twin = self._trained_model.ranked(maps)
+        if table.last is not None:
+            table.last[place] = maps.magnitude
+        if table.last_crossed is not None and unrelated is not None:
+            table.last_crossed[place] = unrelated.magnitude
+
+    def _compare_twins(self, table: Trials | None, walked: int) -> None:
+        """Twins must not resemble one another: their weights should draw the map."""
+        if table is None or table.error is not None or table.last is None:
+            return
+        device = first(self.what.inputs).device
+        maps, crossed = (
+            [Maps(m, m) for m in ([] if each is None else each[:walked].to(device))]
+            for each in (table.last, table.last_crossed)
+        )
+        for trial in range(1, walked):
+            before = self._trained_model.ranked(maps[trial - 1])
+            agreement = before.against(maps[trial], 0)["spearman"][0]
+            if crossed:  # beyond what the question alone makes alike
+                alike = before.against(crossed[trial], 0)["spearman"][0]
+                agreement = (agreement - alike) / (1 - alike)
+            table.twins.append(agreement)
 
     def _depend(self, name: str, table: Trials, place: int) -> None:
         """Likeness to the trained map, at full randomization and under input noise."""

@@ -2,87 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from lightning_sanity.randomization import Change
 from lightning_sanity.shares import Share
 from lightning_sanity.tracks import Track, Trials
 
-Outputs = dict[tuple[int, int], tuple[int, Tensor]]
-"""Per trial and depth the model's outputs, and the place in line of the method that told them."""
 _COMPARING = 0.5  # of a pass: what comparing a map costs beside making it, roughly: more on a small network
+_WALKED = 0.4  # of a pass: what a depth of a shared walk costs
+_TRIAL = ""  # stands for all methods that one process does together
+
+
+@dataclass
+class Part:
+    """What one process measured of some trials.
+
+    Attributes:
+        tables: Per method.
+        walked: Methods that shared walks explain, to the end.
+        outputs: Per trial and depth the model's outputs, and the place in line of the method that told them.
+        changes: Per trial, what re-initialisation changed.
+    """
+
+    tables: dict[str, Trials]
+    walked: tuple[str, ...] = ()
+    outputs: dict[tuple[int, int], tuple[int, Tensor]] = field(default_factory=dict)
+    changes: dict[int, list[Change]] = field(default_factory=dict)
+
+    def cpu(self) -> Part:
+        """The same on the CPU, the changes apart."""
+        return replace(
+            self,
+            tables={name: table.cpu() for name, table in self.tables.items()},
+            outputs={key: (order, value.cpu()) for key, (order, value) in self.outputs.items()},
+        )
 
 
 class Division:
     """The steps of some trials, divided by what they are expected to cost.
 
+    A trial is one process's as long as that is fair, which spares the others its draws. Of the trials that remain, all
+    steps of the methods that share walks are one process's, and other methods' go one by one to whom has least to do.
+
     Args:
         share: Among whom.
         passes: What a step of each method costs, in forward-plus-backward passes.
+        walked: Methods that shared walks explain, all depths at once.
         trials: How many trials.
         depths: Their depths.
-        together: The method whose last steps one process must do for all trials, because it compares them.
+        in_step: Whether all processes must get on at the same pace, so that every trial is divided.
+
+    Attributes:
+        loads: What every process has to do.
     """
 
-    def __init__(self, share: Share, passes: Mapping[str, float], trials: int, depths: int, together: str) -> None:
-        self.share, self.depths = share, depths
-        self._passes, self._together = passes, together
-        costs: dict[tuple[str, int, int], float] = {}
+    def __init__(
+        self,
+        share: Share,
+        passes: Mapping[str, float],
+        walked: Collection[str],
+        trials: int,
+        depths: int,
+        in_step: bool = False,
+    ) -> None:
+        self.share, self.trials, self.depths = share, trials, depths
+        self.loads = [0.0] * share.world
+        self._passes, self._walked = passes, walked
+        self._whole: set[int] = set()
+        self._owners: dict[tuple[str, int, int], int] = {}
+        each = sum(self._costs(0).values())
+        fair = trials * each / share.world * (1 + 1e-9)
+        divided: dict[tuple[str, int, int], float] = {}
         for trial in range(trials):
-            for depth in range(depths):
-                for name in passes:
-                    group = self._group(name, trial, depth)
-                    costs[group] = costs.get(group, 0.0) + passes[name] + _COMPARING
-        self._owners = share.owners(costs)
+            if not in_step and min(self.loads) + each <= fair:
+                self._whole.add(trial)
+                self._owners |= share.owners({(_TRIAL, trial, 0): each}, self.loads)
+            else:
+                divided |= self._costs(trial)
+        self._owners |= share.owners(divided, self.loads)
+
+    def _costs(self, trial: int) -> dict[tuple[str, int, int], float]:
+        """What each group of a trial's steps costs."""
+        costs: dict[tuple[str, int, int], float] = {}
+        for name, passes in self._passes.items():
+            for depth in range(self.depths):
+                group = self._group(name, trial, depth)
+                once = passes == 0 and group in costs  # compared at the first depth only
+                step = (_WALKED if name in self._walked else 1.0) * passes + _COMPARING
+                costs[group] = costs.get(group, 0.0) + (0.0 if once else step)
+        return costs
 
     def _group(self, name: str, trial: int, depth: int) -> tuple[str, int, int]:
         """Steps of one group are done by one process."""
-        if self._passes[name] == 0:
-            return name, trial, 0  # it never looks at the model, so it is measured once per trial
-        return name, 0 if name == self._together and depth == self.depths - 1 else trial, depth
+        if trial in self._whole or name in self._walked:
+            return _TRIAL, trial, 0
+        return name, trial, 0 if self._passes[name] == 0 else depth  # what never looks at the model is measured once
+
+    def _owner(self, name: str, trial: int, depth: int) -> int:
+        return self._owners[self._group(name, trial, depth)]
 
     def mine(self, name: str, trial: int, depth: int) -> bool:
         """Whether this process explains a step."""
         return self.share.does(self._owner(name, trial, depth))
 
+    def names(self, trial: int) -> list[str]:
+        """Methods of which this process explains some step of a trial."""
+        return [n for n in self._passes if any(self.mine(n, trial, depth) for depth in range(self.depths))]
+
+    def walks(self, trial: int) -> bool:
+        """Whether this process makes the shared walks of a trial."""
+        return bool(self._walked) and self.share.does(self._owners[_TRIAL, trial, 0])
+
     def tell(self, trial: int, depth: int) -> bool:
         """Whether this process must tell the outputs of a depth, even if none of its methods lets it hear them."""
-        looking = next((name for name, passes in self._passes.items() if passes > 0), None)
-        owner = depth % self.share.world if looking is None else self._owner(looking, trial, depth)
-        return self.share.does(owner)
+        looking = (name for name, passes in self._passes.items() if passes > 0)
+        name = next(iter([*self._walked, *looking, *self._passes]), None)
+        return self.share.does(trial % self.share.world if name is None else self._owner(name, trial, depth))
 
-    def _owner(self, name: str, trial: int, depth: int) -> int:
-        return self._owners[self._group(name, trial, depth)]
+    def tells(self, trial: int) -> bool:
+        """Whether this process must tell the outputs of some depth of a trial."""
+        return any(self.tell(trial, depth) for depth in range(self.depths))
 
-    def unite(self, tables: Mapping[str, Trials], outputs: Outputs, walked: int, pictured: Sequence[int]) -> int:
+    def unite(self, part: Part, walked: int, pictured: Sequence[int]) -> int:
         """Fill in, on every process, what the others measured.
 
         Args:
-            tables: This process's part, on the CPU; completed in place.
-            outputs: Likewise.
-            walked: Trials that this process walked to their end.
+            part: This process's, on the CPU; completed in place.
+            walked: Trials that this process came through.
             pictured: Depths that have pictures, in the first trial.
 
         Returns:
-            The trials that every process walked.
+            The trials that every process came through.
         """
         if self.share.world == 1:
             return walked
-        parts = self.share.exchange((tables, outputs, walked))
-        walked = min(part[2] for part in parts)
-        for name, table in tables.items():
-            everyone: list[Trials] = [part[0][name] for part in parts]
+        sent = {
+            trial: [replace(change, relative=change.relative.cpu()) for change in changes]
+            for trial, changes in part.changes.items()
+        }
+        found = self.share.exchange((replace(part, changes=sent), walked))
+        parts, walked = [each for each, _ in found], min(count for _, count in found)
+        part.walked = tuple(name for name in part.walked if all(name in each.walked for each in parts))
+        for name, table in part.tables.items():
+            everyone = [each.tables[name] for each in parts]
             if _first_failure(table, everyone):
                 continue
-            table.twins = max((found.twins for found in everyone), key=len)
             for trial in range(walked):
                 for depth in range(self.depths):
                     self._fill(table, everyone[self._owner(name, trial, depth)], trial, depth, pictured)
         for trial in range(walked):
+            part.changes[trial] = next(each.changes[trial] for each in parts if trial in each.changes)
             for depth in range(self.depths):
-                heard = [part[1][trial, depth] for part in parts if (trial, depth) in part[1]]
-                outputs[trial, depth] = min(heard, key=lambda pair: pair[0])
+                heard = [each.outputs[trial, depth] for each in parts if (trial, depth) in each.outputs]
+                part.outputs[trial, depth] = min(heard, key=lambda pair: pair[0])
         return walked
 
     def _fill(self, table: Trials, owner: Trials, trial: int, depth: int, pictured: Sequence[int]) -> None:
@@ -90,13 +165,35 @@ class Division:
             for key in mine:
                 mine[key][trial, depth] = theirs[key][trial, depth]
         if depth == self.depths - 1:
-            for name in ("norm", "dependence", "entropy_rise"):
+            for name in ("norm", "dependence", "entropy_rise", "last", "last_crossed"):
                 ours, measured = getattr(table, name), getattr(owner, name)
                 if ours is not None and measured is not None:
                     ours[trial] = measured[trial]
         if trial == 0 and depth in pictured and table.pictures is not None and owner.pictures is not None:
             column = pictured.index(depth)
             table.pictures[:, column] = owner.pictures[:, column]
+
+
+def guards(
+    share: Share, passes: Mapping[str, float], stochastic: Collection[str], together: Collection[str], repeats: int
+) -> dict[str, int]:
+    """Who guards each method's maps of the trained model.
+
+    Args:
+        share: Among whom.
+        passes: See ``Division``.
+        stochastic: Methods whose explanations are repeated for their ceiling.
+        together: Methods whose noisy copies are explained in shared passes, by one process.
+        repeats: How often.
+    """
+    costs: dict[str, float] = {}
+    for name, each in passes.items():
+        shared = name in together
+        cost = repeats * (each * (_WALKED if shared else 1.0) + _COMPARING)
+        cost += repeats * (each + _COMPARING) if name in stochastic else 0.0
+        costs[_TRIAL if shared else name] = costs.get(_TRIAL if shared else name, 0.0) + cost
+    owners = share.owners(costs)
+    return {name: owners[_TRIAL if name in together else name] for name in passes}
 
 
 def unite_references(share: Share, tracks: Mapping[str, Track], guards: Mapping[str, int]) -> None:

@@ -69,6 +69,10 @@ class Trial:
         found = {name: [each[depth] for depth in depths] for name, each in self.attributions.items()}
         return replace(self, outputs=self.outputs[list(depths)], attributions=found)
 
+    def keep(self, names: Collection[str]) -> Trial:
+        """The same for some of the methods."""
+        return replace(self, attributions={name: each for name, each in self.attributions.items() if name in names})
+
 
 def engine_for(
     model: nn.Module,

@@ -155,10 +155,10 @@ def parameter_randomization_test(
             explained fewer at a time, one depth after the other where all at once are too many; results stay the same.
             Of a stochastic method the samples stay together, because its noise would be another. What was decided is
             in ``settings["memory"]``; the notes say where even one sample takes more.
-        share: This process's part where several of them run the same test together.
+        share: This process's part where several of them run the same test together; their number changes no result.
         engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
             ``settings["engine"]``, at the price of one more copy of the weights on the model's device; ``"plain"``
-            always explains one depth after the other, without that copy.
+            always explains one depth after the other, without that copy. So do several processes under ``max_seconds``.
 
     Returns:
         Curves, verdicts and the proof of what was re-initialised.

@@ -91,11 +91,13 @@ class Room:
         units = dict.fromkeys(unit for step in steps for unit in step)
         drawing = max(bytes_of(map(model.get_parameter, unit.parameters)) for unit in units)
         tables = 8 * len(similarities) * trials * len(steps) * self._samples
+        one = next(what.chunks(1))
+        last = trials * self._samples * bytes_of([reduced(first(one.inputs).float(), "any", one).magnitude])
         stacked = repeats * self._samples
         self._stacked = stacked if stacked <= ROWS else self._samples
         batches = 1 + _NOISY * self._stacked // self._samples
         self._always = self._model * (2 if twin else 1) + batches * bytes_of([first(what.inputs)])
-        self._always += len(methods) * (kept.of(self._samples) + tables)
+        self._always += len(methods) * (kept.of(self._samples) + tables) + last * (1 if what.question is None else 2)
         # The clone was proven alive with a second set of weights, all zero.
         self._least = max(comparing.of(self._samples), passing, _DRAWING * drawing, self._model)
         self.left = limit - self._always

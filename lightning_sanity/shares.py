@@ -1,7 +1,7 @@
 """How several processes share one test: who explains what, and how the parts come together.
 
-Every process walks the whole cascade with the same seeds, which costs little, and explains only its share. What a
-process finds does not depend on who finds it, so any number of processes has the same result.
+Every process draws from the same seeds and explains only its share. What a process finds does not depend on who finds
+it, so any number of processes has the same result.
 """
 
 from __future__ import annotations
@@ -59,9 +59,14 @@ class Share:
         self._gather = gather
         self._open = world > 1
 
-    def owners(self, costs: Mapping[_Item, float]) -> dict[_Item, int]:
-        """Who does each item: the most expensive first, each to whom has least to do."""
-        loads, found = [0.0] * self.world, {}
+    def owners(self, costs: Mapping[_Item, float], loads: list[float] | None = None) -> dict[_Item, int]:
+        """Who does each item: the most expensive first, each to whom has least to do.
+
+        Args:
+            costs: Of the items.
+            loads: What every process has to do already; added to.
+        """
+        loads, found = [0.0] * self.world if loads is None else loads, {}
         for item in sorted(costs, key=lambda item: -costs[item]):  # stable: equal costs in the given order
             rank = loads.index(min(loads))
             found[item] = rank
@@ -73,6 +78,11 @@ class Share:
         """How many processes the work is divided among."""
         return self.world
 
+    @property
+    def apart(self) -> bool:
+        """Whether processes may run different passes at the same time."""
+        return True
+
     def does(self, owner: int) -> bool:
         """Whether this process does what the given one owns."""
         return owner == self.rank
@@ -80,6 +90,11 @@ class Share:
     def agreed(self, value: Any) -> Any:
         """What this process goes by; the same on all where they must go together."""
         return value
+
+    def common(self, names: Iterable[str]) -> set[str]:
+        """Those names that every process gives."""
+        found = [set(given) for given in self.exchange(list(names))]
+        return found[0].intersection(*found[1:])
 
     def alarm(self, seconds: float | None, message: str) -> AbstractContextManager[None]:
         """See ``budget.alarm``."""
@@ -128,7 +143,7 @@ class Together(Share):
         self._explanations = 0
         self._until, self._late = math.inf, ""
 
-    def owners(self, costs: Mapping[_Item, float]) -> dict[_Item, int]:
+    def owners(self, costs: Mapping[_Item, float], loads: list[float] | None = None) -> dict[_Item, int]:
         """The first process; all do its work."""
         return dict.fromkeys(costs, 0)
 
@@ -136,6 +151,11 @@ class Together(Share):
     def workers(self) -> int:
         """None is spared anything."""
         return 1
+
+    @property
+    def apart(self) -> bool:
+        """Only where there is but one."""
+        return self.world == 1
 
     def does(self, owner: int) -> bool:
         """Everything."""

@@ -13,7 +13,7 @@ from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.calibration import timed
 from lightning_sanity.diagnostics import between_classes
-from lightning_sanity.division import unite_references
+from lightning_sanity.division import guards, unite_references
 from lightning_sanity.engine import Engine
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import CROSS_PAIRS, QUESTIONS, Explanation, Maps, Reference, reduced
@@ -55,7 +55,7 @@ class TrainedModel:
         self.references: dict[str, Reference] = {}
         self.seconds: dict[str, tuple[float, float]] = {}
         self._similarities, self._support, self._explain, self._share = similarities, support, explain, share
-        self._owners = share.owners({name: method.passes for name, (method, _) in methods.items()})
+        self._owners: dict[str, int] = {}
         self._samples = len(first(what.inputs))
         keys = [stream_seed(settings.seed, "guard", repeat) for repeat in range(settings.repeats)]
         self._noisy: Explanation | None = what.with_noise(keys)
@@ -67,9 +67,16 @@ class TrainedModel:
         return self._share.does(self._owners[name])
 
     def share_passes(self, engine: Engine | None) -> None:
-        """Explain the batch and its noisy copies by all methods at once whose passes an engine shares."""
-        names = [] if engine is None else engine.of_the_batch_itself()
-        if engine is None or self._noisy is None or len(names) < 2:  # a single one takes no less than by itself
+        """Decide who guards what; first of all, and once.
+
+        Methods whose passes an engine shares are guarded together, the batch and its noisy copies explained at once.
+        """
+        names = [] if engine is None or self._noisy is None else engine.of_the_batch_itself()
+        names = names if len(names) > 1 else []  # a single one takes no less than by itself
+        passes = {name: method.passes for name, (method, _) in self.methods.items()}
+        stochastic = [name for name, (method, _) in self.methods.items() if method.stochastic]
+        self._owners = guards(self._share, passes, stochastic, names, self.settings.repeats)
+        if engine is None or self._noisy is None or not names or not self.mine(names[0]):
             return
         plain, noisy = engine.explain(self.what, names), engine.explain(self._noisy, names)
         for name in plain.keys() & noisy.keys():

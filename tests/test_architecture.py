@@ -67,7 +67,7 @@ FLOORS = (
     ("walk_plan",),
     ("streams",),
     ("engine", "explainer", "calibration", "room"),
-    ("trained_model", "comparison"),
+    ("trained_model", "comparison", "shared_walks"),
     ("cascade",),
     ("coverage", "validity", "preparation", "provenance"),
     ("randomization_tests", "data_randomization"),

@@ -53,7 +53,7 @@ def test_any_number_of_processes_finds_the_same_of_the_same_weights(tmp_path, di
     found, logged = [], []
     for number in (1, devices):
         callback = SaliencySanityCallback(
-            ["gradient", "smoothgrad", "guided_backprop"], probe=8, trials=2, repeats=2, max_steps=3, engine="plain"
+            ["gradient", "smoothgrad", "guided_backprop"], probe=8, trials=3, repeats=2, max_steps=3
         )
         trainer = pl.Trainer(
             accelerator="cpu",

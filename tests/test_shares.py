@@ -7,11 +7,22 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lightning_sanity import parameter_randomization_test
+from lightning_sanity import Criterion, parameter_randomization_test
 from lightning_sanity.budget import Interrupted
+from lightning_sanity.division import Division
+from lightning_sanity.engine import Engine
+from lightning_sanity.network import NotTraceable
 from lightning_sanity.shares import PeerFailed, Share
+from lightning_sanity.targets import class_mask
 
-METHODS = ("gradient", "smoothgrad", "gradcam", "edge_detector", "input_copy", "random")
+
+def own(model, inputs, target):
+    """A method that is explained one depth after the other."""
+    return torch.autograd.grad(model(leaf := inputs.clone().requires_grad_()).logsumexp(1).sum(), leaf)[0]
+
+
+METHODS = {name: name for name in ("gradient", "smoothgrad", "gradcam", "guided_backprop")} | {"own": own}
+FEW = {name: METHODS[name] for name in ("gradient", "guided_backprop", "own")}
 forking = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -37,15 +48,7 @@ def in_processes(world, folder, work):
 
 
 def whole(model, images, share, **changes):
-    given = {
-        "trials": 2,
-        "repeats": 2,
-        "max_steps": 3,
-        "methods": METHODS,
-        "progress": False,
-        "engine": "plain",
-        **changes,
-    }
+    given = {"trials": 2, "repeats": 2, "max_steps": 3, "methods": METHODS, "progress": False, **changes}
     result = parameter_randomization_test(model, images[:6], share=share, **given).to_dict()
     for key in ("seconds", "created"):
         result.pop(key)
@@ -54,24 +57,84 @@ def whole(model, images, share, **changes):
 
 def test_owners_have_about_equally_much_to_do():
     costs = {item: 1.0 + item % 7 for item in range(50)}
-    owners = Share(0, 3).owners(costs)
-    loads = [sum(cost for item, cost in costs.items() if owners[item] == rank) for rank in range(3)]
+    loads = [2.0, 0.0, 9.0]
+    owners = Share(0, 3).owners(costs, loads)
+    given = [sum(cost for item, cost in costs.items() if owners[item] == rank) for rank in range(3)]
+    assert [2.0 + given[0], given[1], 9.0 + given[2]] == loads
     assert max(loads) - min(loads) <= 1.0
 
 
+@pytest.mark.parametrize("trials", [1, 4, 5, 20])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("walked", [(), ("gradient", "gradcam"), ("gradient", "gradcam", "smoothgrad")])
+def test_every_step_is_done_by_one_process_and_walks_by_whole_trials(trials, world, walked):
+    passes = {"gradient": 1.0, "gradcam": 1.0, "smoothgrad": 8.0, "edge_detector": 0.0}
+    divisions = [Division(Share(rank, world), passes, walked, trials, 5) for rank in range(world)]
+    for trial in range(trials):
+        walking = [each for each in divisions if each.walks(trial)]
+        assert len(walking) == bool(walked)
+        for depth in range(5):
+            assert sum(each.tell(trial, depth) for each in divisions) == 1
+            for name in passes:
+                owners = [each for each in divisions if each.mine(name, trial, depth)]
+                assert owners == walking if name in walked else len(owners) == 1
+    loads = divisions[0].loads
+    assert max(loads) - min(loads) <= max(9.0, sum(loads) / trials * (len(walked) > 0))  # one step, or one walk
+
+
+def test_who_has_one_walk_more_explains_less_of_the_rest():
+    passes = {"gradient": 1.0, "gradcam": 1.0, "own": 1.0}
+    divided = Division(Share(0, 2), passes, ("gradient", "gradcam"), 5, 8)
+    assert divided.walks(4)
+    assert not any(divided.mine("own", 4, depth) for depth in range(8))
+    assert sum(divided.loads) == pytest.approx(2 * max(divided.loads), rel=0.1)
+
+
 @forking
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+def test_any_number_of_processes_finds_the_same_to_the_last_bit(digits_network, tmp_path, world):
+    model, images, _ = digits_network
+    alone = whole(model, images, Share(), trials=3)
+    assert alone["settings"]["engine"]["smoothgrad"] == "two_stream"
+    assert alone["settings"]["engine"]["own"] == "plain"
+    for found in in_processes(world, tmp_path, lambda share: whole(model, images, share, trials=3)):
+        assert found == alone
+
+
+@forking
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("world", "changes"),
+    "changes",
     [
-        (2, {}),
-        pytest.param(4, {}, marks=pytest.mark.slow),
-        pytest.param(2, {"order": "independent", "norm_stats": "recalibrate"}, marks=pytest.mark.slow),
+        {"engine": "plain", "trials": 3},
+        {"trials": "auto", "criterion": Criterion(0.999999), "methods": "gradient"},
+        {"diagnostics": ("cross_image", "random_logit", "entropy", "dependence")},
+        {"order": "independent", "methods": ("gradient", "smoothgrad")},
+        {"norm_stats": "recalibrate", "methods": ("gradient", "guided_backprop")},
+        {"retarget": True, "methods": ("gradient", "guided_backprop")},
+        {"max_memory": 2_000_000, "methods": ("gradient", "gradcam")},
     ],
+    ids=str,
 )
-def test_any_number_of_processes_finds_the_same_to_the_last_bit(digits_network, tmp_path, world, changes):
+def test_processes_find_the_same_whatever_is_asked(digits_network, tmp_path, changes):
     model, images, _ = digits_network
     alone = whole(model, images, Share(), **changes)
-    for found in in_processes(world, tmp_path, lambda share: whole(model, images, share, **changes)):
+    assert changes.get("trials") != "auto" or alone["settings"]["trials_run"]["gradient"] > 5
+    for found in in_processes(2, tmp_path, lambda share: whole(model, images, share, **changes)):
+        assert found == alone
+
+
+@forking
+def test_processes_that_share_a_question_about_regions_find_the_same(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(6, 3, 1)).eval()
+    images, mask = torch.rand(6, 1, 12, 12), (torch.rand(6, 12, 12) > 0.5).float()
+
+    def work(share):
+        return whole(model, images, share, target=class_mask(1, mask), methods=("gradient", "input_x_gradient"))
+
+    alone = work(Share())
+    assert alone["settings"]["engine"]["gradient"] == "two_stream"
+    for found in in_processes(2, tmp_path, work):
         assert found == alone
 
 
@@ -84,13 +147,98 @@ def test_each_process_explains_about_its_part(digits_network, tmp_path):
 
         def counting(model, inputs, target):
             calls.append(1)
-            return torch.autograd.grad(model(leaf := inputs.clone().requires_grad_()).sum(), leaf)[0]
+            return own(model, inputs, target)
 
         whole(model, images, share, methods={"counting": counting}, trials=4, max_steps=5, controls=False)
         return len(calls)
 
     total = count(Share())
     assert all(count <= 0.65 * total for count in in_processes(2, tmp_path, count))
+
+
+@forking
+def test_each_process_walks_and_draws_its_trials_alone(digits_network, tmp_path):
+    model, images, _ = digits_network
+
+    def count(share):
+        drawn = []
+
+        def drawing(module):
+            drawn.append(1)
+            module.reset_parameters()
+
+        whole(model, images, share, reinitialize=drawing, methods="gradient", trials=4)
+        return len(drawn)
+
+    total = count(Share())
+    counts = in_processes(2, tmp_path, count)
+    assert sum(counts) <= 1.3 * total  # each proves its first walk
+    assert max(counts) <= 0.7 * total
+
+
+@forking
+def test_a_walk_that_fails_midway_on_one_process_is_made_up_for_there(digits_network, tmp_path):
+    model, images, _ = digits_network
+
+    def work(share):
+        walk, count = Engine.trial, []
+
+        def failing(engine, *arguments):
+            count.append(1)
+            if len(count) == 2:
+                raise NotTraceable("on purpose")
+            return walk(engine, *arguments)
+
+        Engine.trial = failing if share.rank == 1 else walk
+        return whole(model, images, share, methods=FEW, trials=5)
+
+    alone = whole(model, images, Share(), methods=FEW, trials=5)
+    one, two = in_processes(2, tmp_path, work)
+    assert one == two
+    assert one["settings"]["engine"] == dict.fromkeys(alone["settings"]["engine"], "plain")
+    for name, verdict in one["verdicts"].items():
+        assert verdict["outcome"] == alone["verdicts"][name]["outcome"]
+        assert verdict["psi"] == pytest.approx(alone["verdicts"][name]["psi"], abs=1e-4)
+
+
+@forking
+def test_what_one_process_cannot_trace_no_process_walks(digits_network, tmp_path):
+    model, images, _ = digits_network
+
+    def work(share):
+        if share.rank == 1:
+            Engine.__init__ = refusing
+        return whole(model, images, share, methods=FEW)
+
+    def refusing(engine, *arguments):
+        raise NotTraceable("on purpose")
+
+    alone = whole(model, images, Share(), methods=FEW, engine="plain")
+    assert in_processes(2, tmp_path, work) == [alone, alone]
+
+
+@forking
+def test_what_one_process_cannot_prove_no_process_walks(digits_network, tmp_path, monkeypatch):
+    model, images, _ = digits_network
+
+    def work(share):
+        check = Engine._check
+
+        def doubting(engine, name, ours, redraw):
+            if name == "guided_backprop":
+                engine._give_up(name, "on purpose")
+            else:
+                check(engine, name, ours, redraw)
+
+        if share.rank == share.world - 1:
+            monkeypatch.setattr(Engine, "_check", doubting)
+        return whole(model, images, share, methods=FEW, trials=3)
+
+    alone = work(Share())
+    monkeypatch.undo()
+    assert alone["settings"]["engine"]["guided_backprop"] == "plain"
+    assert alone["settings"]["engine"]["gradient"] == "two_stream"
+    assert in_processes(2, tmp_path, work) == [alone, alone]
 
 
 @forking
@@ -101,7 +249,7 @@ def test_a_method_that_raises_on_one_process_is_given_up_on_all(digits_network, 
         def broken(model, inputs, target):
             if share.rank == 1:
                 raise ValueError("broken on purpose")
-            return torch.autograd.grad(model(leaf := inputs.clone().requires_grad_()).sum(), leaf)[0]
+            return own(model, inputs, target)
 
         return whole(model, images, share, methods={"broken": broken, "gradient": "gradient"})
 
