@@ -41,7 +41,7 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
     signed, unsigned = (LinearSegmentedColormap.from_list("", c) for c in (theme.signed, theme.unsigned))
     height, width = (1.1 * side / max(pictures.inputs.shape[1:3]) for side in pictures.inputs.shape[1:3])
     left, gap = 2.15, 0.09
-    figure = new_figure(max(6.0, left + len(titles) * (width + gap)), 1, theme, layout="none")
+    figure = new_figure(max(6.0, left + len(titles) * (width + gap)), 1, theme)
     title = headline(figure, result, theme)
     top = 0.65 + 0.19 * len(title.get_text().splitlines())
     bottom = top + len(names) * (height + gap)
