@@ -15,7 +15,6 @@ from lightning_sanity.report.palette import Theme
 from lightning_sanity.report.wording import SYMBOL, answer
 from lightning_sanity.result import SanityResult
 
-
 _PAD = 8.0  # pixels between what must not touch
 
 
@@ -42,9 +41,9 @@ def arrange(figure: Figure, panels: Sequence[Axes], columns: int = 1) -> None:
     for legend in figure.legends:
         right = min(right, legend.get_window_extent().x0 - _PAD)
     reach = [_reach(axes) for axes in panels]  # left, right, below, above
-    across = [[max(sides) for sides in zip(*(r[:2] for r in reach[column::columns]))] for column in range(columns)]
     rows = [reach[start : start + columns] for start in range(0, len(reach), columns)]
-    down = [[max(sides) for sides in zip(*(r[2:] for r in row))] for row in rows]
+    across = [[max(r[side] for r in reach[column::columns]) for side in (0, 1)] for column in range(columns)]
+    down = [[max(r[side] for r in row) for side in (2, 3)] for row in rows]
     wide = (right - _PAD - sum(map(sum, across)) - _PAD * (columns - 1)) / columns
     tall = (high - low - sum(map(sum, down)) - _PAD * (len(rows) - 1)) / len(rows)
     for place, axes in enumerate(panels):
