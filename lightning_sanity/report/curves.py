@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import TICKDOWN, Line2D
+from matplotlib.lines import Line2D
+from matplotlib.markers import TICKDOWN
 from torch import Tensor
 
 from lightning_sanity.report import psi
@@ -206,7 +207,7 @@ def _unit_axis(axes: Axes, units: Sequence[str], theme: Theme, room: int) -> Non
     slanted = sum(map(len, names)) + 2 * len(names) > 3 * room
     turned: dict[str, Any] = {"rotation": 38, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     # One artist for all marks: a minor tick consists of five, which together take longer than the rest of the panel.
-    marks = {"marker": TICKDOWN, "s": 2.5, "linewidths": 0.6, "color": theme.grey, "clip_on": False}
+    marks: dict[str, Any] = {"marker": TICKDOWN, "s": 2.5, "linewidths": 0.6, "color": theme.grey, "clip_on": False}
     axes.scatter(range(len(units) + 1), [0.0] * (len(units) + 1), transform=axes.get_xaxis_transform(), **marks)
     axes.set_xticks(shown, names, fontsize=8, **turned)  # after all else: it widens the axis to hold them
 

@@ -20,7 +20,8 @@ _PAD = 8.0  # pixels between what must not touch
 
 def new_figure(width: float, height: float, theme: Theme) -> Figure:
     """An empty figure that draws itself with Agg, wherever it ends up."""
-    figure = Figure(figsize=(width, height), dpi=100, layout="none", facecolor=theme.paper)
+    none: Any = "none"  # whatever the user's own default is
+    figure = Figure(figsize=(width, height), dpi=100, layout=none, facecolor=theme.paper)
     FigureCanvasAgg(figure)
     return figure
 
