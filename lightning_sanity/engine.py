@@ -3,7 +3,7 @@
 Methods say what they need (see ``attribution.derived``); equal needs are one walk, whatever the methods are called. A
 walk serves all depths of a trial at once (see ``streams``). What cannot be had this way, a user's own function or a
 network that cannot be traced, stays with the plain loop, which is also the reference: one depth of the first trial is
-explained both ways, and a method whose maps differ goes back to the plain loop.
+explained both ways, for two of its samples, and a method whose maps differ goes back to the plain loop.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class Engine:
         begun = clock()
         try:
             self.network.start_trial()
-            changes = {unit.name: redraw(self.network.twin, unit) for unit in self.units}
+            changes = {unit.name: redraw(self.network.twin, unit, self.model) for unit in self.units}
             outputs, found = self._walks(self.what, self._random, self.methods)
             seconds = clock() - begun
             for name in list(self.methods):
@@ -246,22 +246,27 @@ class Engine:
         return {(derived.copies, rule) for rule in derived.rules} | ({derived.layer} if derived.layer else set())
 
     def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
-        """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
+        """Explain one depth by the plain path as well; what differs is given up with all that shares its passes.
+
+        The first and the last sample are enough, but for a method that draws something for the whole batch.
+        """
         depth = len(self.steps) // 2
         if not self.network.lend_random(self._random[depth]):
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
         reseed(self.seed, first(self.what.inputs).device)
-        function = self.methods[name]
+        function, what = self.methods[name], self.what
+        some = slice(0, self.samples) if function.copies is not None else slice(0, None, max(1, self.samples - 1))
+        what = replace(what, inputs=rows_of(what.inputs, some), target=target_of(what.target, some))
         rows = self._proof_rows.get(name, max(self.samples, ROWS))
         with torch.enable_grad(), at_most(rows):
             parts = [
                 function.plain(part.model, part.inputs, part.target)
-                for part in self.what.chunks(rows if function.copies is None else self.samples)
+                for part in what.chunks(rows if function.copies is None else self.samples)
             ]
             plain = torch.cat([part.detach() for part in parts])
         norm = torch.linalg.vector_norm
-        difference = float(norm((ours[depth] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
+        difference = float(norm((ours[depth][some] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
         needs = self._needs(name)
         if difference <= self.methods[name].tolerance:
             self._proven |= needs
