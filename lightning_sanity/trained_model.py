@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lightning_sanity._rng import stream_seed
-from lightning_sanity.attribution.batching import ROWS
+from lightning_sanity.attribution.batching import ROWS, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.calibration import timed
 from lightning_sanity.diagnostics import between_classes
@@ -22,6 +23,9 @@ from lightning_sanity.settings import Settings
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track
+
+_GUARDING = 0.3  # of the time that is left, for all methods' noisy copies
+_PATIENCE = 0.01  # of the time that is left, to time one explanation again
 
 
 class TrainedModel:
@@ -38,7 +42,8 @@ class TrainedModel:
 
     Attributes:
         references: Its maps, per method.
-        seconds: Of each method's explanation and of comparing it, where they were timed.
+        seconds: Of each method's explanation and of comparing it, where there is a limit on time.
+        pass_seconds: Of an explanation by all methods at once, where time is so short that it was not made twice.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class TrainedModel:
         self.what, self.methods, self.settings = what, methods, settings
         self.references: dict[str, Reference] = {}
         self.seconds: dict[str, tuple[float, float]] = {}
+        self.pass_seconds: float | None = None
+        self._copies: dict[str, int] = {}
         self._similarities, self._support, self._explain, self._share = similarities, support, explain, share
         self._owners = share.owners({name: method.passes for name, (method, _) in methods.items()})
         self._samples = len(first(what.inputs))
@@ -66,32 +73,73 @@ class TrainedModel:
         """Whether this process guards the method's maps."""
         return self._share.does(self._owners[name])
 
-    def share_passes(self, engine: Engine | None) -> None:
-        """Explain the batch and its noisy copies by all methods at once whose passes an engine shares."""
+    def share_passes(self, engine: Engine | None, clock: Callable[[], float], left: float | None) -> None:
+        """Explain the batch and its noisy copies by all methods at once whose passes an engine shares.
+
+        Args:
+            engine: Shares them, if it is to be had.
+            clock: Tells what a pass takes.
+            left: Seconds that are left of a limit on time, if there is one.
+        """
         names = [] if engine is None else engine.of_the_batch_itself()
         if engine is None or self._noisy is None or len(names) < 2:  # a single one takes no less than by itself
             return
-        plain, noisy = engine.explain(self.what, names), engine.explain(self._noisy, names)
+        begun = clock()
+        plain = engine.explain(self.what, names)
+        took = clock() - begun
+        copies = self._affordable(took / len(names), left)
+        if copies < self.settings.repeats:
+            self.pass_seconds = took
+        noisy = engine.explain(self._copied(copies), names)
         for name in plain.keys() & noisy.keys():
-            self._ready[name] = reduced(plain[name], name, self.what), reduced(noisy[name], name, self._noisy)
+            self._ready[name] = reduced(plain[name], name, self.what), reduced(noisy[name], name, self._copied(copies))
             self._tolerance[name] = engine.methods[name].tolerance
 
-    def refer(self, name: str, track: Track, clock: Callable[[], float], patience: float | None) -> None:
+    def _affordable(self, seconds: float, left: float | None) -> int:
+        """How many noisy copies to explain by a method that takes so long for one."""
+        if left is None:
+            return self.settings.repeats
+        room = _GUARDING * left / max(len(self.methods), 1)
+        return max(1, min(self.settings.repeats, int(room / max(seconds, 1e-9))))
+
+    def fewest_copies(self) -> int:
+        """How many noisy copies the methods that this process guards had at least."""
+        return min([count for name, count in self._copies.items() if self.mine(name)], default=self.settings.repeats)
+
+    def _copied(self, copies: int) -> Explanation:
+        """So many of the noisy copies."""
+        assert self._noisy is not None
+        return next(self._noisy.chunks(copies * self._samples))
+
+    def refer(self, name: str, track: Track, clock: Callable[[], float], left: float | None) -> None:
         """Fill a track with what the trained model's maps say.
 
         Args:
             name: The method.
             track: Where to.
             clock: Of ``seconds``.
-            patience: Seconds to time the explanation again, see ``calibration.timed``; None if it need not be timed.
+            left: Seconds that are left of a limit on time, if there is one.
         """
-        maps, explaining = timed(
-            lambda: self._explain(name, self.what, "reference"), clock, patience or 0.0, self._share.agreed
-        )
+        hurried = self.pass_seconds is not None
+        patience = 0.0 if left is None or hurried else _PATIENCE * left
+        shared = self._shared(name) if hurried else None
+        if shared is not None and self.pass_seconds is not None:
+            maps, explaining = shared, self.pass_seconds
+        else:
+            explain = partial(self._explain, name, self.what, "reference")
+            maps, explaining = timed(explain, clock, patience, self._share.agreed)
         reference = self.references[name] = Reference(maps, self._similarities, self._support)
-        if patience is not None:
-            _, comparing = timed(lambda: reference.against(maps, min(1, self._samples - 1)), clock, patience)
-            self.seconds[name] = explaining, comparing
+        if left is not None:
+            known = next((comparing for _, comparing in self.seconds.values()), None) if hurried else None
+            if known is None:
+                _, known = timed(lambda: reference.against(maps, min(1, self._samples - 1)), clock, patience)
+            self.seconds[name] = explaining, known
+        copies = self.settings.repeats
+        if name in self._ready:
+            copies = len(self._ready[name][1].signed) // self._samples
+        elif self.methods[name][0].passes > 0:
+            copies = self._share.agreed(self._affordable(explaining, left))
+        self._copies[name] = copies
         flat = maps.magnitude.reshape(self._samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
@@ -101,21 +149,35 @@ class TrainedModel:
         if self.settings.picture_samples:
             track.picture = pictured(maps, self.settings.picture_samples)
         for similarity in self._similarities:
-            rows = max(self.settings.repeats, 1)
+            rows = max(copies, 1)
             track.ceiling[similarity.name] = flat.new_ones((rows, self._samples), dtype=torch.float32)
         if not self.mine(name):
             return
         if self.methods[name][0].stochastic:
-            for repeat in range(self.settings.repeats):
+            for repeat in range(copies):
                 again = reference.against(self._explain(name, self.what, "again", repeat), 0)
                 for key, (same, _) in again.items():
                     track.ceiling[key][repeat] = same
-        self._guard(name, track, maps)
+        self._guard(name, track, maps, copies)
 
-    def _guard(self, name: str, track: Track, maps: Maps) -> None:
+    def _shared(self, name: str) -> Maps | None:
+        """A method's maps from the shared passes, if its own maps of two samples are the same."""
+        if name not in self._ready:
+            return None
+        some = slice(0, None, max(1, self._samples - 1))
+        inputs, target = rows_of(self.what.inputs, some), target_of(self.what.target, some)
+        own, (shared, _) = self._explain(name, replace(self.what, inputs=inputs, target=target)), self._ready[name]
+        return shared if self._alike(name, shared.signed[some], own.signed) else None
+
+    def _alike(self, name: str, shared: Tensor, own: Tensor) -> bool:
+        """Whether the shared passes gave a method's own maps."""
+        off = torch.linalg.vector_norm((shared - own).double())
+        return bool(off <= self._tolerance[name] * torch.linalg.vector_norm(own.double()))
+
+    def _guard(self, name: str, track: Track, maps: Maps, copies: int) -> None:
         """Do the maps carry signal: like themselves under a little noise, unlike the maps of other samples?"""
         reference = self.ranked(maps)
-        rows = [reference.against(one, 0)["spearman"][0] for one in self._under_noise(name, maps)]
+        rows = [reference.against(one, 0)["spearman"][0] for one in self._under_noise(name, maps, copies)]
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self._samples - 1, CROSS_PAIRS) + 1))["spearman"]
         if self.what.question is not None and len(pairs):
@@ -123,20 +185,18 @@ class TrainedModel:
             pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self._samples), torch.nan)
 
-    def _under_noise(self, name: str, maps: Maps) -> list[Maps]:
-        """A method's maps of every noisy copy of the batch."""
-        assert self._noisy is not None
-        method = self.methods[name][0]
+    def _under_noise(self, name: str, maps: Maps, copies: int) -> list[Maps]:
+        """A method's maps of noisy copies of the batch."""
+        method, noisy = self.methods[name][0], self._copied(copies)
         if name in self._ready:
             of_batch, of_noisy = self._ready.pop(name)
             # The shared passes gave this method's own maps of the batch, and so surely those of noisy copies?
-            off = torch.linalg.vector_norm((of_batch.signed - maps.signed).double())
-            if off <= self._tolerance[name] * torch.linalg.vector_norm(maps.signed.double()):
+            if self._alike(name, of_batch.signed, maps.signed):
                 return of_noisy.split(self._samples)
-        if not method.stochastic and method.prepare is None and len(first(self._noisy.inputs)) <= ROWS:
+        if not method.stochastic and method.prepare is None and len(first(noisy.inputs)) <= ROWS:
             # One pass for all repeats, which changes nothing: no draw, and nothing kept per probe.
-            return self._explain(name, self._noisy, "noise", 0).split(self._samples)
-        parts = self._noisy.chunks(self._samples)
+            return self._explain(name, noisy, "noise", 0).split(self._samples)
+        parts = noisy.chunks(self._samples)
         return [self._explain(name, part, "noise", number) for number, part in enumerate(parts)]
 
     def other(self, name: str, track: Track, others: Mapping[str, Sequence[Tensor]]) -> None:
