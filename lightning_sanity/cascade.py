@@ -224,7 +224,9 @@ class Cascade:
         return {name: self.methods[name][0].passes for name in names}
 
     def _refer(self, name: str, track: Track) -> None:
-        self._trained_model.refer(name, track, self._clock, self._left())
+        walked = self._walker is not None and name in self._walker.methods and self.what.question is None
+        depths = len(self.steps) if walked else 1
+        self._trained_model.refer(name, track, self._clock, self._left(), depths)
 
     def _left(self) -> float | None:
         """Seconds that are left of a limit on time."""

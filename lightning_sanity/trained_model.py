@@ -111,7 +111,9 @@ class TrainedModel:
         assert self._noisy is not None
         return next(self._noisy.chunks(copies * self._samples))
 
-    def refer(self, name: str, track: Track, clock: Callable[[], float], left: float | None) -> None:
+    def refer(
+        self, name: str, track: Track, clock: Callable[[], float], left: float | None = None, depths: int = 1
+    ) -> None:
         """Fill a track with what the trained model's maps say.
 
         Args:
@@ -119,6 +121,7 @@ class TrainedModel:
             track: Where to.
             clock: Of ``seconds``.
             left: Seconds that are left of a limit on time, if there is one.
+            depths: How many depths of the method come at once, and are compared at once.
         """
         hurried = self.pass_seconds is not None
         patience = 0.0 if left is None or hurried else _PATIENCE * left
@@ -130,10 +133,7 @@ class TrainedModel:
             maps, explaining = timed(explain, clock, patience, self._share.agreed)
         reference = self.references[name] = Reference(maps, self._similarities, self._support)
         if left is not None:
-            known = next((comparing for _, comparing in self.seconds.values()), None) if hurried else None
-            if known is None:
-                _, known = timed(lambda: reference.against(maps, min(1, self._samples - 1)), clock, patience)
-            self.seconds[name] = explaining, known
+            self.seconds[name] = explaining, self._comparing(reference, 1 if hurried else depths, clock, patience)
         copies = self.settings.repeats
         if name in self._ready:
             copies = len(self._ready[name][1].signed) // self._samples
@@ -159,6 +159,15 @@ class TrainedModel:
                 for key, (same, _) in again.items():
                     track.ceiling[key][repeat] = same
         self._guard(name, track, maps, copies)
+
+    def _comparing(self, reference: Reference, depths: int, clock: Callable[[], float], patience: float) -> float:
+        """Seconds that comparing the maps of one depth takes, where so many may be compared at once."""
+        if self.pass_seconds is not None and self.seconds:
+            return next(comparing for _, comparing in self.seconds.values())
+        several = min(depths, reference.together)
+        maps, shifts = [reference.maps] * several, [min(1, self._samples - 1)] * several
+        _, seconds = timed(lambda: list(reference.against_each(maps, shifts)), clock, patience)
+        return seconds / several
 
     def _shared(self, name: str) -> Maps | None:
         """A method's maps from the shared passes, if its own maps of two samples are the same."""
