@@ -339,6 +339,9 @@ class Cascade:
         ready, self._ahead = self._ahead, None  # of the first trial, if it was walked beforehand
         if ready is None:
             ready = self._attempt(engine, redraw, saved) if engine is not None else None
+        for name in self._trained_model.unproven(() if ready is None else ready.attributions):
+            if name in tables:
+                self._guarded(name, tables[name], (trial, 0), lambda key, _: self._refer(key, self.tracks[key]))
         if ready is not None:
             self._note(change for changes in ready.changes.values() for change in changes)
         made = {} if ready is None else {n: self._compared(n, each, trial) for n, each in ready.attributions.items()}

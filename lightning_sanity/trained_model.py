@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sanity._rng import stream_seed
-from lightning_sanity.attribution.batching import ROWS, rows_of, target_of
+from lightning_sanity.attribution.batching import ROWS
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.calibration import timed
 from lightning_sanity.diagnostics import between_classes
@@ -61,6 +61,7 @@ class TrainedModel:
         self.seconds: dict[str, tuple[float, float]] = {}
         self.pass_seconds: float | None = None
         self._copies: dict[str, int] = {}
+        self._unproven: list[str] = []
         self._similarities, self._support, self._explain, self._share = similarities, support, explain, share
         self._owners = share.owners({name: method.passes for name, (method, _) in methods.items()})
         self._samples = len(first(what.inputs))
@@ -88,12 +89,18 @@ class TrainedModel:
         plain = engine.explain(self.what, names)
         took = clock() - begun
         copies = self._affordable(took / len(names), left)
-        if copies < self.settings.repeats:
+        # Maps that are not yet proven may have to be made again, but nothing else may rest on them.
+        if copies < self.settings.repeats and "random_logit" not in self.settings.diagnostics:
             self.pass_seconds = took
         noisy = engine.explain(self._copied(copies), names)
         for name in plain.keys() & noisy.keys():
             self._ready[name] = reduced(plain[name], name, self.what), reduced(noisy[name], name, self._copied(copies))
             self._tolerance[name] = engine.methods[name].tolerance
+
+    def unproven(self, proven: Collection[str]) -> list[str]:
+        """Methods whose maps came from shared passes and which are not among the proven ones: refer them again."""
+        names, self._unproven = [name for name in self._unproven if name not in proven], []
+        return names
 
     def _affordable(self, seconds: float, left: float | None) -> int:
         """How many noisy copies to explain by a method that takes so long for one."""
@@ -125,9 +132,9 @@ class TrainedModel:
         """
         hurried = self.pass_seconds is not None
         patience = 0.0 if left is None or hurried else _PATIENCE * left
-        shared = self._shared(name) if hurried else None
-        if shared is not None and self.pass_seconds is not None:
-            maps, explaining = shared, self.pass_seconds
+        if self.pass_seconds is not None and name in self._ready:
+            maps, explaining = self._ready[name][0], self.pass_seconds
+            self._unproven.append(name)
         else:
             explain = partial(self._explain, name, self.what, "reference")
             maps, explaining = timed(explain, clock, patience, self._share.agreed)
@@ -169,15 +176,6 @@ class TrainedModel:
         _, seconds = timed(lambda: list(reference.against_each(maps, shifts)), clock, patience)
         return seconds / several
 
-    def _shared(self, name: str) -> Maps | None:
-        """A method's maps from the shared passes, if its own maps of two samples are the same."""
-        if name not in self._ready:
-            return None
-        some = slice(0, None, max(1, self._samples - 1))
-        inputs, target = rows_of(self.what.inputs, some), target_of(self.what.target, some)
-        own, (shared, _) = self._explain(name, replace(self.what, inputs=inputs, target=target)), self._ready[name]
-        return shared if self._alike(name, shared.signed[some], own.signed) else None
-
     def _alike(self, name: str, shared: Tensor, own: Tensor) -> bool:
         """Whether the shared passes gave a method's own maps."""
         off = torch.linalg.vector_norm((shared - own).double())
@@ -218,9 +216,9 @@ class TrainedModel:
             track.other_class |= between_classes(kind, self.references[name].maps, maps)
 
     def unite(self, tracks: Mapping[str, Track]) -> None:
-        """All processes get what each of them found; nothing more is to be found after that."""
+        """All processes get what each of them found; nothing is to be found after that but what is unproven."""
         unite_references(self._share, tracks, self._owners)
-        self._noisy, self._ready = None, {}
+        self._noisy, self._ready = self._noisy if self._unproven else None, {}
 
     def ranked(self, maps: Maps) -> Reference:
         """Maps prepared for the rank correlation of magnitudes alone."""
