@@ -7,7 +7,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+_FREE = 1.1  # factor by which a method that comes almost for nothing may raise the cost
+_LARGEST_PART = 1 / 3  # of a limit on time, that figures or the data randomization test may take
 
 
 class Interrupted(RuntimeError):
@@ -111,7 +115,8 @@ def thin(
 
     Depths and trials shrink together, by the same share where whole numbers allow, down to two of each. Then methods
     go, the most expensive first, controls after all others, because without them a result cannot show that the test
-    worked. At last one trial of one depth of the cheapest method is kept, whether it fits or not.
+    worked. If even that does not fit, the same is tried with a single trial. At last one trial of one depth of the
+    cheapest method is kept, and of those that come almost for nothing beside it, whether it fits or not.
 
     Args:
         cost: What it takes, for every method in question.
@@ -126,22 +131,65 @@ def thin(
     >>> thin(Cost({"gradient": 1.0, "shapley": 9.0}), trials=4, depths=8, seconds=16.0).dropped
     ('shapley',)
     """
-    kept = list(cost.step)
 
     def dearest(names: list[str]) -> list[str]:
         return sorted(names, key=lambda name: -cost.seconds([name], trials, depths))
 
-    leaving = dearest([name for name in kept if name not in controls])[:-1]
-    leaving += dearest([name for name in kept if name in controls])
-    dropped: list[str] = []
-    for name in [*leaving, None]:
-        fitting = _fitting(lambda *size: cost.seconds(kept, *size), trials, depths, seconds, depths if whole else 2)
-        if fitting is not None or name is None:
-            break
-        dropped.append(name)
-        kept.remove(name)
-    count, number = fitting or (1, depths if whole else 1)
-    return Thinned(count, spread(number, depths), tuple(dropped), cost.seconds(kept, count, number))
+    leaving = dearest([name for name in cost.step if name not in controls])[:-1]
+    leaving += dearest([name for name in cost.step if name in controls])
+    for least in ((2, depths if whole else 2), (1, depths if whole else 1)):
+        for number in range(len(leaving) + 1):
+            kept = [name for name in cost.step if name not in leaving[:number]]
+            size = _fitting(
+                partial(cost.seconds, kept), trials, depths, seconds, (least[0], depths if whole else least[1])
+            )
+            if size is not None:
+                return _thinned(cost, kept, *size, depths)
+    size = 1, depths if whole else 1
+    last = [name for name in cost.step if name not in leaving]
+    free = [name for name in leaving if cost.seconds([*last, name], *size) <= _FREE * cost.seconds(last, *size)]
+    return _thinned(cost, [name for name in cost.step if name in (*last, *free)], *size, depths)
+
+
+def _thinned(cost: Cost, kept: Sequence[str], trials: int, number: int, depths: int) -> Thinned:
+    dropped = sorted(cost.step.keys() - set(kept), key=lambda name: -cost.seconds([name], trials, depths))
+    return Thinned(trials, spread(number, depths), tuple(dropped), cost.seconds(kept, trials, number))
+
+
+@dataclass
+class Beside:
+    """What a measurement takes beside the test, in seconds, as far as earlier ones of the same run have shown.
+
+    Attributes:
+        drawing: Figures and page; at first a guess.
+        labels: The data randomization test; unknown at first, so that it is run once.
+        rest: All else that follows the test.
+    """
+
+    drawing: float = 1.0
+    labels: float = 0.0
+    rest: float = 0.1
+
+    def divide(self, limit: float, *, put_off: bool) -> Parts:
+        """Who gets what of a limit: what would take a large part of it can wait.
+
+        Args:
+            limit: Seconds.
+            put_off: Whether drawing can wait, because there will be a later occasion.
+        """
+        draw = not put_off or self.drawing <= _LARGEST_PART * limit
+        compare = self.labels <= _LARGEST_PART * limit
+        test = limit - self.rest - (self.drawing if draw else 0.0) - (self.labels if compare else 0.0)
+        return Parts(max(test, limit / 4), draw, compare)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a limit on time is divided: seconds of the test, whether to draw, whether to compare with other labels."""
+
+    test: float | None = None
+    draw: bool = True
+    compare: bool = True
 
 
 def spread(number: int, depths: int) -> tuple[int, ...]:
@@ -154,13 +202,13 @@ def spread(number: int, depths: int) -> tuple[int, ...]:
 
 
 def _fitting(
-    cost: Callable[[int, int], float], trials: int, depths: int, seconds: float, least_depths: int
+    cost: Callable[[int, int], float], trials: int, depths: int, seconds: float, least: tuple[int, int]
 ) -> tuple[int, int] | None:
     """The trials and depths of the largest grid that ``seconds`` pay for, as even a share of both as can be."""
     found = [
         (count, number)
-        for count in range(min(2, trials), trials + 1)
-        for number in range(min(least_depths, depths), depths + 1)
+        for count in range(min(least[0], trials), trials + 1)
+        for number in range(min(least[1], depths), depths + 1)
         if cost(count, number) <= seconds * (1 + 1e-9)
     ]
     return max(found, key=lambda pair: (min(pair[0] / trials, pair[1] / depths), pair[0] * pair[1]), default=None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from lightning_sanity.attribution.derived import Copies
 from lightning_sanity.budget import Shared, spread
 from lightning_sanity.engine import Engine, Trial
 from lightning_sanity.twins import Reinitializer
@@ -17,6 +18,7 @@ from lightning_sanity.units import Unit
 
 _AGAIN = 3  # explanations that are timed, where they are quick
 _FEW = 2  # depths that say what the others will take
+_DRAWN = 2e-8  # seconds that drawing one parameter takes, roughly
 _Result = TypeVar("_Result")
 
 
@@ -106,6 +108,7 @@ def shared_walks(
     plain: Mapping[str, float],
     trials: int,
     seconds: float,
+    single: float | None = None,
 ) -> tuple[tuple[Shared, ...], Trial | None] | None:
     """What the engine's walks cost, found by walking.
 
@@ -118,11 +121,15 @@ def shared_walks(
         plain: Seconds that one explanation of each method takes by itself.
         trials: Wanted trials.
         seconds: Time there is.
+        single: Seconds that a pass over the trained model took, where time is so short that this has to do.
 
     Returns:
         The walks, and the first trial if it was walked whole; methods that the engine gave up meanwhile are in neither.
         None where there is no time even for that, or the engine gave up.
     """
+    if single is not None:
+        drawing = _DRAWN * sum(parameter.numel() for parameter in engine.model.parameters())
+        return tuple(_guessed(engine, single, drawing)), None
     depths = len(engine.steps)
     proof = sum(_limits(engine, plain).values())  # one depth by the plain loop, once
     expected, few = depths * proof, None
@@ -145,11 +152,26 @@ def shared_walks(
         once = each = trial.seconds / (1 + depths)  # the trained stream's pass, and one per depth
     total = sum(limits.values())
     walks = []
-    for copies in dict.fromkeys(copies for copies, _ in limits):
-        names = frozenset(name for name, derived in engine.methods.items() if derived.copies == copies)
+    for copies, names in _kinds(engine).items():
         part = sum(limit for key, limit in limits.items() if key[0] == copies) / total
         walks.append(Shared(names, once * part, each * part))
     return tuple(walks), trial
+
+
+def _guessed(engine: Engine, single: float, drawing: float) -> Iterator[Shared]:
+    """What walks take if every depth takes as long as a pass over the trained model; the proof takes another one."""
+    for copies, names in _kinds(engine).items():
+        each = single * (1 if copies is None else len(copies.weights))
+        yield Shared(names, 2 * each + drawing, each)
+
+
+def _kinds(engine: Engine) -> dict[Copies | None, frozenset[str]]:
+    """The methods that walk together, by the copies that they explain."""
+    kinds = dict.fromkeys(derived.copies for derived in engine.methods.values())
+    return {
+        copies: frozenset(name for name, derived in engine.methods.items() if derived.copies == copies)
+        for copies in kinds
+    }
 
 
 def _limits(engine: Engine, plain: Mapping[str, float]) -> dict[tuple[object, str], float]:

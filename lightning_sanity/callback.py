@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from typing_extensions import override
 from lightning_sanity import checkpoint
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
-from lightning_sanity.budget import Interrupted
+from lightning_sanity.budget import Beside, Interrupted, Parts
 from lightning_sanity.data_randomization import data_randomization_test
 from lightning_sanity.diagnostics import check_names
 from lightning_sanity.drift import drift
@@ -70,9 +71,12 @@ class SaliencySanityCallback(pl.Callback):
         on_fail: ``"warn"``; ``"stop"`` ends training when a gated method FAILs; ``"raise"`` raises
             ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
         on_error: A test that cannot be run is a ``"warn"`` ing, or ``"raise"`` s.
-        max_time: About how long one test may take: seconds, or below 1 the share of the training time since the last
-            test. Depths and trials are thinned to fit, then methods are left out; the result says so. A method that
-            hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
+        max_time: About how long all of it may take at one validation (the first also forms the probe): seconds, or
+            below 1 the share of the training time since the last test. Depths and trials are thinned to fit, then
+            methods are left out; the result says so. Figures and page wait where they would take more than a third of
+            the time, for a validation with more of it or for the end of ``fit``, which shows the last result in any
+            case; so does the data randomization test, whose last values stay meanwhile. A method that hangs is given
+            up after twice the time, where it runs in Python on the main thread of a Unix process.
         max_memory: See there; of the parameter randomization test.
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         seed: See there.
@@ -217,6 +221,10 @@ class SaliencySanityCallback(pl.Callback):
             "pictures": log_images,
         }
         self._probe: Probe | None = None
+        self._begun = self._tested = self._compared = 0.0  # of the last measurement, like its limit
+        self._until = math.inf
+        self._beside, self._parts = Beside(), Parts()
+        self._owed: tuple[SanityResult, SanityResult | None, int, Path] | None = None
         self._validations, self._measured_step, self._since = 0, 0, time.monotonic()
         self._restored: dict[str, Any] = {}
 
@@ -243,6 +251,7 @@ class SaliencySanityCallback(pl.Callback):
         self._read_references()
         self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
         self.label_result, self._drift, self._warned = None, {}, set()
+        self._beside, self._owed = Beside(), None
 
     def _read_references(self) -> None:
         """Find out now, not after an epoch, that a file is missing or none of ours."""
@@ -295,6 +304,7 @@ class SaliencySanityCallback(pl.Callback):
         self._observe(trainer, pl_module)
 
     def _observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.perf_counter()
         due = self._validations % self.every_n_validations == 0
         self._validations += 1
         if due:
@@ -303,6 +313,8 @@ class SaliencySanityCallback(pl.Callback):
         if due and self.result is not None:
             self._publish(trainer, self.result)
             self._act(trainer, self.result)
+        if due:
+            self._since = time.monotonic()
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -316,8 +328,14 @@ class SaliencySanityCallback(pl.Callback):
         self._raise_unless_passed()
 
     @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Show what ``max_time`` put off: there is no later occasion."""
+        self._make_up(trainer)
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise after training, when no work can be lost."""
+        """Show what ``max_time`` put off; raise after training, when no work can be lost."""
+        self._make_up(trainer)
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -379,7 +397,6 @@ class SaliencySanityCallback(pl.Callback):
         found = gather((None if error is None else str(error), 0.0 if result is None else result.seconds, unlabelled))
         messages = [message for message, _, _ in found if message is not None]
         unlabelled = next((message for _, _, message in found if message is not None), None)
-        self._since = time.monotonic()
         self.label_result = labels if isinstance(labels, SanityResult) and unlabelled is None else None
         if result is not None and not messages:
             result = replace(result, seconds=max(seconds for _, seconds, _ in found))
@@ -419,11 +436,17 @@ class SaliencySanityCallback(pl.Callback):
         tick = interruptible(trainer, progress_lines(trainer))
         probe = self._fixed_probe(trainer, pl_module, share)
         measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")
-        seconds = share.exchange(self._seconds(trainer))[0] if self.max_time is not None else None
+        self._parts = share.exchange(self._divided(trainer))[0] if self.max_time is not None else Parts()
         with trainer.precision_plugin.forward_context() if self.precision is None else nullcontext():
             result = parameter_randomization_test(
-                measured, probe.inputs, progress=tick, max_seconds=seconds, share=share, **self._test_for(trainer)
+                measured,
+                probe.inputs,
+                progress=tick,
+                max_seconds=self._parts.test,
+                share=share,
+                **self._test_for(trainer),
             )
+            self._tested = time.perf_counter()
             labels = self._compare_labels(measured, probe)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
         return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest), labels
@@ -433,8 +456,13 @@ class SaliencySanityCallback(pl.Callback):
 
         An error is returned: it informs beside the other test, and must not cost its result.
         """
+        self._compared = 0.0
         if self.reference_checkpoint is None:
             return None
+        if not self._parts.compare:
+            self._warn_once("max_time is too short for the data randomization test: its last result is kept")
+            return self.label_result
+        begun = time.perf_counter()
         shared = ["methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures"]
         shared += ["target", "explain", "tokens"]
         try:
@@ -443,17 +471,22 @@ class SaliencySanityCallback(pl.Callback):
                 twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
             except RuntimeError as error:
                 raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
-            return data_randomization_test(
+            found = data_randomization_test(
                 measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
             )
+            self._beside.labels = self._compared = time.perf_counter() - begun
+            return found
         except Exception as error:
             return error if self.on_error == "raise" else error.with_traceback(None)
 
-    def _seconds(self, trainer: pl.Trainer) -> float | None:
-        """What ``max_time`` allows now; nothing to take a share of outside training."""
-        if self.max_time is None or self.max_time >= 1:
-            return self.max_time
-        return self.max_time * (time.monotonic() - self._since) if trainer.state.fn == "fit" else None
+    def _divided(self, trainer: pl.Trainer) -> Parts:
+        """What ``max_time`` allows now, and for what; outside training there is nothing to take a share of."""
+        if self.max_time is None or (self.max_time < 1 and trainer.state.fn != "fit"):
+            return Parts()
+        limit = self.max_time if self.max_time >= 1 else self.max_time * (time.monotonic() - self._since)
+        self._until = self._begun + limit
+        left = max(self._until - time.perf_counter(), limit / 4)
+        return self._beside.divide(left, put_off=trainer.state.fn == "fit")
 
     def _test_for(self, trainer: pl.Trainer) -> dict[str, Any]:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # only whether it runs at all
@@ -476,6 +509,7 @@ class SaliencySanityCallback(pl.Callback):
                     "the probe differs from the one of the checkpoint: the curves before and after do not join"
                 )
             self._probe = formed
+            self._begun = time.perf_counter()  # once in a run, so that it does not count for `max_time`
         return self._probe
 
     # ------------------------------------------------------------------------------------------------- log and act
@@ -498,26 +532,40 @@ class SaliencySanityCallback(pl.Callback):
         return {f"{self._prefix}/{key}": value for key, value in found.items()}
 
     def _publish(self, trainer: pl.Trainer, result: SanityResult) -> None:
-        """Figures and files, on rank 0; a full disk or a failing logger is a warning."""
+        """Files and figures, on rank 0; what there is no time for is owed."""
         log_dir = trainer.log_dir or trainer.default_root_dir  # broadcasts: every rank asks
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self.log_images:
-            log_result(trainer.loggers, result, prefix=self._prefix, step=logged_step(trainer))
-            if self.label_result is not None:
-                log_result(
-                    trainer.loggers, self.label_result, prefix=f"{self._prefix}_labels", step=logged_step(trainer)
-                )
         if self.report:
             folder = Path(log_dir) / self._prefix
             try:
                 result.to_json(folder / f"step={result.step}.json")
                 result.to_json(folder / "latest.json")
-                result.to_html(folder / "report.html")
                 if self.label_result is not None:
                     self.label_result.to_json(Path(log_dir) / f"{self._prefix}_labels" / "latest.json")
             except OSError as error:
                 rank_zero_warn(f"the result of the randomization test could not be written to '{folder}': {error}")
+        self._beside.rest = time.perf_counter() - self._tested - self._compared
+        self._owed = result, self.label_result, logged_step(trainer), Path(log_dir)
+        if trainer.state.fn != "fit" or (self._parts.draw and time.perf_counter() <= self._until):
+            self._make_up(trainer)
+
+    def _make_up(self, trainer: pl.Trainer) -> None:
+        """Show the result that is owed, if any; a full disk or a failing logger is a warning."""
+        if self._owed is None:
+            return
+        (result, labels, step, log_dir), self._owed = self._owed, None
+        begun = time.perf_counter()
+        if self.log_images:
+            log_result(trainer.loggers, result, prefix=self._prefix, step=step)
+            if labels is not None:
+                log_result(trainer.loggers, labels, prefix=f"{self._prefix}_labels", step=step)
+        if self.report:
+            try:
+                result.to_html(log_dir / self._prefix / "report.html")
+            except OSError as error:
+                rank_zero_warn(f"the report of the randomization test could not be written to '{log_dir}': {error}")
+        self._beside.drawing = time.perf_counter() - begun
 
     def _act(self, trainer: pl.Trainer, result: SanityResult) -> None:
         failed = [key for key in self._gated if result.verdicts[key].outcome is Outcome.FAIL]

@@ -45,7 +45,6 @@ from lightning_sanity.weights import restore, snapshot
 
 POSITIVE_CONTROL = "gradient"
 _MARGIN = 0.1  # of the time that is left, not planned for
-_PATIENCE = 0.01  # of the time that is left, to time one explanation again
 
 
 Progress = Callable[[int, int, str], None]
@@ -131,9 +130,9 @@ class Cascade:
                 trials,
             )
             self._room.divide(self._explain)
-        if self._deadline is None:  # else each method is timed by itself first
-            self._walker = in_common(self._share, self._engine(list(self.methods)))
-        self._trained_model.share_passes(self._walker if self._room is None else None)
+        self._walker = in_common(self._share, self._engine(list(self.methods)))
+        sharing = self._walker if self._room is None else None
+        self._trained_model.share_passes(sharing, self._clock, self._left())
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), self._refer)
@@ -233,8 +232,13 @@ class Cascade:
         return {name: self.methods[name][0].passes for name in names}
 
     def _refer(self, name: str, track: Track) -> None:
-        patience = None if self._deadline is None else _PATIENCE * (self._deadline - time.perf_counter())
-        self._trained_model.refer(name, track, self._clock, patience)
+        walked = self._walker is not None and name in self._walker.methods and self.what.question is None
+        depths = len(self.steps) if walked else 1
+        self._trained_model.refer(name, track, self._clock, self._left(), depths)
+
+    def _left(self) -> float | None:
+        """Seconds that are left of a limit on time."""
+        return None if self._deadline is None else max(self._deadline - time.perf_counter(), 0.0)
 
     # ------------------------------------------------------------------------------------------------ limited in time
 
@@ -242,7 +246,7 @@ class Cascade:
         """Keep of the walk what fits."""
         assert self._deadline is not None
         cost = self._calibrated(trials)
-        parts = self._share.exchange((cost, self._deadline - time.perf_counter()))
+        parts = self._share.exchange((cost, self._deadline - time.perf_counter(), self._trained_model.fewest_copies()))
         cost = Cost.largest([part[0] for part in parts])
         controls = [name for name in cost.step if self.methods[name][0].control]
         depths = len(self.steps)
@@ -257,6 +261,8 @@ class Cascade:
         self._ahead = self._ahead.only(plan.depths) if self._ahead is not None else None
         self._limit = plan.trials if plan.trials < trials else math.inf
         self._thinned = plan.settings(trials, depths)
+        if (copies := min(part[2] for part in parts)) < self.settings.repeats:
+            self._thinned["noisy copies"] = [copies, self.settings.repeats]
 
     def _nested(self) -> bool:
         """Whether every depth's random units stay random at the next."""
@@ -266,7 +272,6 @@ class Cascade:
         """What trials will take, by the trained model's explanations and, where there is an engine, by its walks."""
         saved = snapshot(self.model, self.trained)
         plain = {name: explaining for name, (explaining, _) in self._trained_model.seconds.items()}
-        self._walker = self._engine(list(plain))
         shared: tuple[Shared, ...] = ()
         if self._walker is not None:
             assert self._deadline is not None
@@ -277,6 +282,7 @@ class Cascade:
                 plain,
                 trials,
                 left,
+                self._trained_model.pass_seconds,
             )
             if found is None:
                 self._walker = None

@@ -97,7 +97,9 @@ def thinning_note(thinned: Mapping[str, Any], seconds: float | None) -> tuple[st
     """What a limit on time left out."""
     if not thinned:
         return ()
-    parts = ["{} of {} {}".format(*thinned[what], what) for what in ("trials", "depths") if what in thinned]
+    parts = [
+        "{} of {} {}".format(*thinned[what], what) for what in ("trials", "depths", "noisy copies") if what in thinned
+    ]
     if thinned.get("methods"):
         parts.append(f"without {', '.join(thinned['methods'])}")
     return (f"thinned to fit into {seconds:.3g} s: {', '.join(parts)}",)

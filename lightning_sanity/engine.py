@@ -250,28 +250,12 @@ class Engine:
         return {(derived.copies, rule) for rule in derived.rules} | ({derived.layer} if derived.layer else set())
 
     def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
-        """Explain one depth by the plain path as well; what differs is given up with all that shares its passes.
-
-        The first and the last sample are enough, but for a method that draws something for the whole batch.
-        """
+        """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
         depth = len(self.steps) // 2
         if not self.network.lend_random(self._random[depth]):
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
-        reseed(self.seed, first(self.what.inputs).device)
-        function, what = self.methods[name], self.what
-        some = slice(0, self.samples) if function.copies is not None else slice(0, None, max(1, self.samples - 1))
-        what = replace(what, inputs=rows_of(what.inputs, some), target=target_of(what.target, some))
-        rows = self._proof_rows.get(name, max(self.samples, ROWS))
-        with torch.enable_grad(), at_most(rows):
-            parts = [
-                function.plain(part.model, part.inputs, part.target)
-                for part in what.chunks(rows if function.copies is None else self.samples)
-            ]
-            plain = torch.cat([part.detach() for part in parts])
-        norm = torch.linalg.vector_norm
-        difference = float(norm((ours[depth][some] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
-        needs = self._needs(name)
+        difference, needs = self._difference(name, self.what, ours[depth]), self._needs(name)
         if difference <= self.methods[name].tolerance:
             self._proven |= needs
             return
@@ -279,6 +263,36 @@ class Engine:
             self._give_up(other, f"the map of '{name}' at depth {depth} differs by {difference:.1e} of its norm")
         if not self.methods:
             raise NotTraceable("every map differs from the plain loop's")
+
+    def proven(self, what: Explanation, found: Mapping[str, Tensor]) -> list[str]:
+        """Methods whose attributions of the model as it is now are those of the plain path."""
+
+        def same(name: str) -> bool:
+            try:
+                return self._difference(name, what, found[name]) <= self.methods[name].tolerance
+            except FAILURES:  # the plain loop will meet it again and say what it is
+                return False
+
+        return [name for name in found if same(name)]
+
+    def _difference(self, name: str, what: Explanation, ours: Tensor) -> float:
+        """How far an attribution is from the plain path's, as a share of its norm.
+
+        The first and the last sample are enough, but for a method that draws something for the whole batch.
+        """
+        function, samples = self.methods[name], len(first(what.inputs))
+        reseed(self.seed, first(what.inputs).device)
+        some = slice(0, samples) if function.copies is not None else slice(0, None, max(1, samples - 1))
+        what = replace(what, inputs=rows_of(what.inputs, some), target=target_of(what.target, some))
+        rows = self._proof_rows.get(name, max(samples, ROWS))
+        with torch.enable_grad(), at_most(rows):
+            parts = [
+                function.plain(part.model, part.inputs, part.target)
+                for part in what.chunks(rows if function.copies is None else samples)
+            ]
+            plain = torch.cat([part.detach() for part in parts])
+        norm = torch.linalg.vector_norm
+        return float(norm((ours[some] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
 
     def of_the_batch_itself(self) -> list[str]:
         """Methods that explain no altered copies."""

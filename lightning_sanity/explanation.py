@@ -248,13 +248,17 @@ class Reference:
             found[similarity.name] = (same, other)
         return found
 
+    @property
+    def together(self) -> int:
+        """How many depths ``against_each`` compares at once."""
+        return max(1, _TOGETHER // max(1, self.maps.magnitude.numel()))
+
     def against_each(
         self, several: Iterable[Maps], shifts: Iterable[int]
     ) -> Iterator[tuple[Maps, dict[str, tuple[Tensor, Tensor]]]]:
         """Maps of one depth after the other and what ``against`` finds, small ones many at once."""
-        size = max(1, _TOGETHER // max(1, self.maps.magnitude.numel()))
         pairs = iter(zip(several, shifts, strict=True))
-        while some := list(islice(pairs, size)):
+        while some := list(islice(pairs, self.together)):
             maps, places = zip(*some, strict=True)
             alone = len(some) == 1 or 0 in places
             found = [self.against(*pair) for pair in some] if alone else self._against_stacked(maps, places)

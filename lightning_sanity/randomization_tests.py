@@ -36,6 +36,7 @@ from lightning_sanity.question import ask
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.result import (
     Curve,
+    Outcome,
     OutputChange,
     SanityResult,
 )
@@ -247,10 +248,14 @@ def parameter_randomization_test(
                 {name: maps for name, maps in drawn.items() if maps is not None},
             )
     gradient_ratio = gradient_ratio_of(walk)
-    notes += signal_notes(walk, gradient_ratio) + thinning_note(walk.thinned, max_seconds) + walk.notes
+    thinned = thinning_note(walk.thinned, max_seconds)
+    notes += signal_notes(walk, gradient_ratio) + thinned + walk.notes
     coverage = coverage_of(planned, drawer, walk, copied, graph, notes)
     trivial = problem or nothing_changed(walk, coverage, order)
     verdicts, valid, validity = judge_all(chosen, gated, refused, walk, criterion, trivial, half)
+    for name in thinned and measured:
+        if verdicts[name].outcome is Outcome.INCONCLUSIVE:
+            verdicts[name] = replace(verdicts[name], reason=f"{verdicts[name].reason} ({thinned[0]})")
     diagnosed = diagnostics_module.diagnose(walk.tracks, gated, further)
     if "dependence" in further:
         verdicts |= {name: replace(verdicts[name], p_dependence=row["p_dependence"]) for name, row in diagnosed.items()}

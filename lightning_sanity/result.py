@@ -225,23 +225,23 @@ class SanityResult:
 
     def to_records(self) -> list[dict[str, Any]]:
         """One flat dictionary per (method, similarity, depth), ready for a data frame or a logger's table."""
-        return [
-            {
-                "method": method,
-                "similarity": similarity,
-                "depth": depth + 1,
-                "unit": self.units[depth],
-                "mean": float(curve.values[:, depth].nanmean()),
-                "low": _quantile(curve.values[:, depth], 0.025),
-                "high": _quantile(curve.values[:, depth], 0.975),
-                "floor": float(curve.floor[:, depth].nanmean()),
-                "ceiling": float(curve.ceiling.nanmean()),
-                "undefined": int(curve.values[:, depth].isnan().sum()),
-                "outcome": self.verdicts[method].outcome.value,
+        records = []
+        for (method, similarity), curve in self.curves.items():
+            values = curve.values.transpose(0, 1).flatten(1)  # (depths, trials * N)
+            columns = {
+                "mean": curve.values.nanmean((0, 2)),
+                "low": values.nanquantile(0.025, dim=1),
+                "high": values.nanquantile(0.975, dim=1),
+                "floor": curve.floor.nanmean((0, 2)),
+                "ceiling": curve.ceiling.nanmean().expand(len(values)),
+                "undefined": values.isnan().sum(1),
             }
-            for (method, similarity), curve in self.curves.items()
-            for depth in range(len(self.units))
-        ]
+            rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+            for depth, row in enumerate(rows):
+                place = {"method": method, "similarity": similarity, "depth": depth + 1, "unit": self.units[depth]}
+                numbers = dict(zip(columns, row, strict=True))
+                records.append({**place, **numbers, "outcome": self.verdicts[method].outcome.value})
+        return records
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; tensors as base64 of little-endian values with their shape."""
@@ -336,8 +336,3 @@ def _check_shapes(result: SanityResult) -> None:
             fits &= maps.dtype == torch.int8
         if not fits:
             raise ValueError("'pictures' does not hold one map per input and depth")
-
-
-def _quantile(values: Tensor, q: float) -> float:
-    kept = values[~values.isnan()]
-    return float(kept.quantile(q)) if kept.numel() else math.nan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track
 
+_GUARDING = 0.3  # of the time that is left, for all methods' noisy copies
+_PATIENCE = 0.01  # of the time that is left, to time one explanation again
+
 
 class TrainedModel:
     """Explanations of the untouched clone.
@@ -38,7 +42,8 @@ class TrainedModel:
 
     Attributes:
         references: Its maps, per method.
-        seconds: Of each method's explanation and of comparing it, where they were timed.
+        seconds: Of each method's explanation and of comparing it, where there is a limit on time.
+        pass_seconds: Of an explanation by all methods at once, where time is so short that it was not made twice.
     """
 
     def __init__(
@@ -54,51 +59,95 @@ class TrainedModel:
         self.what, self.methods, self.settings = what, methods, settings
         self.references: dict[str, Reference] = {}
         self.seconds: dict[str, tuple[float, float]] = {}
+        self.pass_seconds: float | None = None
+        self._copies: dict[str, int] = {}
         self._similarities, self._support, self._explain, self._share = similarities, support, explain, share
         self._owners: dict[str, int] = {}
         self._samples = len(first(what.inputs))
         keys = [stream_seed(settings.seed, "guard", repeat) for repeat in range(settings.repeats)]
         self._noisy: Explanation | None = what.with_noise(keys)
-        self._ready: dict[str, tuple[Maps, Maps]] = {}
-        self._tolerance: dict[str, float] = {}
+        self._shared: dict[str, Maps] = {}
+        self._shared_noisy: dict[str, Maps] = {}
 
     def mine(self, name: str) -> bool:
         """Whether this process guards the method's maps."""
         return self._share.does(self._owners[name])
 
-    def share_passes(self, engine: Engine | None) -> None:
-        """Decide who guards what; first of all, and once.
+    def share_passes(self, engine: Engine | None, clock: Callable[[], float], left: float | None) -> None:
+        """Decide who guards what, first of all, and once; explain at once what an engine can.
 
-        Methods whose passes an engine shares are guarded together, the batch and its noisy copies explained at once.
+        The maps of methods whose passes it shares come from one pass over the batch, proven by two samples, and they
+        are guarded together, by one pass over noisy copies.
+
+        Args:
+            engine: Shares passes, if it is to be had.
+            clock: Tells what a pass takes.
+            left: Seconds that are left of a limit on time, if there is one.
         """
-        names = [] if engine is None or self._noisy is None else engine.of_the_batch_itself()
+        names = [] if engine is None else engine.of_the_batch_itself()
         names = names if len(names) > 1 else []  # a single one takes no less than by itself
         passes = {name: method.passes for name, (method, _) in self.methods.items()}
         stochastic = [name for name, (method, _) in self.methods.items() if method.stochastic]
         self._owners = guards(self._share, passes, stochastic, names, self.settings.repeats)
-        if engine is None or self._noisy is None or not names or not self.mine(names[0]):
+        if engine is None or not names:
             return
-        plain, noisy = engine.explain(self.what, names), engine.explain(self._noisy, names)
-        for name in plain.keys() & noisy.keys():
-            self._ready[name] = reduced(plain[name], name, self.what), reduced(noisy[name], name, self._noisy)
-            self._tolerance[name] = engine.methods[name].tolerance
+        begun = clock()
+        found = engine.explain(self.what, names)
+        took = clock() - begun
+        for name in engine.proven(self.what, found):
+            self._shared[name] = reduced(found[name], name, self.what)
+        copies = self._share.agreed(self._affordable(took / len(names), left))
+        if copies < self.settings.repeats:
+            self.pass_seconds = took
+        if self._shared and self.mine(names[0]):
+            noisy = self._copied(copies)
+            for name, attribution in engine.explain(noisy, list(self._shared)).items():
+                self._shared_noisy[name] = reduced(attribution, name, noisy)
 
-    def refer(self, name: str, track: Track, clock: Callable[[], float], patience: float | None) -> None:
+    def _affordable(self, seconds: float, left: float | None) -> int:
+        """How many noisy copies to explain by a method that takes so long for one."""
+        if left is None:
+            return self.settings.repeats
+        room = _GUARDING * left / max(len(self.methods), 1)
+        return max(1, min(self.settings.repeats, int(room / max(seconds, 1e-9))))
+
+    def fewest_copies(self) -> int:
+        """How many noisy copies the methods that this process guards had at least."""
+        return min([count for name, count in self._copies.items() if self.mine(name)], default=self.settings.repeats)
+
+    def _copied(self, copies: int) -> Explanation:
+        """So many of the noisy copies."""
+        assert self._noisy is not None
+        return next(self._noisy.chunks(copies * self._samples))
+
+    def refer(
+        self, name: str, track: Track, clock: Callable[[], float], left: float | None = None, depths: int = 1
+    ) -> None:
         """Fill a track with what the trained model's maps say.
 
         Args:
             name: The method.
             track: Where to.
             clock: Of ``seconds``.
-            patience: Seconds to time the explanation again, see ``calibration.timed``; None if it need not be timed.
+            left: Seconds that are left of a limit on time, if there is one.
+            depths: How many depths of the method come at once, and are compared at once.
         """
-        maps, explaining = timed(
-            lambda: self._explain(name, self.what, "reference"), clock, patience or 0.0, self._share.agreed
-        )
+        hurried = self.pass_seconds is not None
+        patience = 0.0 if left is None or hurried else _PATIENCE * left
+        if name in self._shared and (left is None or hurried):
+            maps, explaining = self._shared[name], self.pass_seconds or 0.0
+        else:
+            explain = partial(self._explain, name, self.what, "reference")
+            maps, explaining = timed(explain, clock, patience, self._share.agreed)
         reference = self.references[name] = Reference(maps, self._similarities, self._support)
-        if patience is not None:
-            _, comparing = timed(lambda: reference.against(maps, min(1, self._samples - 1)), clock, patience)
-            self.seconds[name] = explaining, comparing
+        if left is not None:
+            self.seconds[name] = explaining, self._comparing(reference, 1 if hurried else depths, clock, patience)
+        copies = self.settings.repeats
+        if name in self._shared_noisy:
+            copies = len(self._shared_noisy[name].signed) // self._samples
+        elif self.methods[name][0].passes > 0:
+            copies = self._share.agreed(self._affordable(explaining, left))
+        self._copies[name] = copies
         flat = maps.magnitude.reshape(self._samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
@@ -108,21 +157,30 @@ class TrainedModel:
         if self.settings.picture_samples:
             track.picture = pictured(maps, self.settings.picture_samples)
         for similarity in self._similarities:
-            rows = max(self.settings.repeats, 1)
+            rows = max(copies, 1)
             track.ceiling[similarity.name] = flat.new_ones((rows, self._samples), dtype=torch.float32)
         if not self.mine(name):
             return
         if self.methods[name][0].stochastic:
-            for repeat in range(self.settings.repeats):
+            for repeat in range(copies):
                 again = reference.against(self._explain(name, self.what, "again", repeat), 0)
                 for key, (same, _) in again.items():
                     track.ceiling[key][repeat] = same
-        self._guard(name, track, maps)
+        self._guard(name, track, maps, copies)
 
-    def _guard(self, name: str, track: Track, maps: Maps) -> None:
+    def _comparing(self, reference: Reference, depths: int, clock: Callable[[], float], patience: float) -> float:
+        """Seconds that comparing the maps of one depth takes, where so many may be compared at once."""
+        if self.pass_seconds is not None and self.seconds:
+            return next(comparing for _, comparing in self.seconds.values())
+        several = min(depths, reference.together)
+        maps, shifts = [reference.maps] * several, [min(1, self._samples - 1)] * several
+        _, seconds = timed(lambda: list(reference.against_each(maps, shifts)), clock, patience)
+        return seconds / several
+
+    def _guard(self, name: str, track: Track, maps: Maps, copies: int) -> None:
         """Do the maps carry signal: like themselves under a little noise, unlike the maps of other samples?"""
         reference = self.ranked(maps)
-        rows = [reference.against(one, 0)["spearman"][0] for one in self._under_noise(name, maps)]
+        rows = [reference.against(one, 0)["spearman"][0] for one in self._under_noise(name, copies)]
         track.noise = torch.stack(rows).float()
         pairs = reference.to_one_another(range(1, min(self._samples - 1, CROSS_PAIRS) + 1))["spearman"]
         if self.what.question is not None and len(pairs):
@@ -130,20 +188,15 @@ class TrainedModel:
             pairs = torch.stack([reference.against(maps, 0)["spearman"][0] for maps in crossed])
         track.cross = pairs.float() if len(pairs) else track.noise.new_full((1, self._samples), torch.nan)
 
-    def _under_noise(self, name: str, maps: Maps) -> list[Maps]:
-        """A method's maps of every noisy copy of the batch."""
-        assert self._noisy is not None
-        method = self.methods[name][0]
-        if name in self._ready:
-            of_batch, of_noisy = self._ready.pop(name)
-            # The shared passes gave this method's own maps of the batch, and so surely those of noisy copies?
-            off = torch.linalg.vector_norm((of_batch.signed - maps.signed).double())
-            if off <= self._tolerance[name] * torch.linalg.vector_norm(maps.signed.double()):
-                return of_noisy.split(self._samples)
-        if not method.stochastic and method.prepare is None and len(first(self._noisy.inputs)) <= ROWS:
+    def _under_noise(self, name: str, copies: int) -> list[Maps]:
+        """A method's maps of noisy copies of the batch."""
+        if name in self._shared_noisy:
+            return self._shared_noisy.pop(name).split(self._samples)
+        method, noisy = self.methods[name][0], self._copied(copies)
+        if not method.stochastic and method.prepare is None and len(first(noisy.inputs)) <= ROWS:
             # One pass for all repeats, which changes nothing: no draw, and nothing kept per probe.
-            return self._explain(name, self._noisy, "noise", 0).split(self._samples)
-        parts = self._noisy.chunks(self._samples)
+            return self._explain(name, noisy, "noise", 0).split(self._samples)
+        parts = noisy.chunks(self._samples)
         return [self._explain(name, part, "noise", number) for number, part in enumerate(parts)]
 
     def other(self, name: str, track: Track, others: Mapping[str, Sequence[Tensor]]) -> None:
@@ -158,7 +211,7 @@ class TrainedModel:
     def unite(self, tracks: Mapping[str, Track]) -> None:
         """All processes get what each of them found; nothing more is to be found after that."""
         unite_references(self._share, tracks, self._owners)
-        self._noisy, self._ready = None, {}
+        self._noisy, self._shared, self._shared_noisy = None, {}, {}
 
     def ranked(self, maps: Maps) -> Reference:
         """Maps prepared for the rank correlation of magnitudes alone."""

@@ -9,7 +9,7 @@ import torch
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import output_gradient
-from lightning_sanity.budget import Cost, Interrupted, Shared, alarm, thin
+from lightning_sanity.budget import Beside, Cost, Interrupted, Parts, Shared, alarm, thin
 
 
 def test_what_fits_is_left_alone():
@@ -52,6 +52,31 @@ def test_a_shared_walk_is_paid_once_by_all_its_methods_and_not_for_trials_alread
     assert cost.seconds(["a"], 2, 4) == 2 * (2.0 + 4 * 1.5 + 10.0 + 4 * 3.0)
     assert cost.seconds(["a", "b"], 2, 4) == 2 * (2.0 + 5.0 + 4 * 2.5 + 10.0 + 4 * 3.0)
     assert cost.seconds(["a"], 2, 4) - replace(cost, ahead=1).seconds(["a"], 2, 4) == 10.0 + 4 * 3.0
+
+
+def test_methods_of_one_walk_stay_together_even_where_it_does_not_fit():
+    cost = Cost({"a": 0.1, "b": 0.1, "control": 0.01, "dear": 9.0}, shared=(Shared(frozenset("ab"), 10.0, 3.0),))
+    plan = thin(cost, 3, 9, 5.0, controls=["control"])
+    assert (plan.trials, plan.depths, plan.dropped) == (1, (8,), ("dear",))
+
+
+def test_a_single_trial_of_all_methods_is_left_before_nothing_fits():
+    cost = Cost({"a": 0.1, "b": 0.1}, shared=(Shared(frozenset("ab"), 5.0, 1.0),))
+    plan = thin(cost, 3, 9, 10.0)
+    assert (plan.trials, len(plan.depths), plan.dropped) == (1, 4, ())
+
+
+def test_figures_that_take_a_small_part_of_the_time_are_drawn_and_paid_for():
+    parts = Beside(drawing=1.0, rest=0.5).divide(10.0, put_off=True)
+    assert parts == Parts(test=8.5, draw=True, compare=True)
+
+
+def test_what_would_take_a_large_part_of_the_time_waits():
+    assert Beside(drawing=5.0, labels=6.0, rest=0.5).divide(10.0, put_off=True) == Parts(9.5, False, False)
+
+
+def test_figures_do_not_wait_where_no_later_occasion_comes():
+    assert Beside(drawing=5.0, rest=0.5).divide(10.0, put_off=False) == Parts(4.5, True, True)
 
 
 def hang():
@@ -179,3 +204,38 @@ def test_a_walk_over_all_depths_that_hangs_is_ended(digits_network):
     hanging = Derived(output_gradient, lambda rows, evidence: hang())
     with pytest.raises(Interrupted, match="a walk over all depths did not return within twice max_time"):
         run(digits_network, {"hanging": hanging}, 1.0)
+
+
+@pytest.fixture
+def _short(monkeypatch):
+    """Too little time for all noisy copies, however fast the machine is."""
+    monkeypatch.setattr("lightning_sanity.trained_model._GUARDING", 0.0)
+
+
+@pytest.mark.usefixtures("_short")
+def test_short_time_guards_by_fewer_copies_and_says_so(digits_network):
+    result = run(digits_network, ["gradient", "smoothgrad"], 1000.0, repeats=3, trials=1)
+    assert result.settings["thinned"] == {"noisy copies": [1, 3]}
+    (note,) = (note for note in result.coverage.notes if "thinned to fit" in note)
+    assert "1 of 3 noisy copies" in note
+    assert [len(result.curves[name, "spearman"].ceiling) for name in ("gradient", "smoothgrad")] == [1, 1]
+    for verdict in result.verdicts.values():
+        assert verdict.reason.endswith(f"({note})")
+
+
+@pytest.mark.usefixtures("_short")
+def test_short_time_gives_the_maps_and_curves_of_a_long_one(digits_network):
+    short, free = (run(digits_network, ["gradient", "guided_backprop"], seconds, repeats=3) for seconds in (1e3, None))
+    assert "noisy copies" in short.settings["thinned"]
+    for name, maps in free.trained_maps.items():
+        torch.testing.assert_close(short.trained_maps[name], maps, rtol=0, atol=1)  # of 255
+    for key, curve in free.curves.items():
+        torch.testing.assert_close(short.curves[key].values, curve.values, rtol=0, atol=1e-3, equal_nan=True)
+
+
+@pytest.mark.usefixtures("_short")
+def test_shared_maps_that_are_not_a_methods_own_are_not_used(digits_network):
+    """A method whose shortcut mirrors the map is explained by itself."""
+    wrong = Derived(output_gradient, lambda rows, seen: seen.mean["gradient"].flip(-1))
+    maps = run(digits_network, {"wrong": wrong, "gradient": "gradient"}, 1000.0, repeats=3).trained_maps
+    torch.testing.assert_close(maps["wrong"], maps["gradient"], rtol=0, atol=1)  # of 255

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 import warnings
@@ -6,7 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelPruning
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -112,6 +113,44 @@ def test_tensorboard_gets_figures_and_the_folder_gets_the_result(tmp_path, loade
     assert SanityResult.from_json(written).step == run.global_step
     assert json.loads((tmp_path / "run" / "sanity" / "latest.json").read_text())["step"] == run.global_step
     assert f"step {run.global_step}" in (tmp_path / "run" / "sanity" / "report.html").read_text(encoding="utf-8")
+
+
+def steps_of(files):
+    return sorted(int(path.stem.split("=")[1]) for path in files)
+
+
+def limited(tmp_path, loaders, max_time, *callbacks, **changes):
+    """A run of three validations; the steps that have figures, and those that have a result."""
+    measured = callback("gradient", trials=1, max_steps=1, log_images=True, report=True, max_time=max_time, **changes)
+    run = trainer(tmp_path, measured, *callbacks, max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""))
+    with contextlib.suppress(SystemExit):
+        run.fit(demo.DigitsClassifier(), *loaders)
+    folder = tmp_path / "sanity"
+    return steps_of(folder.glob("curves-step=*.png")), steps_of(folder.glob("step=*.json")), folder / "report.html"
+
+
+def test_figures_wait_for_the_end_of_fit_where_time_is_short_and_results_do_not(tmp_path, loaders):
+    figures, results, page = limited(tmp_path, loaders, 1.0)
+    assert results == [4, 8, 12]
+    assert len(figures) == 1  # the loggers' steps begin at 0
+    assert "step 12" in page.read_text(encoding="utf-8")
+
+
+def test_figures_do_not_wait_where_there_is_time(tmp_path, loaders):
+    figures, results, _ = limited(tmp_path, loaders, 1000.0)
+    assert len(figures) == len(results) == 3
+
+
+def test_figures_that_wait_are_shown_when_training_breaks_off(tmp_path, loaders):
+    class Press(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise KeyboardInterrupt
+
+    figures, results, page = limited(tmp_path, loaders, 1.0, Press())
+    assert results == [4, 8]
+    assert len(figures) == 1
+    assert "step 8" in page.read_text(encoding="utf-8")
 
 
 def test_on_fail_warn_names_the_method_and_the_reason(tmp_path, loaders):

@@ -234,8 +234,10 @@ class Failing(Logger):
     name, version = "failing", 0
     experiment = property(lambda self: self)
 
-    def add_figure(self, *arguments, **named):
+    def add_image(self, *arguments, **named):
         raise ConnectionError("the server is gone")
+
+    add_figure = add_image
 
     def log_metrics(self, metrics, step=None):
         pass

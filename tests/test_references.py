@@ -105,6 +105,24 @@ def test_a_stored_model_with_random_labels_is_compared_at_every_validation(digit
     assert stored.verdicts["gradient"].psi == pytest.approx(found["sanity/gradient/dri"], abs=1e-6)
 
 
+def test_the_stored_model_is_compared_once_and_then_left_where_time_is_short(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_sanity.budget._LARGEST_PART", 0.0)
+    twin, found = demo.DigitsClassifier(), []
+    trainer = pl.Trainer(max_epochs=1, **QUIET)
+    trainer.fit(twin, *(DataLoader(part, 64) for part in demo.digits()))
+    trainer.save_checkpoint(tmp_path / "other.ckpt")
+
+    class Keep(SaliencySanityCallback):
+        def _publish(self, trainer, result):
+            found.append(self.label_result)
+
+    given = {"probe": 12, "trials": 1, "repeats": 1, "max_steps": 1, "max_time": 60.0, "log_images": False}
+    callback = Keep("gradient", **given, reference_checkpoint=tmp_path / "other.ckpt")
+    with pytest.warns(UserWarning, match="too short for the data randomization test: its last result is kept"):
+        fit(demo.DigitsClassifier(), callback, tmp_path, max_epochs=2)
+    assert found[0] is found[1] is not None
+
+
 @pytest.fixture
 def misfit(tmp_path):
     """A checkpoint of another network."""

@@ -10,11 +10,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import TICKDOWN
 from torch import Tensor
 
 from lightning_sanity.report import psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import dress, headline, literal, new_figure
+from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import (
     SYMBOL,
     index_name,
@@ -59,9 +60,7 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
     rows = max(1, math.ceil(len(asked) / 2))
     figure = new_figure(9, max(1.0 + 3.0 * rows, 1.6 + 0.2 * len(styles)), theme)
     headline(figure, result, theme)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for spare in axes[max(1, len(asked)) :]:
-        spare.remove()
+    axes = [figure.add_subplot(rows, columns, 1 + place) for place in range(max(1, len(asked)))]
     for index, name in enumerate(asked):
         _panel(axes[index], result, name, styles, theme)
         _unit_axis(axes[index], result.units, theme, room=26 // columns)
@@ -73,6 +72,7 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
         axes[0].text(0.5, 0.5, "no curves", transform=axes[0].transAxes, ha="center", color=theme.grey)
     figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
     _method_legend(figure, result, styles, theme, {method for method, _ in result.curves})
+    arrange(figure, axes, columns)
     return figure
 
 
@@ -116,6 +116,7 @@ def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
         axes.text(0.5, 0.5, "no index is defined", transform=axes.transAxes, ha="center", color=theme.grey)
     figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
     _method_legend(figure, result, styles, theme, set(drawn), by_measure=True)
+    arrange(figure, [axes])
     return figure
 
 
@@ -153,6 +154,7 @@ def output_change(result: SanityResult, *, dark: bool = False) -> Figure:
     )
     figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
     axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="best")
+    arrange(figure, [axes])
     return figure
 
 
@@ -204,9 +206,10 @@ def _unit_axis(axes: Axes, units: Sequence[str], theme: Theme, room: int) -> Non
     names = [literal(short_tail(("trained", *units)[depth], 18)) for depth in shown]
     slanted = sum(map(len, names)) + 2 * len(names) > 3 * room
     turned: dict[str, Any] = {"rotation": 38, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-    axes.set_xticks(shown, names, fontsize=8, **turned)
-    axes.set_xticks(range(len(units) + 1), minor=True)
-    axes.tick_params(axis="x", which="minor", length=1.5, color=theme.grey)
+    # One artist for all marks: a minor tick consists of five, which together take longer than the rest of the panel.
+    marks: dict[str, Any] = {"marker": TICKDOWN, "s": 2.5, "linewidths": 0.6, "color": theme.grey, "clip_on": False}
+    axes.scatter(range(len(units) + 1), [0.0] * (len(units) + 1), transform=axes.get_xaxis_transform(), **marks)
+    axes.set_xticks(shown, names, fontsize=8, **turned)  # after all else: it widens the axis to hold them
 
 
 def _method_legend(
@@ -240,7 +243,7 @@ def _method_legend(
     figure.legend(
         handles,
         [literal(label) for label in labels],
-        loc="outside right center",
+        loc="center right",
         frameon=False,
         fontsize=8,
         labelcolor=colours,

@@ -40,7 +40,7 @@ def label_maps(result: SanityResult, *, dark: bool = False) -> Figure:
     count, *sides = pictures.inputs.shape[:3]
     height, width = (_SIDE * side / max(sides) for side in sides)
     group = 2 * width + _GAP
-    figure = new_figure(max(6.0, _LEFT + count * (group + _BETWEEN)), 1, theme, layout="none")
+    figure = new_figure(max(6.0, _LEFT + count * (group + _BETWEEN)), 1, theme)
     title = headline(figure, result, theme)
     top = 0.3 + 0.19 * len(title.get_text().splitlines())  # of the inputs
     first = top + height + 0.5  # of the first method

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -61,17 +60,14 @@ def log_result(
         over_training: Whether the caller logs ``<prefix>/<method>/psi``, so that TensorBoard gets a chart of them.
     """
     figures = _Figures(result, images)
-    try:
-        for logger in loggers:
-            try:
-                _send(logger, result, figures, prefix, step, over_training)
-            except Exception as error:  # whatever a remote service or a full disk can raise
-                rank_zero_warn(
-                    f"{type(logger).__name__} could not show the randomization test of step {step} and was left out: "
-                    f"{type(error).__name__}: {error}"
-                )
-    finally:
-        figures.close()
+    for logger in loggers:
+        try:
+            _send(logger, result, figures, prefix, step, over_training)
+        except Exception as error:  # whatever a remote service or a full disk can raise
+            rank_zero_warn(
+                f"{type(logger).__name__} could not show the randomization test of step {step} and was left out: "
+                f"{type(error).__name__}: {error}"
+            )
 
 
 def _send(logger: Any, result: SanityResult, figures: _Figures, prefix: str, step: int, over_training: bool) -> None:
@@ -94,8 +90,8 @@ def _send(logger: Any, result: SanityResult, figures: _Figures, prefix: str, ste
 def _to_tensorboard(
     logger: Any, writer: Any, result: SanityResult, figures: _Figures, prefix: str, step: int, over_training: bool
 ) -> None:
-    for name, figure in figures:
-        writer.add_figure(f"{prefix}/{name}", figure, global_step=step, close=False)
+    for name, pixels in figures:
+        writer.add_image(f"{prefix}/{name}", pixels, global_step=step, dataformats="HWC")
     writer.add_text(f"{prefix}/verdicts", _markdown(result), global_step=step)
     # A run of its own, because its steps are depths. A purge step of 0 makes TensorBoard forget the measurement before:
     # of several curves under one name it would draw a zigzag. A run has one layout, and TensorBoard joins those of all
@@ -112,18 +108,18 @@ def _to_tensorboard(
         if over_training:
             layout[f"{prefix}, over training"] = {"PSI": ["Multiline", [rf"{start}/[^/]+/psi$"]]}
         curves.add_custom_scalars(layout)
-        for record in result.to_records():
-            if math.isfinite(record["mean"]):
-                tag = f"{prefix}_curve/{record['similarity']}/{record['method']}"
-                curves.add_scalar(tag, record["mean"], record["depth"])
+        for (method, similarity), curve in result.curves.items():
+            for depth, mean in enumerate(curve.mean.tolist(), 1):
+                if math.isfinite(mean):
+                    curves.add_scalar(f"{prefix}_curve/{similarity}/{method}", mean, depth)
     finally:
         curves.close()
 
 
 def _to_wandb(logger: Any, run: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
-    for name, figure in figures:
+    for name, pixels in figures:
         # Not the figure itself: wandb asks for matplotlib.pyplot without importing it, and patches matplotlib.
-        logger.log_image(f"{prefix}/{name}", [_pixels(figure)], step=step)
+        logger.log_image(f"{prefix}/{name}", [_image(pixels)], step=step)
     if result.curves:
         _wandb_curves(logger, run, result, prefix, step)
     run.summary.update({f"{prefix}/{name}": value for name, value in _outcomes(result).items()})
@@ -148,8 +144,8 @@ def _wandb_curves(logger: Any, run: Any, result: SanityResult, prefix: str, step
 def _to_mlflow(client: Any, run_id: str, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
     from mlflow.entities import Metric  # type: ignore[import-not-found,unused-ignore]  # present wherever a client is
 
-    for name, figure in figures:
-        client.log_figure(run_id, figure, f"{prefix}/step_{step}/{name}.png")
+    for name, pixels in figures:
+        client.log_image(run_id, pixels, f"{prefix}/step_{step}/{name}.png")
     now = int(time.time() * 1000)
     metrics = [
         Metric(_mlflow_key(_key(prefix, record)), record["mean"], now, record["depth"])
@@ -169,8 +165,8 @@ def _mlflow_key(name: str) -> str:
 
 
 def _to_comet(experiment: Any, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
-    for name, figure in figures:
-        experiment.log_image(_pixels(figure), name=f"{prefix}/{name}", step=step)
+    for name, pixels in figures:
+        experiment.log_image(_image(pixels), name=f"{prefix}/{name}", step=step)
     for (method, similarity), curve in result.curves.items():
         depths = list(range(1, len(result.units) + 1))
         experiment.log_curve(f"{prefix}_curve/{method}/{similarity}", x=depths, y=curve.mean.tolist(), step=step)
@@ -182,10 +178,10 @@ def _to_comet(experiment: Any, result: SanityResult, figures: _Figures, prefix: 
 def _to_directory(directory: str, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
     if "://" in directory:
         raise ValueError(f"figures and curves are written to local directories only, not to '{directory}'")
-    for name, figure in figures:
+    for name, pixels in figures:
         path = Path(directory, prefix, f"{name}-step={step}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        _image(pixels).save(path)
     rows: list[Mapping[str, Any]] = [{"step": step, **record} for record in result.to_records()]
     if not rows:
         return
@@ -199,24 +195,18 @@ def _to_directory(directory: str, result: SanityResult, figures: _Figures, prefi
 
 
 class _Figures:
-    """The figures of a result with their names; each is drawn when first asked for, then shared between loggers."""
+    """The figures of a result with their names, as pixels ``(H, W, 3)``; drawn when first asked for, then shared."""
 
     def __init__(self, result: SanityResult, images: bool) -> None:
         self._result = result
         self._images = images
-        self._drawn: dict[str, Figure] = {}
+        self._drawn: dict[str, Any] = {}
 
-    def __iter__(self) -> Iterator[tuple[str, Figure]]:
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
         for name, draw in self._recipes().items():
             if name not in self._drawn:
-                self._drawn[name] = draw()
+                self._drawn[name] = _pixels(draw())
             yield name, self._drawn[name]
-
-    def close(self) -> None:
-        """Free the pixels and artists, which refer to each other."""
-        for figure in self._drawn.values():
-            figure.clear()
-        self._drawn.clear()
 
     def _recipes(self) -> dict[str, Callable[[], Figure]]:
         if not self._images:
@@ -239,12 +229,20 @@ class _Figures:
 
 
 def _pixels(figure: Figure) -> Any:
-    """The figure as a PIL image."""
+    """What Agg draws, uint8 ``(H, W, 3)``; the figure's artists, which refer to each other, are freed."""
+    import numpy
+
+    figure.canvas.draw()
+    pixels = numpy.array(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    figure.clear()
+    return numpy.ascontiguousarray(pixels)
+
+
+def _image(pixels: Any) -> Any:
+    """The same as a PIL image."""
     from PIL import Image
 
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    return Image.open(file)
+    return Image.fromarray(pixels)
 
 
 def _key(prefix: str, record: Mapping[str, Any]) -> str:

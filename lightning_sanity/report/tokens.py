@@ -39,7 +39,7 @@ def draw(
     given = titles if titles is not None else [""] * len(words)
     laid = [_lines(line) for line in words]
     count = sum(len(lines) + 1.3 for lines in laid)
-    figure = new_figure(_WIDE * 0.082 + 0.3, count * _LEADING + 0.2, theme, layout=None)
+    figure = new_figure(_WIDE * 0.082 + 0.3, count * _LEADING + 0.2, theme)
     width, height = figure.get_figwidth(), figure.get_figheight()
     top = height - 0.1
     for number, (lines, title) in enumerate(zip(laid, given, strict=True)):

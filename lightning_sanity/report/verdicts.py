@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lightning_sanity.report import psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import dress, headline, literal, new_figure
+from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, index_name, labelled, ordered, short_head, subject
 from lightning_sanity.result import Outcome, SanityResult, Verdict
 
@@ -43,6 +43,7 @@ def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
     meaning = f"0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
     label = f"{index_name(result)} with 95 % interval: {meaning}"
     figure.supxlabel(label, color=theme.grey, fontsize=9)
+    arrange(figure, [axes])
     return figure
 
 
@@ -79,6 +80,7 @@ def samples(result: SanityResult, *, dark: bool = False) -> Figure:
     axes.set_xticks([k / 4 for k in range(-2, 7)])
     label = f"PSI of each sample: 0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
     figure.supxlabel(label, color=theme.grey, fontsize=9)
+    arrange(figure, [axes])
     return figure
 
 
@@ -137,7 +139,8 @@ def history(results: str | os.PathLike[str] | Iterable[SanityResult], *, dark: b
         points += "\nthe probe changed on the way: points of different probes do not compare"
     figure.supxlabel(points, color=theme.grey, fontsize=9)
     if names:
-        figure.legend(loc="outside right center", frameon=False, fontsize=8, labelcolor=theme.ink, handlelength=2.6)
+        figure.legend(loc="center right", frameon=False, fontsize=8, labelcolor=theme.ink, handlelength=2.6)
+    arrange(figure, [axes])
     return figure
 
 
