@@ -24,7 +24,7 @@ TRIALS, DEPTHS = 3, 3
 # (module, function) -> how often in all trials together, at most
 ON_A_CPU_ONLY = {("ranks", "_mean_positions"), ("ranks", "sort_packed"), ("ranks", "average_ranks")}
 """Guarded by ``device.type == "cpu"``, where asking costs nothing."""
-ONCE_PER_RUN = {("engine", "_check"): len(METHODS)}
+ONCE_PER_RUN = {("engine", "_difference"): len(METHODS)}
 """The proof that a method's maps are the plain ones; counted per method, not per trial."""
 DRAWING = {("randomization", "_law"): 11}
 """Whether a tensor is constant, and thus has no spread to draw with, is asked of its values: once per run and tensor,
