@@ -220,9 +220,6 @@ class Cascade:
         """Room for what so many more trials will measure of a method."""
         like, picture = self.references[name].maps.magnitude, self.tracks[name].picture
         tables = Trials.empty(like, self.similarities, trials, len(self.steps), self.settings.diagnostics)
-        if name == POSITIVE_CONTROL:
-            tables.last = like.new_full((trials, *like.shape), torch.nan)
-            tables.last_crossed = None if self.what.question is None else tables.last.clone()
         if self.trials == 0 and picture is not None:  # until it is drawn, a picture is the trained model's
             tables.pictures = picture[:, None].repeat(1, len(self.picture_depths), 1, 1)
         return tables
@@ -452,19 +449,18 @@ class Cascade:
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:
             table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
-        if table.last is not None:
+        if name == POSITIVE_CONTROL:
             table.last[place] = maps.magnitude
-        if table.last_crossed is not None and unrelated is not None:
-            table.last_crossed[place] = unrelated.magnitude
+            table.last_crossed |= {} if unrelated is None else {place: unrelated.magnitude}
 
     def _compare_twins(self, table: Trials | None, walked: int) -> None:
         """Twins must not resemble one another: their weights should draw the map."""
-        if table is None or table.error is not None or table.last is None:
+        if table is None or table.error is not None:
             return
         device = first(self.what.inputs).device
         maps, crossed = (
-            [Maps(m, m) for m in ([] if each is None else each[:walked].to(device))]
-            for each in (table.last, table.last_crossed)
+            {trial: Maps(each.to(device), each.to(device)) for trial, each in found.items()}
+            for found in (table.last, table.last_crossed)
         )
         for trial in range(1, walked):
             before = self._trained_model.ranked(maps[trial - 1])
