@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -49,6 +49,8 @@ _PATIENCE = 0.01  # of the time that is left, to time one explanation again
 
 
 Progress = Callable[[int, int, str], None]
+Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
+"""A depth's maps, and what they are like where that is known already; see ``Reference.against``."""
 
 
 class Cascade:
@@ -329,12 +331,12 @@ class Cascade:
             self._tick(f"trial {trial + 1}", len(self.steps) * len(tables))
             return
         redraw = self.reinitializer.start_trial(trial)
-        made = walks.trial(place, redraw)
-        attributions = {} if made is None else made.attributions
-        changes = [] if made is None else [change for each in made.changes.values() for change in each]
+        ready = walks.trial(place, redraw)
+        made = {} if ready is None else {n: self._compared(n, each, trial) for n, each in ready.attributions.items()}
+        changes = [] if ready is None else [change for each in ready.changes.values() for change in each]
         looking = [name for name in names if self.methods[name][0].passes > 0]
-        needs_weights = bool(looking) and self._needs_weights(looking, attributions)
-        needs_weights |= made is None and division.tells(place)
+        needs_weights = bool(looking) and self._needs_weights(looking, made)
+        needs_weights |= ready is None and division.tells(place)
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
@@ -342,7 +344,7 @@ class Cascade:
                 random = []
             for unit in (unit for unit in step if needs_weights and unit not in random):
                 changed = redraw(self.model, unit)
-                changes += changed if made is None else ()
+                changes += changed if ready is None else ()
             random = list(step)
             now = self.what
             if needs_weights and self.settings.norm_stats == "recalibrate":
@@ -351,15 +353,14 @@ class Cascade:
                 now = self.what.retargeted()
             with now.overheard() as heard:
                 told: int | None = None
-                of_depth = {name: each[depth] for name, each in attributions.items()}
                 for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
-                        act = partial(self._step, now=now, place=place, depth=depth, made=of_depth)
+                        act = partial(self._step, now=now, place=place, depth=depth, made=made.get(name))
                         self._guarded(name, table, (trial, depth), act)
                     told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
-            if made is not None:
-                part.outputs[place, depth] = -1, made.outputs[depth]
+            if ready is not None:
+                part.outputs[place, depth] = -1, ready.outputs[depth]
             elif told is not None:
                 part.outputs[place, depth] = told, heard[0]
             elif division.tell(place, depth):
@@ -421,8 +422,22 @@ class Cascade:
 
     # --------------------------------------------------------------------------------------------- randomised models
 
+    def _compared(self, name: str, attributions: Iterable[Tensor], trial: int) -> Iterator[Compared]:
+        """What a walk over all depths made of a method, compared where nothing else needs to be explained for that."""
+        maps = (reduced(attribution, name, self.what) for attribution in attributions)
+        if self.what.question is not None:
+            return ((each, None) for each in maps)
+        return self.references[name].against_each(maps, (self._shift(trial, d) for d in range(len(self.steps))))
+
+    def _shift(self, trial: int, depth: int) -> int:
+        """How far away the sample is that a map is compared with for the floor.
+
+        It changes from step to step, so that the floor averages over pairs.
+        """
+        return 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
+
     def _step(
-        self, name: str, table: Trials, now: Explanation, place: int, depth: int, made: Mapping[str, Tensor]
+        self, name: str, table: Trials, now: Explanation, place: int, depth: int, made: Iterator[Compared] | None
     ) -> None:
         method = self.methods[name][0]
         trial = self.trials + place
@@ -432,11 +447,12 @@ class Cascade:
             if method.fresh and self._pictured(trial, depth):
                 self._draw(table, depth, self._explain(name, now, trial, depth))
             return
-        maps = reduced(made[name], name, now) if name in made else self._explain(name, now, trial, depth)
-        # Which other sample a map is compared with changes from step to step, so that the floor averages over pairs.
-        shift = 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
+        maps, found = next(made) if made is not None else (self._explain(name, now, trial, depth), None)
+        shift = self._shift(trial, depth)
         unrelated = None if now.question is None else self._explain(name, now.crossed(shift), trial, depth)
-        for key, (same, other) in self.references[name].against(maps, shift, unrelated).items():
+        if found is None:
+            found = self.references[name].against(maps, shift, unrelated)
+        for key, (same, other) in found.items():
             table.values[key][place, depth] = same
             table.floor[key][place, depth] = other
         if depth == len(self.steps) - 1 or method.passes == 0:

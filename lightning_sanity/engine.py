@@ -3,7 +3,7 @@
 Methods say what they need (see ``attribution.derived``); equal needs are one walk, whatever the methods are called. A
 walk serves all depths of a trial at once (see ``streams``). What cannot be had this way, a user's own function or a
 network that cannot be traced, stays with the plain loop, which is also the reference: one depth of the first trial is
-explained both ways, and a method whose maps differ goes back to the plain loop.
+explained both ways, for two of its samples, and a method whose maps differ goes back to the plain loop.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class Engine:
         begun = clock()
         try:
             self.network.start_trial()
-            changes = {unit.name: redraw(self.network.twin, unit) for unit in self.units}
+            changes = {unit.name: redraw(self.network.twin, unit, self.model) for unit in self.units}
             outputs, found = self._walks(self.what, self._random, self.methods)
             seconds = clock() - begun
             for name in list(self.methods):
@@ -250,22 +250,27 @@ class Engine:
         return {(derived.copies, rule) for rule in derived.rules} | ({derived.layer} if derived.layer else set())
 
     def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
-        """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
+        """Explain one depth by the plain path as well; what differs is given up with all that shares its passes.
+
+        The first and the last sample are enough, but for a method that draws something for the whole batch.
+        """
         depth = len(self.steps) // 2
         if not self.network.lend_random(self._random[depth]):
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
         reseed(self.seed, first(self.what.inputs).device)
-        function = self.methods[name]
+        function, what = self.methods[name], self.what
+        some = slice(0, self.samples) if function.copies is not None else slice(0, None, max(1, self.samples - 1))
+        what = replace(what, inputs=rows_of(what.inputs, some), target=target_of(what.target, some))
         rows = self._proof_rows.get(name, max(self.samples, ROWS))
         with torch.enable_grad(), at_most(rows):
             parts = [
                 function.plain(part.model, part.inputs, part.target)
-                for part in self.what.chunks(rows if function.copies is None else self.samples)
+                for part in what.chunks(rows if function.copies is None else self.samples)
             ]
             plain = torch.cat([part.detach() for part in parts])
         norm = torch.linalg.vector_norm
-        difference = float(norm((ours[depth] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
+        difference = float(norm((ours[depth][some] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
         needs = self._needs(name)
         if difference <= self.methods[name].tolerance:
             self._proven |= needs
@@ -301,15 +306,14 @@ class Engine:
         outputs, found = None, {}
         for copies, names in groups.items():
             sums = self._pass(what, steps, copies, [methods[name] for name in names])
-            outputs = sums.outputs if copies is None else outputs
+            outputs = sums.outputs["all"] if copies is None else outputs
             for name in names:
                 found[name] = [
                     methods[name].combine(first(what.inputs), sums.evidence(depth, methods[name].layer))
                     for depth in range(len(steps))
                 ]
         if outputs is None:  # only altered copies were explained
-            outputs = self._pass(what, steps, None, []).outputs
-        assert outputs is not None
+            outputs = self._pass(what, steps, None, []).outputs["all"]
         return outputs, found
 
     def _pass(
@@ -386,10 +390,11 @@ class _Sums:
 
     def __init__(self, depths: int, what: Explanation) -> None:
         self.depths, self.value = depths, first(what.inputs)
-        self.outputs: Tensor | None = None
+        self.outputs: dict[str, Tensor] = {}
         self.mean: dict[str, Tensor] = {}
         self.square: dict[str, Tensor] = {}
-        self.layers: dict[str, tuple[Tensor, Tensor]] = {}
+        self.activation: dict[str, Tensor] = {}
+        self.slope: dict[str, Tensor] = {}
 
     def add(
         self,
@@ -406,35 +411,31 @@ class _Sums:
         def rows(value: Tensor) -> Tensor:
             return value.reshape(count, copies, -1, *value.shape[1:])
 
-        def room(like: Tensor) -> Tensor:
-            return like.new_zeros(self.depths, len(self.value), *like.shape[1:])
+        def room(among: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+            if name not in among:
+                among[name] = like.new_zeros(self.depths, len(self.value), *like.shape[1:])
+            return among[name]
 
         where = torch.tensor(chosen, device=self.value.device), samples
         if weights is None:
-            self.outputs = room(seen.outputs) if self.outputs is None else self.outputs
-            self.outputs[where] = rows(seen.outputs)[:, 0]
+            room(self.outputs, "all", seen.outputs)[where] = rows(seen.outputs)[:, 0]
         if seen.gradient is not None:
             slope = rows(seen.gradient)
-            mean = self.mean.setdefault(rule, room(seen.gradient))
+            mean = room(self.mean, rule, seen.gradient)
             if weights is None:
                 mean[where] = slope[:, 0]
             else:
                 weight = slope.new_tensor(weights)
                 mean[where] += torch.tensordot(slope, weight, ([1], [0]))
-                self.square.setdefault(rule, room(seen.gradient))[where] += torch.tensordot(
-                    slope.square(), weight, ([1], [0])
-                )
+                square = room(self.square, rule, seen.gradient)
+                square[where] += torch.tensordot(slope.square(), weight, ([1], [0]))
         for name, layer in layers.items():
-            grids = [layer.layout.grid(tensor[name]) for tensor in (seen.activation, seen.slope)]
-            for total, grid in zip(self.layers.setdefault(name, (room(grids[0]), room(grids[1]))), grids, strict=True):
-                total[where] = rows(grid)[:, 0]
+            for total, tensor in ((self.activation, seen.activation), (self.slope, seen.slope)):
+                grid = layer.layout.grid(tensor[name])
+                room(total, name, grid)[where] = rows(grid)[:, 0]
 
     def evidence(self, depth: int, layer: Layer | None) -> Evidence:
         """What was seen of one depth."""
-        activation, slope = (t[depth] for t in self.layers[layer.name]) if layer is not None else (None, None)
-        return Evidence(
-            {rule: total[depth] for rule, total in self.mean.items()},
-            {rule: total[depth] for rule, total in self.square.items()},
-            activation,
-            slope,
-        )
+        at_layer = [None if layer is None else total[layer.name][depth] for total in (self.activation, self.slope)]
+        mean, square = ({rule: total[depth] for rule, total in each.items()} for each in (self.mean, self.square))
+        return Evidence(mean, square, *at_layer)

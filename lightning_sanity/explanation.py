@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ QUESTIONS = 3
 """Of these, how many are asked the same question, where there is one; each costs an explanation."""
 
 
+_TOGETHER = 2**16
+"""Pixels up to which maps of several depths are compared at once: more leave a cache."""
 _HALVES = (torch.float16, torch.bfloat16)
 _STEPS = 64  # of the smallest representable number; a map that reaches fewer has lost its shape to underflow
 
@@ -221,9 +224,8 @@ class Reference:
         self.similarities = similarities
 
     def _prepare(self, similarity: Similarity, maps: Maps, shift: int = 0) -> Any:
-        chosen = maps.signed if similarity.maps == "signed" else maps.magnitude
-        chosen = chosen.roll(shift, 0) if shift else chosen
-        return similarity.prepare(chosen, self._support) if similarity.on_support else similarity.prepare(chosen)
+        rolled = Maps(maps.signed.roll(shift, 0), maps.magnitude.roll(shift, 0)) if shift else maps
+        return _prepared(similarity, rolled, self._support)
 
     def against(self, maps: Maps, shift: int, unrelated: Maps | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """``similarity -> (same sample, sample rolled by shift)``, each ``(N,)``; NaN where ``shift`` is 0.
@@ -246,6 +248,40 @@ class Reference:
             found[similarity.name] = (same, other)
         return found
 
+    def against_each(
+        self, several: Iterable[Maps], shifts: Iterable[int]
+    ) -> Iterator[tuple[Maps, dict[str, tuple[Tensor, Tensor]]]]:
+        """Maps of one depth after the other and what ``against`` finds, small ones many at once."""
+        size = max(1, _TOGETHER // max(1, self.maps.magnitude.numel()))
+        pairs = iter(zip(several, shifts, strict=True))
+        while some := list(islice(pairs, size)):
+            maps, places = zip(*some, strict=True)
+            alone = len(some) == 1 or 0 in places
+            found = [self.against(*pair) for pair in some] if alone else self._against_stacked(maps, places)
+            yield from zip(maps, found, strict=True)
+
+    def _against_stacked(
+        self, several: Sequence[Maps], shifts: Sequence[int]
+    ) -> list[dict[str, tuple[Tensor, Tensor]]]:
+        depths, samples = len(several), len(self.maps.magnitude)
+        maps = Maps.together(several)
+        index = torch.arange(samples, device=maps.magnitude.device)
+        rolled = torch.cat([(index - shift) % samples + place * samples for place, shift in enumerate(shifts)])
+        support = None if self._support is None else self._support.repeat(depths, 1, 1)
+        found: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in several]
+        for similarity in self.similarities:
+            reference = tree_map(lambda t: torch.cat([t] * depths), self._prepared[similarity.name])
+            prepared = _prepared(similarity, maps, support)
+            same = similarity.compare(reference, prepared)
+            if similarity.on_support:  # the support belongs to the reference's sample: roll before, not after
+                other = _prepared(similarity, Maps(maps.signed[rolled], maps.magnitude[rolled]), support)
+            else:
+                other = tree_map(lambda t: t[rolled], prepared)
+            pairs = zip(same.split(samples), similarity.compare(reference, other).split(samples), strict=True)
+            for each, pair in zip(found, pairs, strict=True):
+                each[similarity.name] = pair
+        return found
+
     def to_one_another(self, shifts: Sequence[int]) -> dict[str, Tensor]:
         """``similarity -> (shifts, N)`` of each sample's map to the map of the sample ``shift`` places before it."""
         found = {}
@@ -254,3 +290,8 @@ class Reference:
             rows = [similarity.compare(mine, tree_map(lambda t: t.roll(shift, 0), mine)) for shift in shifts]  # noqa: B023
             found[similarity.name] = torch.stack(rows) if rows else torch.empty(0)
         return found
+
+
+def _prepared(similarity: Similarity, maps: Maps, support: Tensor | None) -> Any:
+    chosen = maps.signed if similarity.maps == "signed" else maps.magnitude
+    return similarity.prepare(chosen, support) if similarity.on_support else similarity.prepare(chosen)

@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 _FEW = 4
 """Channels up to which oneDNN computes the gradient at a convolution's input for far more channels than there are."""
+_MANY = 32 * 32
+"""Pixels from which that pays; below it, maps stay those of torch's own gradient to the last bit."""
 _BATCH_NORM = inspect.signature(F.batch_norm)
 _CONVOLUTIONS: dict[Callable[..., Any], int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -75,10 +77,12 @@ class InputGradients(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace what is cheaper, pass on all other calls."""
         kwargs = kwargs or {}
+        if torch._C._are_functorch_transforms_active():  # a model's own; they take no function without rules for them
+            return func(*args, **kwargs)
         if func is F.batch_norm:
-            given = _BATCH_NORM.bind(*args, **kwargs)
-            given.apply_defaults()
-            x, mean, variance, weight, bias, training, _, eps = given.arguments.values()
+            bound = _BATCH_NORM.bind(*args, **kwargs)
+            bound.apply_defaults()
+            x, mean, variance, weight, bias, training, _, eps = bound.arguments.values()
             wide = x.dtype in (torch.float32, torch.float64) and variance is not None and x.dtype == variance.dtype
             if wide and x.requires_grad and not training:
                 return _Normalize.apply(x, weight, bias, mean, variance, eps)
@@ -86,8 +90,9 @@ class InputGradients(TorchFunctionMode):
             given = {**_DEFAULTS, **dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
             x, weight, bias, stride, padding, dilation, groups = (given[name] for name in _ARGUMENTS)
             dims = _CONVOLUTIONS[func]
-            few = x.ndim == dims + 2 and x.shape[1] <= _FEW and not isinstance(padding, str)
-            if few and x.requires_grad and x.device.type == "cpu" and x.dtype is weight.dtype is torch.float32:
+            batched = x.ndim == dims + 2 and not isinstance(padding, str)
+            pays = batched and x.shape[1] <= _FEW and x.shape[2:].numel() >= _MANY
+            if pays and x.requires_grad and x.device.type == "cpu" and x.dtype is weight.dtype is torch.float32:
                 sizes = [_each(size, dims) for size in (stride, padding, dilation)]
                 return _FirstConvolution.apply(func, x, weight, bias, *sizes, groups)
         return func(*args, **kwargs)

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,9 +21,13 @@ from lightning_sanity.text import Embedding
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions of what a measurement depends on, and the device."""
-    names = ("lightning-sanity", "torch", "lightning", "captum", "scikit-image")
-    found = {"python": platform.python_version(), "platform": platform.system(), "device": str(device)}
-    for name in names:
+    return {"python": platform.python_version(), "platform": platform.system(), "device": str(device), **_versions()}
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for name in ("lightning-sanity", "torch", "lightning", "captum", "scikit-image"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

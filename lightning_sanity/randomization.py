@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,10 @@ from lightning_sanity.weights import whole
 __all__ = ["STRATEGIES", "Change", "RandomizationError", "Reinitialize", "Unit", "redraw", "reinitialize_", "units"]
 
 Reinitialize = str | Callable[..., Any] | nn.Module
+_CONSTANT = 1e-5
+"""Spread, as a share of the mean, up to which values count as equal: rounding of a sum leaves that much."""
+_PIECE = 2**16
+"""Values that are compared at once."""
 STRATEGIES = ("default", "normal", "shuffle", "reset", "xavier", "kaiming")
 
 
@@ -29,7 +34,20 @@ class Change:
     relative: Tensor
 
 
-Redraw = Callable[[nn.Module, Unit, torch.Generator], tuple[Change, ...]]
+class Redraw(Protocol):
+    """Re-initialises a unit and says what changed."""
+
+    def __call__(
+        self, model: nn.Module, unit: Unit, rng: torch.Generator, trained: nn.Module | None = None
+    ) -> tuple[Change, ...]:
+        """Draw.
+
+        Args:
+            model: Whose unit.
+            unit: Which.
+            rng: Of the draws.
+            trained: Another module with the values that ``model`` has, which saves a copy of them.
+        """
 
 
 def reinitialize_(
@@ -67,29 +85,37 @@ def redraw(how: Reinitialize) -> Redraw:
 
     What a draw matches of the trained values is looked up once, so call it on units that carry them.
     """
+    act = _replacement(how)
+
+    @torch.no_grad()
+    def measured(
+        model: nn.Module, unit: Unit, rng: torch.Generator, trained: nn.Module | None = None
+    ) -> tuple[Change, ...]:
+        with whole(model, unit.parameters):
+            if trained is None:
+                before = {name: _effective(model, name).clone() for name in unit.parameters}
+            else:
+                before = {name: _effective(trained, name) for name in unit.parameters}
+            strategies = act(model, unit, rng)
+            return tuple(
+                Change(name, strategies[name], _relative(before.pop(name), _effective(model, name)))
+                for name in unit.parameters
+            )
+
+    return measured
+
+
+def _replacement(how: Reinitialize) -> Callable[[nn.Module, Unit, torch.Generator], dict[str, str]]:
+    """What replaces a unit's values and names how it did so, by parameter."""
     if isinstance(how, nn.Module):
-        twin = how
-        return lambda model, unit, rng: _measured(model, unit, lambda: _copy_from(model, unit, twin, rng))
+        return partial(_copy_from, how)
     if how in ("default", "normal", "shuffle", "xavier", "kaiming"):
-        draw, laws = _DRAWS["normal" if how == "default" else str(how)], _Laws()
-        return lambda model, unit, rng: _measured(model, unit, lambda: _draw_each(model, unit, draw, rng, laws))
+        return partial(_draw_each, _DRAWS["normal" if how == "default" else str(how)], _Laws())
     if how == "reset":
-        return lambda model, unit, rng: _measured(model, unit, lambda: _reset_modules(model, unit, rng))
+        return _reset_modules
     if callable(how):
-        function = how
-        return lambda model, unit, rng: _measured(model, unit, lambda: _apply_callable(model, unit, function, rng))
+        return partial(_apply_callable, how)
     raise ValueError(f"unknown re-initialisation '{how}'; choose from: {', '.join(STRATEGIES)}, a function or a twin")
-
-
-@torch.no_grad()
-def _measured(model: nn.Module, unit: Unit, act: Callable[[], dict[str, str]]) -> tuple[Change, ...]:
-    with whole(model, unit.parameters):
-        before = {name: _effective(model, name).clone() for name in unit.parameters}
-        strategies = act()
-        return tuple(
-            Change(name, strategies[name], _relative(before.pop(name), _effective(model, name)))
-            for name in unit.parameters
-        )
 
 
 def _effective(model: nn.Module, name: str) -> Tensor:
@@ -104,13 +130,18 @@ def _effective(model: nn.Module, name: str) -> Tensor:
 
 
 def _relative(old: Tensor, new: Tensor) -> Tensor:
-    """``|new - old| / max(|new|, |old|)``; ``old`` is used up."""
+    """``|new - old| / max(|new|, |old|)``."""
     if old.shape != new.shape:
         return torch.ones((), device=new.device)
-    old, new = _wide(old), _wide(new)
-    scale = torch.maximum(torch.linalg.vector_norm(old), torch.linalg.vector_norm(new))
-    change = torch.linalg.vector_norm(old.sub_(new))
-    return (change / scale.clamp_min(torch.finfo(torch.float32).tiny)).float()
+    pairs = zip(_pieces(old), _pieces(new), strict=True)
+    norms = [[torch.linalg.vector_norm(each) for each in (a, b, b - a)] for a, b in pairs]
+    before, after, change = torch.linalg.vector_norm(torch.stack([torch.stack(row) for row in norms]), dim=0)
+    return (change / torch.maximum(before, after).clamp_min(torch.finfo(torch.float32).tiny)).float()
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """Small enough for a cache, so that a difference takes neither the time nor the memory of another tensor."""
+    return _wide(tensor).reshape(-1).split(_PIECE)
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -134,13 +165,13 @@ class _Law:
     """The normal law that a tensor is redrawn from, so that a deep network keeps its signal.
 
     Attributes:
-        mean: Of the trained values, 0-d.
-        spread: Their standard deviation, 0-d.
+        mean: Of the trained values.
+        spread: Their standard deviation.
         strategy: What to call it.
     """
 
-    mean: Tensor
-    spread: Tensor
+    mean: complex
+    spread: float
     strategy: str
 
 
@@ -162,24 +193,28 @@ class _Laws:
 
 
 def _moments(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of all values; of complex ones the latter is that of their parts."""
     wide = _wide(tensor)
-    spread = wide.std() if tensor.numel() > 1 else torch.zeros((), device=tensor.device)
-    return (tensor if tensor.is_complex() else wide).mean(), spread
+    mean = wide.mean()
+    centred = [torch.linalg.vector_norm(piece - mean) for piece in _pieces(tensor)]
+    spread = torch.linalg.vector_norm(torch.stack(centred)) / max(wide.numel() - 1, 1) ** 0.5
+    return tensor.mean() if tensor.is_complex() else mean, spread
 
 
 def _law(mean: Tensor, spread: Tensor, of_largest: Callable[[], Tensor]) -> _Law:
-    if bool(spread > 1e-12 * mean.abs()):
-        return _Law(mean, spread, "normal")
+    centre, deviation = torch.stack([mean, spread.to(mean.dtype)]).tolist()  # one question to the device, not two
+    if deviation.real > _CONSTANT * abs(centre):
+        return _Law(centre, deviation.real, "normal")
     # All values equal: nothing to match, yet the value itself was trained. A tenth of it keeps a scale near one.
-    scale = 0.1 * float(mean.abs()) or float(of_largest()) or 0.02
-    return _Law(mean, spread.new_tensor(scale), "normal (around a constant)")
+    scale = 0.1 * abs(centre) or float(of_largest()) or 0.02
+    return _Law(centre, scale, "normal (around a constant)")
 
 
 Draw = Callable[[Tensor, _Law, torch.Generator], str]
 """Replaces a tensor's values in place; what that is called."""
 
 
-def _draw_each(model: nn.Module, unit: Unit, draw: Draw, rng: torch.Generator, laws: _Laws) -> dict[str, str]:
+def _draw_each(draw: Draw, laws: _Laws, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
     """Draw every tensor of the unit in the order of its names; parametrised ones through what they produce."""
     strategies: dict[str, str] = {}
     produced = {
@@ -218,13 +253,16 @@ def _assign_through(module: nn.Module, tensor: str, value: Tensor) -> bool:
 def _normal(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
     """A normal draw with the tensor's own mean and spread."""
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous():
-        tensor.normal_(generator=rng).mul_(law.spread).add_(law.mean)
-        return law.strategy
-    # On the CPU, so that all devices agree.
-    dtype = tensor.dtype if tensor.is_complex() else torch.float32
-    drawn = torch.empty(tensor.shape, dtype=dtype, pin_memory=tensor.device.type == "cuda").normal_(generator=rng)
-    drawn = drawn.to(tensor.device, non_blocking=True)
-    tensor.copy_(drawn.mul_(law.spread).add_(law.mean))
+        drawn = tensor
+    else:  # on the CPU, so that all devices agree
+        dtype = tensor.dtype if tensor.is_complex() else torch.float32
+        drawn = torch.empty(tensor.shape, dtype=dtype, pin_memory=tensor.device.type == "cuda")
+    if isinstance(law.mean, complex):
+        drawn.normal_(generator=rng).mul_(law.spread).add_(law.mean)
+    else:
+        drawn.normal_(law.mean, law.spread, generator=rng)
+    if drawn is not tensor:
+        tensor.copy_(drawn, non_blocking=True)
     return law.strategy
 
 
@@ -268,16 +306,16 @@ def _reset_modules(model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[s
             own()
 
     before = {name: model.get_parameter(name).detach().clone() for name in unit.parameters}
-    strategies = _apply_callable(model, unit, reset, rng, "reset")
+    strategies = _apply_callable(reset, model, unit, rng, "reset")
     unreached = tuple(n for n in unit.parameters if torch.equal(before[n], model.get_parameter(n).detach()))
     if unreached:
-        normal = _draw_each(model, Unit(unit.name, unreached), _normal, rng, _Laws())
+        normal = _draw_each(_normal, _Laws(), model, Unit(unit.name, unreached), rng)
         strategies.update({name: f"{how} (no reset of its own)" for name, how in normal.items()})
     return strategies
 
 
 def _apply_callable(
-    model: nn.Module, unit: Unit, function: Callable[[nn.Module], Any], rng: torch.Generator, name: str = ""
+    function: Callable[[nn.Module], Any], model: nn.Module, unit: Unit, rng: torch.Generator, name: str = ""
 ) -> dict[str, str]:
     """Run a function on each owner under its own random stream; what lies outside the unit is put back."""
     names = set(unit.parameters) | set(unit.statistics)
@@ -299,7 +337,7 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _copy_from(model: nn.Module, unit: Unit, twin: nn.Module, rng: torch.Generator) -> dict[str, str]:
+def _copy_from(twin: nn.Module, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
     """Copy the unit from a fresh twin; where the twin holds the trained value itself, a constant, draw instead."""
     source = dict(twin.named_parameters())
     strategies: dict[str, str] = {}
@@ -312,6 +350,6 @@ def _copy_from(model: nn.Module, unit: Unit, twin: nn.Module, rng: torch.Generat
         parameter.copy_(value)
         strategies[name] = "twin"
     if same:
-        normal = _draw_each(model, Unit(unit.name, tuple(same)), _normal, rng, _Laws())
+        normal = _draw_each(_normal, _Laws(), model, Unit(unit.name, tuple(same)), rng)
         strategies.update({name: f"{how}, the twin's value being the trained one" for name, how in normal.items()})
     return strategies

@@ -46,20 +46,22 @@ def average_ranks(flat: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def _mean_positions(ordered: Tensor) -> Tensor:
     """The rank of each place of a sorted ``(N, P)``: the mean position of its run, from 1."""
-    if ordered.device.type != "cpu":  # asking which rows hold ties would wait for the device
-        return _mean_positions_of_runs(ordered)
-    places = torch.arange(1, ordered.shape[1] + 1, dtype=torch.float32).expand_as(ordered)
-    tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
-    if not bool(tied.any()):
-        return places
-    found = places.clone()
-    found[tied] = _mean_positions_of_runs(ordered[tied])
-    return found
-
-
-def _mean_positions_of_runs(ordered: Tensor) -> Tensor:
-    first, last = runs(ordered)
-    return (first + last).float().div_(2).add_(1)
+    if ordered.device.type != "cpu":  # asking where there are ties would wait for the device
+        first, last = runs(ordered)
+        return (first + last).float().div_(2).add_(1)
+    rows, count = ordered.shape
+    ranks = torch.arange(1, count + 1, dtype=torch.float32).repeat(rows, 1)
+    tied = (ordered[:, 1:] == ordered[:, :-1]).flatten().nonzero().flatten()
+    if len(tied):
+        tied += tied.div(count - 1, rounding_mode="floor")  # places that equal the next one of their row
+        begins = torch.cat([tied.new_zeros(1), (tied[1:] != tied[:-1] + 1).nonzero().flatten() + 1])
+        lengths = torch.cat([begins, tied.new_tensor([len(tied)])]).diff() + 1
+        starts = tied[begins]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)[:-1]])
+        members = torch.repeat_interleave(starts - offsets, lengths) + torch.arange(int(lengths.sum()))
+        means = (starts % count).float() + (lengths + 1).float() / 2
+        ranks.view(-1)[members] = torch.repeat_interleave(means, lengths)
+    return ranks
 
 
 def sort_packed(keys: Tensor, position_bits: int) -> tuple[Tensor, Tensor]:

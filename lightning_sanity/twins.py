@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,8 +20,12 @@ from lightning_sanity.weights import own_class
 _HEAD = 4096  # values of a parameter that tell whether two twins share it
 NORM_STATS = ("auto", "keep", "reset", "recalibrate")
 
-TrialDraw = Callable[[nn.Module, Unit], tuple[Change, ...]]
-"""Re-initialises one unit of a model, as one trial draws it; what changed."""
+
+class TrialDraw(Protocol):
+    """Re-initialises one unit of a model, as one trial draws it; what changed."""
+
+    def __call__(self, model: nn.Module, unit: Unit, trained: nn.Module | None = None) -> tuple[Change, ...]:
+        """See ``Redraw``."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Reinitializer:
         twin = self.twin(trial) if self.twin is not None else None
         draw = redraw(twin) if twin is not None else self._redraw
 
-        def act(model: nn.Module, unit: Unit) -> tuple[Change, ...]:
-            changes = draw(model, unit, make_generator(self.seed, trial, unit.name))
+        def act(model: nn.Module, unit: Unit, trained: nn.Module | None = None) -> tuple[Change, ...]:
+            changes = draw(model, unit, make_generator(self.seed, trial, unit.name), trained)
             _set_statistics(model, unit, self.norm_stats, twin)
             return changes
 

@@ -8,7 +8,7 @@ follows, so that no step only resets a constant.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -155,7 +155,7 @@ def _layers(model: nn.Module, used: Sequence[str], graph: Graph) -> list[Unit]:
             leading.append(entry)
     if leading:
         members.append(leading)
-    found = [_unit(model, group) for group in members]
+    found = [_unit(model, parameters, group) for group in members]
     return _distinct(list(reversed(found)))
 
 
@@ -179,8 +179,7 @@ def has_fan(parameter: Tensor) -> bool:
     return sum(side > 1 for side in parameter.shape) >= 2
 
 
-def _unit(model: nn.Module, group: Sequence[tuple[str, Sequence[str]]]) -> Unit:
-    parameters = dict(model.named_parameters())
+def _unit(model: nn.Module, parameters: Mapping[str, nn.Parameter], group: Sequence[tuple[str, Sequence[str]]]) -> Unit:
     weighted = [name for name, names in group if any(has_fan(parameters[n]) for n in names)]
     names = tuple(name for _, members in group for name in members)
     return Unit((weighted or [group[0][0]])[0], names, _statistics(model, names))

@@ -38,9 +38,15 @@ def is_sharded(module: nn.Module) -> bool:
 
 def gathering_modules(module: nn.Module) -> list[nn.Module]:
     """The outermost modules that gather their shards for a forward pass."""
-    if isinstance(module, FSDPModule):
-        return [module]
-    return [found for child in module.children() for found in gathering_modules(child)]
+    found: list[nn.Module] = []
+    waiting: list[nn.Module | None] = [module]
+    while waiting:  # at every access to weights, so without the names that ``children`` would make
+        child = waiting.pop()
+        if isinstance(child, FSDPModule):
+            found.append(child)
+        elif child is not None:
+            waiting += child._modules.values()
+    return found
 
 
 def drop_gathered(module: nn.Module) -> None:

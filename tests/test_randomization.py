@@ -1,3 +1,4 @@
+import copy
 import random as python_random
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import nn
 
 from lightning_sanity._rng import generator
 from lightning_sanity.graph import trace
-from lightning_sanity.randomization import reinitialize_
+from lightning_sanity.randomization import redraw, reinitialize_
 from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import RandomizationError, Unit, plan, subsets, units
 
@@ -237,3 +238,27 @@ def test_a_twin_factory_that_returns_pretrained_weights_is_refused():
 def test_orders_are_subsets_of_the_same_units(order, expected):
     found = subsets([Unit(name, (name,)) for name in "abc"], order)
     assert ["".join(unit.name for unit in step) for step in found] == expected
+
+
+@pytest.mark.parametrize("how", ["normal", "shuffle", "xavier", "reset", nn.init.zeros_])
+def test_a_change_is_the_relative_distance_to_the_values_before(how):
+    model = nn.Sequential(nn.Conv2d(3, 600, 7), nn.Flatten(), nn.Linear(600, 4))
+    function = (lambda module: nn.init.zeros_(module.weight)) if callable(how) else how
+    unit = Unit("convolution", ("0.weight",))
+    trained, again = copy.deepcopy(model), copy.deepcopy(model)
+    (change,) = redraw(function)(model, unit, generator(0))
+    old, new = trained[0].weight.double(), model[0].weight.double()
+    expected = (new - old).norm() / torch.maximum(new.norm(), old.norm())
+    assert torch.isclose(change.relative.double(), expected, rtol=1e-5)
+    (beside,) = redraw(function)(again, unit, generator(0), trained)  # measured against another module's values
+    assert torch.equal(again[0].weight, model[0].weight)
+    assert torch.equal(beside.relative, change.relative)
+
+
+@pytest.mark.parametrize("value", [0.1, 1.0, -3.3e-7])
+def test_a_constant_tensor_counts_as_one_whatever_rounding_its_mean_has(value):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.full((999, 101), value))
+    (change,) = redraw("normal")(model, Unit("weight", ("weight",)), generator(0))
+    assert change.strategy == "normal (around a constant)"
+    assert torch.isclose(model.weight.std(), torch.tensor(0.1 * abs(value)), rtol=0.02)

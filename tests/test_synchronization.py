@@ -34,11 +34,11 @@ LISTENING = {("explanation", "listen"): DEPTHS * TRIALS}
 
 
 def asking():
-    """Module and function of the innermost frame of the package, skipping what torch and captum call in between."""
+    """Module and function of the innermost frame of the package that does more than pass an operation on."""
     frame = sys._getframe(2)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if PACKAGE in path.parents:
+        if PACKAGE in path.parents and frame.f_code.co_name != "__torch_function__":
             return path.stem, frame.f_code.co_name
         frame = frame.f_back
     return "?", "?"

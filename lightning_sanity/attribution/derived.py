@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn
+from lightning_sanity.input_gradients import InputGradients
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Derived:
     """An attribution function that says what it needs.
 
     Attributes:
-        plain: The attribution by passes of its own: what a call runs, and what any shortcut must equal.
+        plain: The attribution by passes of its own, which any shortcut must equal. A call runs it with
+            ``InputGradients``.
         combine: ``(explained rows, evidence) -> attribution``, each row by itself.
         rules: The gradients at the input that ``combine`` reads: "gradient", "guided", "deconvnet".
         layer: Where activation and slope are taken, if anywhere.
@@ -73,4 +75,5 @@ class Derived:
 
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
         """The attribution of ``inputs``."""
-        return self.plain(model, inputs, target)
+        with InputGradients():
+            return self.plain(model, inputs, target)
