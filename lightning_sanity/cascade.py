@@ -221,9 +221,6 @@ class Cascade:
         """Room for what so many more trials will measure of a method."""
         like, picture = self.references[name].maps.magnitude, self.tracks[name].picture
         tables = Trials.empty(like, self.similarities, trials, len(self.steps), self.settings.diagnostics)
-        if name == POSITIVE_CONTROL:
-            tables.last = like.new_full((trials, *like.shape), torch.nan)
-            tables.last_crossed = None if self.what.question is None else tables.last.clone()
         if self.trials == 0 and picture is not None:  # until it is drawn, a picture is the trained model's
             tables.pictures = picture[:, None].repeat(1, len(self.picture_depths), 1, 1)
         return tables
@@ -340,12 +337,12 @@ class Cascade:
             self._tick(f"trial {trial + 1}", len(self.steps) * len(tables))
             return
         redraw = self.reinitializer.start_trial(trial)
-        made = walks.trial(place, redraw)
-        walked = {} if made is None else {n: self._compared(n, each, trial) for n, each in made.attributions.items()}
-        changes = [] if made is None else [change for each in made.changes.values() for change in each]
+        ready = walks.trial(place, redraw)
+        made = {} if ready is None else {n: self._compared(n, each, trial) for n, each in ready.attributions.items()}
+        changes = [] if ready is None else [change for each in ready.changes.values() for change in each]
         looking = [name for name in names if self.methods[name][0].passes > 0]
-        needs_weights = bool(looking) and self._needs_weights(looking, walked)
-        needs_weights |= made is None and division.tells(place)
+        needs_weights = bool(looking) and self._needs_weights(looking, made)
+        needs_weights |= ready is None and division.tells(place)
         random: list[Unit] = []
         for depth, step in enumerate(self.steps):
             if any(unit not in step for unit in random):
@@ -353,7 +350,7 @@ class Cascade:
                 random = []
             for unit in (unit for unit in step if needs_weights and unit not in random):
                 changed = redraw(self.model, unit)
-                changes += changed if made is None else ()
+                changes += changed if ready is None else ()
             random = list(step)
             now = self.what
             if needs_weights and self.settings.norm_stats == "recalibrate":
@@ -364,12 +361,12 @@ class Cascade:
                 told: int | None = None
                 for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
-                        act = partial(self._step, now=now, place=place, depth=depth, made=walked.get(name))
+                        act = partial(self._step, now=now, place=place, depth=depth, made=made.get(name))
                         self._guarded(name, table, (trial, depth), act)
                     told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
-            if made is not None:
-                part.outputs[place, depth] = -1, made.outputs[depth]
+            if ready is not None:
+                part.outputs[place, depth] = -1, ready.outputs[depth]
             elif told is not None:
                 part.outputs[place, depth] = told, heard[0]
             elif division.tell(place, depth):
@@ -474,19 +471,18 @@ class Cascade:
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:
             table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
-        if table.last is not None:
+        if name == POSITIVE_CONTROL:
             table.last[place] = maps.magnitude
-        if table.last_crossed is not None and unrelated is not None:
-            table.last_crossed[place] = unrelated.magnitude
+            table.last_crossed |= {} if unrelated is None else {place: unrelated.magnitude}
 
     def _compare_twins(self, table: Trials | None, walked: int) -> None:
         """Twins must not resemble one another: their weights should draw the map."""
-        if table is None or table.error is not None or table.last is None:
+        if table is None or table.error is not None:
             return
         device = first(self.what.inputs).device
         maps, crossed = (
-            [Maps(m, m) for m in ([] if each is None else each[:walked].to(device))]
-            for each in (table.last, table.last_crossed)
+            {trial: Maps(each.to(device), each.to(device)) for trial, each in found.items()}
+            for found in (table.last, table.last_crossed)
         )
         for trial in range(1, walked):
             before = self._trained_model.ranked(maps[trial - 1])

@@ -165,7 +165,9 @@ class Division:
             for key in mine:
                 mine[key][trial, depth] = theirs[key][trial, depth]
         if depth == self.depths - 1:
-            for name in ("norm", "dependence", "entropy_rise", "last", "last_crossed"):
+            table.last |= {place: maps for place, maps in owner.last.items() if place == trial}
+            table.last_crossed |= {place: maps for place, maps in owner.last_crossed.items() if place == trial}
+            for name in ("norm", "dependence", "entropy_rise"):
                 ours, measured = getattr(table, name), getattr(owner, name)
                 if ours is not None and measured is not None:
                     ours[trial] = measured[trial]

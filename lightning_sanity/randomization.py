@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -257,7 +258,7 @@ def _normal(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
     else:  # on the CPU, so that all devices agree
         dtype = tensor.dtype if tensor.is_complex() else torch.float32
         drawn = torch.empty(tensor.shape, dtype=dtype, pin_memory=tensor.device.type == "cuda")
-    if isinstance(law.mean, complex):
+    if isinstance(law.mean, complex) or not math.isfinite(law.spread):  # of weights that are NaN, all draws are
         drawn.normal_(generator=rng).mul_(law.spread).add_(law.mean)
     else:
         drawn.normal_(law.mean, law.spread, generator=rng)

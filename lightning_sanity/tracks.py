@@ -26,8 +26,8 @@ class Trials:
             ``(trials, N)``, where asked for.
         entropy_rise: See ``complexity.efficient_mprt``; ``(trials, N)``, where asked for.
         pictures: Signed maps of the first trial of all ``(K, kept depths, h, w)``.
-        last: Magnitude of the maps at full randomization ``(trials, N, H, W)``, of the positive control.
-        last_crossed: Likewise of the other samples' questions, where something is asked.
+        last: Of the positive control, per trial the magnitude of its maps at full randomization ``(N, H, W)``.
+        last_crossed: Likewise under the questions of other samples, where something is asked.
         twins: Per pair of consecutive trials, the similarity of the maps of their twins ``(N,)``.
         error: Why the method was given up, if it was.
         failed_at: Trial and depth of that; (-1, 0) on the trained model.
@@ -39,8 +39,8 @@ class Trials:
     dependence: Tensor | None = None
     entropy_rise: Tensor | None = None
     pictures: Tensor | None = None
-    last: Tensor | None = None
-    last_crossed: Tensor | None = None
+    last: dict[int, Tensor] = field(default_factory=dict)
+    last_crossed: dict[int, Tensor] = field(default_factory=dict)
     twins: list[Tensor] = field(default_factory=list)
     error: str | None = None
     failed_at: tuple[int, int] = (-1, 0)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lightning_sanity import Criterion, parameter_randomization_test
+from lightning_sanity import Criterion, parameter_randomization_test, randomization_tests
 from lightning_sanity.budget import Interrupted
 from lightning_sanity.division import Division
 from lightning_sanity.engine import Engine
@@ -136,6 +136,27 @@ def test_processes_that_share_a_question_about_regions_find_the_same(tmp_path):
     assert alone["settings"]["engine"]["gradient"] == "two_stream"
     for found in in_processes(2, tmp_path, work):
         assert found == alone
+
+
+@forking
+def test_twins_of_different_processes_are_compared_as_those_of_one(digits_network, tmp_path, monkeypatch):
+    model, images, _ = digits_network
+    agreements, walk = [], randomization_tests._walk
+
+    def listening(*arguments):
+        found = walk(*arguments)
+        agreements.append(found.twin_agreement)
+        return found
+
+    def work(share):
+        agreements.clear()
+        whole(model, images, share, methods="gradient", trials=5)
+        return agreements
+
+    monkeypatch.setattr(randomization_tests, "_walk", listening)
+    alone = list(work(Share()))
+    assert 0 < abs(alone[0]) < 0.5
+    assert in_processes(2, tmp_path, work) == [alone, alone]
 
 
 @forking
