@@ -36,8 +36,6 @@ GOALS |= {("resnet18", 5, 32): 0.25, ("resnet18", 5, 64): 0.3}
 """Share of the bare loop's time that the whole test should take."""
 TRIALS = 5
 """The default."""
-DRAWING = 3
-"""How often the largest tensor is there while it is drawn anew: as it was, as it is drawn, and what is made of that."""
 TOLERANCE = 1e-5
 """Of a map's norm: what batches of another size may change in the last bits."""
 
@@ -166,18 +164,17 @@ def memory(network, size, batch, chunks):
     problem, planned = made(network, size, batch)
     engine = engine_of(problem, ONE, planned, budget=2**62)
     (plan,) = engine._plans(engine._random, (), True)
-    sizes = [tensor.nbytes / 2**20 for _, tensor in named_tensors(problem.model)]
-    weights, layer = sum(sizes), max(sizes)
+    weights = sum(tensor.nbytes for _, tensor in named_tensors(problem.model)) / 2**20
+    maps = len(planned) * problem.inputs.nbytes / 2**20
     where = {"network": network, "size": size, "batch": batch}
     rows = [where | {"what": what} | peak(working, network, size, batch, what) for what in ("bare loop", "whole test")]
     for chunk in chunks:
         budget = chunk * plan.bytes_per_sample()
         found = peak(working, network, size, batch, budget)
-        # The clone is there when the work begins; it adds the trained weights, kept to put them back, and the twin.
-        row = (
-            where | {"what": f"walks of {chunk}", "budget": budget / 2**20, "model": weights, "drawing": layer} | found
-        )
-        row["allowed"] = row["budget"] + 2 * weights + DRAWING * layer
+        row = where | {"what": f"walks of {chunk}", "budget": budget / 2**20, "model": weights, "maps": maps} | found
+        # The clone is there when the work begins; it adds the trained weights, kept to put them back, the twin, and
+        # what it was asked for.
+        row["allowed"] = row["budget"] + 2 * weights + maps
         assert row["tensors"] <= row["allowed"], remembered(row)
         rows.append(row)
     return rows
@@ -189,7 +186,8 @@ def remembered(row):
     if "allowed" not in row:
         return found
     return (
-        f"{found}; budget {row['budget']:.0f} + trained model and twin {2 * row['model']:.0f} = {row['allowed']:.0f} MB"
+        f"{found}; budget {row['budget']:.0f} + trained model and twin {2 * row['model']:.0f} + maps {row['maps']:.0f} "
+        f"= {row['allowed']:.0f} MB"
     )
 
 

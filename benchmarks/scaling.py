@@ -1,15 +1,16 @@
 """Question: does the test's cost grow with units, trials and probe, and no faster?
 
-A ResNet-18 at 32 pixels, gradient, the whole test: milliseconds per (unit x trial x sample) for 4 to 32 samples and for
+A ResNet-18, gradient, the whole test: milliseconds per (unit x trial x sample) for 4 to 32 samples and for
 1 to 10 trials. What is done once (copying, tracing, reference maps) is part of every figure and weighs more in a small
-test, so the cost of one more sample or trial is given as well: the slope of a straight line through all sizes. Then
+test, so the cost of one more sample or trial is given as well: the slope of a straight line through all sizes, and how
+far the measured times lie off that line, as a share of the largest. Then
 chains of 5, 10 and 20 equal convolutions, all units of each: a pass through 20 takes four times one through 5, so the
 milliseconds are per (unit x layer x trial x sample).
 
 Before any timing, what is measured must not depend on what is scaled: more trials begin with the same trials, and more
 samples with the same samples. For two processes beside one see ``ranks.py``.
 
-    python benchmarks/scaling.py [--probes 4 8 16 32] [--trials 1 3 10] [--units 5 10 20] [--repeats 2] [--json]
+    python benchmarks/scaling.py [--probes 4 8 16 32] [--trials 1 3 10] [--units 5 10 20] [--size 32] [--json]
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def chain(units, samples):
     return Problem(f"{units} units", model, torch.rand(samples, 3, 32, 32), torch.arange(samples))
 
 
-def wide(samples):
+def wide(size, samples):
     torch.manual_seed(0)
-    return resnet(32, samples)
+    return resnet(size, samples)
 
 
 def test(problem, samples, trials, **changes):
@@ -67,14 +68,17 @@ def scaled(what, cases, repeats):
     times = interleaved({size: work for size, (work, *_) in cases.items()}, repeats)
     each = {size: spread([1e3 * t / np.prod(cases[size][1:]) for t in found]) for size, found in times.items()}
     medians = [found["median"] for found in each.values()]
-    slope = np.polyfit(list(cases), [np.median(times[size]) for size in cases], 1)[0]
-    return {"what": what, "each_ms": each, "above": max(medians) / min(medians) - 1, "seconds_per_more": float(slope)}
+    sizes, seconds = np.array(list(cases)), np.array([np.median(times[size]) for size in cases])
+    line = np.polyfit(sizes, seconds, 1)
+    off = np.abs(np.polyval(line, sizes) - seconds).max() / seconds.max()
+    row = {"what": what, "each_ms": each, "above": max(medians) / min(medians) - 1}
+    return row | {"seconds_per_more": float(line[0]), "off_line": float(off)}
 
 
 def described(row):
     each = ", ".join(f"{size}: {shown(found, 3)}" for size, found in row["each_ms"].items())
     return f"{row['what']}: ms per step of a sample {each}; the dearest {row['above']:.0%} above the cheapest " + (
-        f"(goal {ALLOWED:.0%}); one more costs {row['seconds_per_more']:.3f} s"
+        f"(goal {ALLOWED:.0%}); one more costs {row['seconds_per_more']:.3f} s, off that line {row['off_line']:.0%}"
     )
 
 
@@ -83,12 +87,13 @@ def main():
     flags.add_argument("--probes", type=int, nargs="+", default=[4, 8, 16, 32])
     flags.add_argument("--trials", type=int, nargs="+", default=[1, 3, 10])
     flags.add_argument("--units", type=int, nargs="+", default=[5, 10, 20])
+    flags.add_argument("--size", type=int, default=32, help="pixels a side of the ResNet's inputs")
     given = flags.parse_args()
     assert_equal()
     if given.equality_only:
         print("more trials begin with the same trials, more samples with the same samples")
         return
-    problem = wide(max(*given.probes, 8))
+    problem = wide(given.size, max(*given.probes, 8))
     chains = {units: chain(units, 8) for units in given.units}
     units = len(test(problem, 2, 1).units)
     probes = {n: (lambda n=n: test(problem, n, 1), units, 1, n) for n in given.probes}

@@ -302,15 +302,14 @@ class Engine:
         outputs, found = None, {}
         for copies, names in groups.items():
             sums = self._pass(what, steps, copies, [methods[name] for name in names])
-            outputs = sums.outputs if copies is None else outputs
+            outputs = sums.outputs["all"] if copies is None else outputs
             for name in names:
                 found[name] = [
                     methods[name].combine(first(what.inputs), sums.evidence(depth, methods[name].layer))
                     for depth in range(len(steps))
                 ]
         if outputs is None:  # only altered copies were explained
-            outputs = self._pass(what, steps, None, []).outputs
-        assert outputs is not None
+            outputs = self._pass(what, steps, None, []).outputs["all"]
         return outputs, found
 
     def _pass(
@@ -387,10 +386,11 @@ class _Sums:
 
     def __init__(self, depths: int, what: Explanation) -> None:
         self.depths, self.value = depths, first(what.inputs)
-        self.outputs: Tensor | None = None
+        self.outputs: dict[str, Tensor] = {}
         self.mean: dict[str, Tensor] = {}
         self.square: dict[str, Tensor] = {}
-        self.layers: dict[str, tuple[Tensor, Tensor]] = {}
+        self.activation: dict[str, Tensor] = {}
+        self.slope: dict[str, Tensor] = {}
 
     def add(
         self,
@@ -407,35 +407,31 @@ class _Sums:
         def rows(value: Tensor) -> Tensor:
             return value.reshape(count, copies, -1, *value.shape[1:])
 
-        def room(like: Tensor) -> Tensor:
-            return like.new_zeros(self.depths, len(self.value), *like.shape[1:])
+        def room(among: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
+            if name not in among:
+                among[name] = like.new_zeros(self.depths, len(self.value), *like.shape[1:])
+            return among[name]
 
         where = torch.tensor(chosen, device=self.value.device), samples
         if weights is None:
-            self.outputs = room(seen.outputs) if self.outputs is None else self.outputs
-            self.outputs[where] = rows(seen.outputs)[:, 0]
+            room(self.outputs, "all", seen.outputs)[where] = rows(seen.outputs)[:, 0]
         if seen.gradient is not None:
             slope = rows(seen.gradient)
-            mean = self.mean.setdefault(rule, room(seen.gradient))
+            mean = room(self.mean, rule, seen.gradient)
             if weights is None:
                 mean[where] = slope[:, 0]
             else:
                 weight = slope.new_tensor(weights)
                 mean[where] += torch.tensordot(slope, weight, ([1], [0]))
-                self.square.setdefault(rule, room(seen.gradient))[where] += torch.tensordot(
-                    slope.square(), weight, ([1], [0])
-                )
+                square = room(self.square, rule, seen.gradient)
+                square[where] += torch.tensordot(slope.square(), weight, ([1], [0]))
         for name, layer in layers.items():
-            grids = [layer.layout.grid(tensor[name]) for tensor in (seen.activation, seen.slope)]
-            for total, grid in zip(self.layers.setdefault(name, (room(grids[0]), room(grids[1]))), grids, strict=True):
-                total[where] = rows(grid)[:, 0]
+            for total, tensor in ((self.activation, seen.activation), (self.slope, seen.slope)):
+                grid = layer.layout.grid(tensor[name])
+                room(total, name, grid)[where] = rows(grid)[:, 0]
 
     def evidence(self, depth: int, layer: Layer | None) -> Evidence:
         """What was seen of one depth."""
-        activation, slope = (t[depth] for t in self.layers[layer.name]) if layer is not None else (None, None)
-        return Evidence(
-            {rule: total[depth] for rule, total in self.mean.items()},
-            {rule: total[depth] for rule, total in self.square.items()},
-            activation,
-            slope,
-        )
+        at_layer = [None if layer is None else total[layer.name][depth] for total in (self.activation, self.slope)]
+        mean, square = ({rule: total[depth] for rule, total in each.items()} for each in (self.mean, self.square))
+        return Evidence(mean, square, *at_layer)

@@ -113,3 +113,32 @@ def test_tokens_become_a_grid_in_reading_order():
     tokens = torch.arange(5.0).reshape(1, 5, 1)
     grid = layout_of((1, 5, 1), (8, 8)).grid(tokens)
     assert grid.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
+
+
+@pytest.mark.parametrize("name", ["gradcam", "guided_gradcam", "guided_backprop"])
+def test_what_a_network_is_made_of_is_found_with_few_samples(name):
+    rows = []
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    network.register_forward_pre_hook(lambda module, arguments: rows.append(len(arguments[0])))
+    method, images = resolve(name), torch.rand(16, 3, 8, 8)
+    assert method.refuses(network, images, torch.zeros(16, dtype=torch.long)) is None
+    if method.prepare is not None:
+        method.prepare(network, images)
+    assert rows
+    assert max(rows) < 16
+
+
+@pytest.mark.parametrize("name", ["gradcam", "guided_gradcam"])
+def test_a_network_for_one_size_of_batch_is_asked_with_that(name):
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, images):
+            return self.head(self.layers(images).reshape(5, 4))
+
+    method, images = resolve(name), torch.rand(5, 3, 8, 8)
+    assert method.refuses(Fixed(), images, torch.zeros(5, dtype=torch.long)) is None
+    assert len(method(Fixed(), images, torch.zeros(5, dtype=torch.long))) == 5

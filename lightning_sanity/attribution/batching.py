@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -16,6 +16,9 @@ from lightning_sanity.attribution.method import at_least, first
 
 ROWS = 64
 """Most rows that a method which multiplies its batch sends through the model at once."""
+
+_FEW = 3
+"""Samples that say what a network is made of: a number that few sides of a tensor have."""
 
 _most: ContextVar[int] = ContextVar("most", default=2**62)
 _log = logging.getLogger(__name__)
@@ -123,6 +126,19 @@ def out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
     return any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+
+
+def of_few(find: Callable[[Any], _Result], inputs: Any) -> _Result:
+    """What can be found out about a network with a few samples; with all where it takes no other number of them.
+
+    Args:
+        find: ``find(inputs)``.
+        inputs: The whole batch.
+    """
+    if len(first(inputs)) > _FEW:
+        with suppress(Exception):
+            return find(rows_of(inputs, slice(0, _FEW)))
+    return find(inputs)
 
 
 def rows_of(inputs: Any, samples: slice, copies: int = 1, explained: Tensor | None = None) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import (
     Method,
@@ -150,6 +151,10 @@ def guided_gradient(model: nn.Module, inputs: Any, target: Tensor | None) -> Ten
 
 def not_guidable(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
     """Why Guided Backprop and the deconvnet mean nothing on this model, or None if every rectifier can be guided."""
+    return of_few(lambda few: _not_guidable(model, few), inputs)
+
+
+def _not_guidable(model: nn.Module, inputs: Any) -> str | None:
     value = replaced(inputs, leaf(first(inputs)))
     arguments = value if isinstance(value, tuple) else (value,)
     present = trace(model, arguments).rectifiers

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.method import first, leaf, outputs_of, replaced, select
 from lightning_sanity.graph import first_tensor
 
@@ -152,6 +153,11 @@ def _watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor], None]) -
 
 
 def maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
+    """See ``_maps_of``; a few samples tell, but for a network that gives these no gradient."""
+    return of_few(lambda few: _maps_of(model, few), inputs) or _maps_of(model, inputs)
+
+
+def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
     """Modules whose output is a map of the image that the model's output depends on, in order of completion.
 
     Channel maps before, token maps only where there is no other: a vision transformer's patch embedding is a
@@ -222,6 +228,11 @@ def layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
     Raises:
         ValueError: If there is no such module or its output is no map of the image.
     """
+    submodule(model, name)
+    return of_few(lambda few: _layer_named(model, few, name), inputs)
+
+
+def _layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
     module, value = submodule(model, name), first(inputs)
     outputs: list[Tensor | None] = []
     handle = module.register_forward_hook(lambda _, args, output: outputs.append(first_tensor(output)))
