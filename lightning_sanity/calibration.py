@@ -18,6 +18,7 @@ from lightning_sanity.units import Unit
 
 _AGAIN = 3  # explanations that are timed, where they are quick
 _FEW = 2  # depths that say what the others will take
+_OF_A_PASS = 0.75  # that a depth of a walk takes, at most on the networks that were measured
 _DRAWN = 2e-8  # seconds that drawing one parameter takes, roughly
 _Result = TypeVar("_Result")
 
@@ -127,8 +128,8 @@ def shared_walks(
         The walks, and the first trial if it was walked whole; methods that the engine gave up meanwhile are in neither.
         None where there is no time even for that, or the engine gave up.
     """
+    drawing = _DRAWN * sum(parameter.numel() for parameter in engine.model.parameters())
     if single is not None:
-        drawing = _DRAWN * sum(parameter.numel() for parameter in engine.model.parameters())
         return tuple(_guessed(engine, single, drawing)), None
     depths = len(engine.steps)
     proof = sum(_limits(engine, plain).values())  # one depth by the plain loop, once
@@ -144,7 +145,8 @@ def shared_walks(
         return None
     if trial is None:
         assert few is not None
-        once = each = few.seconds / (1 + _FEW)
+        each = (few.seconds - min(drawing, few.seconds / 2)) / (1 + _FEW)
+        once = few.seconds - _FEW * each
     elif few is not None and trial.seconds > few.seconds:
         each = min((trial.seconds - few.seconds) / (depths - _FEW), trial.seconds / depths)
         once = trial.seconds - depths * each
@@ -159,10 +161,10 @@ def shared_walks(
 
 
 def _guessed(engine: Engine, single: float, drawing: float) -> Iterator[Shared]:
-    """What walks take if every depth takes as long as a pass over the trained model; the proof takes another one."""
+    """What walks take, going by a pass over the trained model: depths share some of their work; the proof is more."""
     for copies, names in _kinds(engine).items():
         each = single * (1 if copies is None else len(copies.weights))
-        yield Shared(names, 2 * each + drawing, each)
+        yield Shared(names, 2 * each + drawing, _OF_A_PASS * each)
 
 
 def _kinds(engine: Engine) -> dict[Copies | None, frozenset[str]]:

@@ -44,6 +44,7 @@ from lightning_sanity.units import Unit
 from lightning_sanity.weights import restore, snapshot
 
 POSITIVE_CONTROL = "gradient"
+_BUSY = 5  # factor by which a walk may take longer than planned before it is said to hang
 _MARGIN = 0.1  # of the time that is left, not planned for
 
 
@@ -404,7 +405,9 @@ class Cascade:
 
     def _attempt(self, engine: Engine, redraw: TrialDraw, saved: Mapping[str, Tensor]) -> Trial | None:
         """All depths of a trial at once, where that is to be had."""
-        with self._explain.patience("a walk over all depths"):
+        # What is left of a short time may be less than the least walk takes, on a busy machine several times less.
+        takes = 0.0 if self._cost is None else self._cost.seconds(engine.methods, 1, len(engine.steps))
+        with self._explain.patience("a walk over all depths", max(1.0, _BUSY * takes)):
             read = time.perf_counter if self._deadline is None else self._clock
             return engine.attempt(redraw, saved, read)
 

@@ -70,11 +70,11 @@ class Explainer:
         self._explained.add(name)
         return maps
 
-    def patience(self, what: str) -> AbstractContextManager[None]:
-        """End what hangs, as far as there is a deadline."""
+    def patience(self, what: str, least: float = 1.0) -> AbstractContextManager[None]:
+        """End what hangs, as far as there is a deadline, but not before ``least`` seconds."""
         seconds = None
         if self._deadline is not None:
-            seconds = max(2 * self._deadline - self._started - time.perf_counter(), 1.0)
+            seconds = max(2 * self._deadline - self._started - time.perf_counter(), least)
         return self._alarm(seconds, f"{what} did not return within twice max_time")
 
     def measure(self, what: Explanation, stacked: int) -> None:

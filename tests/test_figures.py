@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from matplotlib import pyplot, rcParams
@@ -284,6 +285,19 @@ def test_maps_without_pictures_say_why():
 def test_maps_of_a_sample_not_kept_name_the_range():
     with pytest.raises(ValueError, match="from 0 to 1"):
         figures.maps(make_result(), 2)
+
+
+def test_samples_drawn_in_turn_look_like_figures_of_their_own():
+    result = make_result()
+    result.pictures.maps["gradient"][0, 1] = 0  # blank in one sample, and another one is in the other
+    result.pictures.maps["gradient"][1, 2] = 0
+    found = list(figures.every_sample(result))
+    assert len(found) == 2
+    for sample, pixels in enumerate(found):
+        figure = figures.maps(result, sample)
+        figure.canvas.draw()
+        alone = torch.tensor(numpy.asarray(figure.canvas.buffer_rgba())).float()
+        assert (torch.tensor(pixels).float() - alone).abs().mean() < 0.1  # frames are drawn over one another
 
 
 def test_verdicts_can_be_read_without_colour():

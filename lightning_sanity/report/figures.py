@@ -5,7 +5,7 @@ alive and picks a window system, is never imported, and no ``rcParams`` are chan
 """
 
 from lightning_sanity.report.curves import curves, output_change, sensitivity
-from lightning_sanity.report.maps import maps
+from lightning_sanity.report.maps import every_sample, maps
 from lightning_sanity.report.verdicts import history, samples, verdicts
 
-__all__ = ["curves", "history", "maps", "output_change", "samples", "sensitivity", "verdicts"]
+__all__ = ["curves", "every_sample", "history", "maps", "output_change", "samples", "sensitivity", "verdicts"]

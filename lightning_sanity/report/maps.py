@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
@@ -38,7 +43,6 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
     theme = DARK if dark else LIGHT
     names = [name for name in ordered(result) if name in pictures.maps]
     titles = ["input", "trained", *(step_title(result, depth) for depth in pictures.depths)]
-    signed, unsigned = (LinearSegmentedColormap.from_list("", c) for c in (theme.signed, theme.unsigned))
     height, width = (1.1 * side / max(pictures.inputs.shape[1:3]) for side in pictures.inputs.shape[1:3])
     left, gap = 2.15, 0.09
     figure = new_figure(max(6.0, left + len(titles) * (width + gap)), 1, theme)
@@ -59,7 +63,7 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
         y = top + row * (height + gap)
         shown = pictures.maps[name][sample]
         _row_label(axes, left - 0.1, y + height / 2, name, result.verdicts[name], theme)
-        scale = (signed, -127) if bool((shown < 0).any()) else (unsigned, 0)
+        scale = _scale(shown, theme)
         for column, picture in enumerate((pictures.inputs[sample], *shown)):
             x = left + column * (width + gap)
             extent = (x, x + width, y + height, y)
@@ -74,6 +78,41 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
     return figure
 
 
+def every_sample(result: SanityResult) -> Iterator[Any]:
+    """What ``maps`` shows of each kept sample, as pixels ``(H, W, 4)``; the words, which they share, are drawn once."""
+    figure = maps(result)
+    figure.canvas.draw()
+    (axes,), pictures = figure.axes, result.pictures
+    assert pictures is not None
+    names = [name for name in ordered(result) if name in pictures.maps]
+    for sample in range(len(pictures.inputs)):
+        cells = [(pictures.inputs[sample], *pictures.maps[name][sample]) for name in names]
+        shown = [(values, _scale(row[1:], LIGHT)) for row in cells for values in row]
+        for image, (values, scale) in zip(axes.images, shown, strict=True) if sample else ():
+            image.set_data(_coloured(values, scale))
+            left, right, bottom, top = image.get_extent()
+            for artist in (image, *_blank(axes, values, (left, right, bottom, top), LIGHT)):
+                axes.draw_artist(artist)
+        for frames in axes.collections if sample else ():
+            axes.draw_artist(frames)
+        yield numpy.array(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+    figure.clear()
+
+
+def _scale(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
+    """The colours of one method's maps, and the value at which they begin."""
+    signed = any(bool((values < 0).any()) for values in row)
+    return LinearSegmentedColormap.from_list("", theme.signed if signed else theme.unsigned), -127 if signed else 0
+
+
+def _coloured(values: Tensor, scale: tuple[Colormap, int]) -> Any:
+    """An input as it is, a map in its colours: done here, pixel by pixel, in half the time that the artist needs."""
+    colours, low = scale
+    if values.ndim == 3:
+        return values.numpy()
+    return colours((values.numpy().astype("float32") - low) / (127 - low), bytes=True)
+
+
 def _picture(
     axes: Axes,
     values: Tensor,
@@ -85,11 +124,8 @@ def _picture(
 ) -> None:
     """An input ``(H, W, 3)``, which brings its colours, or a map ``(H, W)``."""
     colours, low = scale
-    drawn = values.numpy()
-    if values.ndim == 2 and not overlay:  # coloured here, pixel by pixel, which takes half of what the artist takes
-        drawn = colours((drawn.astype("float32") - low) / (127 - low), bytes=True)
     axes.imshow(
-        drawn,
+        values.numpy() if overlay else _coloured(values, scale),
         cmap=colours,
         vmin=low,
         vmax=127,
@@ -98,10 +134,17 @@ def _picture(
         interpolation="nearest",
         alpha=(values.abs() / 127).sqrt().numpy() if overlay else None,
     )
-    if values.ndim == 2 and not bool(values.any()):
-        left, right, bottom, top = extent
-        middle = (left + right) / 2, (top + bottom) / 2
-        axes.text(*middle, "blank", ha="center", va="center", color=theme.grey, style="italic", fontsize=9)
+    _blank(axes, values, extent, theme)
+
+
+def _blank(axes: Axes, values: Tensor, extent: tuple[float, float, float, float], theme: Theme) -> list[Text]:
+    """Says that a map is, if it is."""
+    if values.ndim == 3 or bool(values.any()):
+        return []
+    left, right, bottom, top = extent
+    middle = (left + right) / 2, (top + bottom) / 2
+    style: dict[str, Any] = {"ha": "center", "va": "center", "style": "italic", "fontsize": 9}
+    return [axes.text(*middle, "blank", color=theme.grey, **style)]
 
 
 def _ghost(axes: Axes, picture: Tensor, extent: tuple[float, float, float, float]) -> None:
