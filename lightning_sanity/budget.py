@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 _FREE = 1.1  # factor by which a method that comes almost for nothing may raise the cost
-_LARGEST_PART = 1 / 3  # of a limit on time, that figures or the data randomization test may take
 
 
 class Interrupted(RuntimeError):
@@ -154,42 +153,6 @@ def thin(
 def _thinned(cost: Cost, kept: Sequence[str], trials: int, number: int, depths: int) -> Thinned:
     dropped = sorted(cost.step.keys() - set(kept), key=lambda name: -cost.seconds([name], trials, depths))
     return Thinned(trials, spread(number, depths), tuple(dropped), cost.seconds(kept, trials, number))
-
-
-@dataclass
-class Beside:
-    """What a measurement takes beside the test, in seconds, as far as earlier ones of the same run have shown.
-
-    Attributes:
-        drawing: Figures and page; at first a guess.
-        labels: The data randomization test; unknown at first, so that it is run once.
-        rest: All else that follows the test.
-    """
-
-    drawing: float = 1.0
-    labels: float = 0.0
-    rest: float = 0.1
-
-    def divide(self, limit: float, *, put_off: bool) -> Parts:
-        """Who gets what of a limit: what would take a large part of it can wait.
-
-        Args:
-            limit: Seconds.
-            put_off: Whether drawing can wait, because there will be a later occasion.
-        """
-        draw = not put_off or self.drawing <= _LARGEST_PART * limit
-        compare = self.labels <= _LARGEST_PART * limit
-        test = limit - self.rest - (self.drawing if draw else 0.0) - (self.labels if compare else 0.0)
-        return Parts(max(test, limit / 4), draw, compare)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """How a limit on time is divided: seconds of the test, whether to draw, whether to compare with other labels."""
-
-    test: float | None = None
-    draw: bool = True
-    compare: bool = True
 
 
 def spread(number: int, depths: int) -> tuple[int, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,8 +16,9 @@ from typing_extensions import override
 
 from lightning_sanity import checkpoint
 from lightning_sanity import similarity as similarity_module
+from lightning_sanity.allowance import Allowance
 from lightning_sanity.attribution import Method, resolve_all
-from lightning_sanity.budget import Beside, Interrupted, Parts
+from lightning_sanity.budget import Interrupted
 from lightning_sanity.data_randomization import data_randomization_test
 from lightning_sanity.diagnostics import check_names
 from lightning_sanity.drift import drift
@@ -30,7 +29,7 @@ from lightning_sanity.probe import Probe
 from lightning_sanity.randomization import Reinitialize
 from lightning_sanity.randomization_tests import parameter_randomization_test
 from lightning_sanity.released import matches, obstacle, subject, unaveraged
-from lightning_sanity.report.loggers import log_result
+from lightning_sanity.report.publication import Publication
 from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
 from lightning_sanity.scalars import scalars
 from lightning_sanity.shadow import clone, weights_digest
@@ -72,11 +71,13 @@ class SaliencySanityCallback(pl.Callback):
             ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
         on_error: A test that cannot be run is a ``"warn"`` ing, or ``"raise"`` s.
         max_time: About how long all of it may take at one validation (the first also forms the probe): seconds, or
-            below 1 the share of the training time since the last test. Depths and trials are thinned to fit, then
-            methods are left out; the result says so. Figures and page wait where they would take more than a third of
-            the time, for a validation with more of it or for the end of ``fit``, which shows the last result in any
-            case; so does the data randomization test, whose last values stay meanwhile. A method that hangs is given
-            up after twice the time, where it runs in Python on the main thread of a Unix process.
+            below 1 a share of the training time. Depths and trials are thinned to fit, then methods are left out; the
+            result says so. A share is kept like an account: a validation goes by unmeasured, with its ``age`` logged,
+            while there is less than the least test takes, unless a callback monitors a key of this one or
+            ``on_fail="raise"`` wants the last weights measured. Figures and page wait where they would take more than
+            a third of the time, for a validation with more of it or for the end of ``fit``, which shows the last
+            result in any case; so does the data randomization test, whose last values stay meanwhile. A method that
+            hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
         max_memory: See there; of the parameter randomization test.
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         seed: See there.
@@ -221,11 +222,9 @@ class SaliencySanityCallback(pl.Callback):
             "pictures": log_images,
         }
         self._probe: Probe | None = None
-        self._begun = self._tested = self._compared = 0.0  # of the last measurement, like its limit
-        self._until = math.inf
-        self._beside, self._parts = Beside(), Parts()
-        self._owed: tuple[SanityResult, SanityResult | None, int, Path] | None = None
-        self._validations, self._measured_step, self._since = 0, 0, time.monotonic()
+        self._allowance = Allowance(max_time)
+        self._publication = Publication(self._prefix, images=log_images, report=report)
+        self._validations, self._measured_step = 0, 0
         self._restored: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------------------------------------- hooks
@@ -251,7 +250,8 @@ class SaliencySanityCallback(pl.Callback):
         self._read_references()
         self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
         self.label_result, self._drift, self._warned = None, {}, set()
-        self._beside, self._owed = Beside(), None
+        self._allowance = Allowance(self.max_time, every=self.on_fail == "raise" or bool(self._monitors(callbacks)))
+        self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
 
     def _read_references(self) -> None:
         """Find out now, not after an epoch, that a file is missing or none of ours."""
@@ -275,22 +275,23 @@ class SaliencySanityCallback(pl.Callback):
                         f"mean of both: tell them apart by `name`, which is {self.name!r} and {other.name!r}"
                     )
 
+    def _monitors(self, callbacks: Iterable[Any]) -> list[tuple[str, str]]:
+        """Who acts on what is logged here: the names of callbacks and the keys they monitor."""
+        watching = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
+        return [(name, key) for name, key in watching if isinstance(key, str) and key.startswith(f"{self._prefix}/")]
+
     def _refuse_stale_monitors(self, callbacks: Iterable[Any]) -> None:
-        if self.every_n_validations == 1:
-            return
-        for callback in callbacks:
-            monitor = getattr(callback, "monitor", None)
-            if isinstance(monitor, str) and monitor.startswith(f"{self._prefix}/"):
-                raise MisconfigurationException(
-                    f"{type(callback).__name__} monitors '{monitor}', which is measured only at every "
-                    f"{self.every_n_validations}-th validation: it would act on the value of other weights. "
-                    "Use every_n_validations=1."
-                )
+        for name, monitor in self._monitors(callbacks) if self.every_n_validations > 1 else ():
+            raise MisconfigurationException(
+                f"{name} monitors '{monitor}', which is measured only at every "
+                f"{self.every_n_validations}-th validation: it would act on the value of other weights. "
+                "Use every_n_validations=1."
+            )
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of a ``max_time`` that is a share of the training time."""
-        self._since = time.monotonic()
+        self._allowance.start()
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -304,9 +305,11 @@ class SaliencySanityCallback(pl.Callback):
         self._observe(trainer, pl_module)
 
     def _observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.perf_counter()
+        self._allowance.begin(training=trainer.state.fn == "fit")
         due = self._validations % self.every_n_validations == 0
         self._validations += 1
+        if due and self._allowance.is_share:  # the clocks of ranks differ: the first decides
+            due = trainer.strategy.broadcast(self._allowance.affords())
         if due:
             self._measure(trainer, pl_module)
         pl_module.log_dict(self._scalars(trainer), on_step=False, on_epoch=True)
@@ -314,7 +317,7 @@ class SaliencySanityCallback(pl.Callback):
             self._publish(trainer, self.result)
             self._act(trainer, self.result)
         if due:
-            self._since = time.monotonic()
+            self._allowance.end()
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -330,12 +333,12 @@ class SaliencySanityCallback(pl.Callback):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Show what ``max_time`` put off: there is no later occasion."""
-        self._make_up(trainer)
+        self._show(trainer)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what ``max_time`` put off; raise after training, when no work can be lost."""
-        self._make_up(trainer)
+        self._show(trainer)
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -434,19 +437,15 @@ class SaliencySanityCallback(pl.Callback):
     ) -> tuple[SanityResult, SanityResult | Exception | None]:
         """The result, and that of the comparison with the stored model or why there is none."""
         tick = interruptible(trainer, progress_lines(trainer))
+        known = self._probe is not None
         probe = self._fixed_probe(trainer, pl_module, share)
         measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")
-        self._parts = share.exchange(self._divided(trainer))[0] if self.max_time is not None else Parts()
+        parts = self._allowance.divide(free=not known)
+        self._parts = share.exchange(parts)[0] if self.max_time is not None else parts
         with trainer.precision_plugin.forward_context() if self.precision is None else nullcontext():
-            result = parameter_randomization_test(
-                measured,
-                probe.inputs,
-                progress=tick,
-                max_seconds=self._parts.test,
-                share=share,
-                **self._test_for(trainer),
-            )
-            self._tested = time.perf_counter()
+            given = self._test_for(trainer) | {"max_seconds": self._parts.test, "share": share, "progress": tick}
+            with self._allowance.timing("test"):
+                result = parameter_randomization_test(measured, probe.inputs, **given)
             labels = self._compare_labels(measured, probe)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
         return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest), labels
@@ -456,13 +455,11 @@ class SaliencySanityCallback(pl.Callback):
 
         An error is returned: it informs beside the other test, and must not cost its result.
         """
-        self._compared = 0.0
         if self.reference_checkpoint is None:
             return None
         if not self._parts.compare:
             self._warn_once("max_time is too short for the data randomization test: its last result is kept")
             return self.label_result
-        begun = time.perf_counter()
         shared = ["methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures"]
         shared += ["target", "explain", "tokens"]
         try:
@@ -471,22 +468,12 @@ class SaliencySanityCallback(pl.Callback):
                 twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
             except RuntimeError as error:
                 raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
-            found = data_randomization_test(
-                measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
-            )
-            self._beside.labels = self._compared = time.perf_counter() - begun
-            return found
+            with self._allowance.timing("labels"):
+                return data_randomization_test(
+                    measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
+                )
         except Exception as error:
             return error if self.on_error == "raise" else error.with_traceback(None)
-
-    def _divided(self, trainer: pl.Trainer) -> Parts:
-        """What ``max_time`` allows now, and for what; outside training there is nothing to take a share of."""
-        if self.max_time is None or (self.max_time < 1 and trainer.state.fn != "fit"):
-            return Parts()
-        limit = self.max_time if self.max_time >= 1 else self.max_time * (time.monotonic() - self._since)
-        self._until = self._begun + limit
-        left = max(self._until - time.perf_counter(), limit / 4)
-        return self._beside.divide(left, put_off=trainer.state.fn == "fit")
 
     def _test_for(self, trainer: pl.Trainer) -> dict[str, Any]:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # only whether it runs at all
@@ -509,7 +496,6 @@ class SaliencySanityCallback(pl.Callback):
                     "the probe differs from the one of the checkpoint: the curves before and after do not join"
                 )
             self._probe = formed
-            self._begun = time.perf_counter()  # once in a run, so that it does not count for `max_time`
         return self._probe
 
     # ------------------------------------------------------------------------------------------------- log and act
@@ -532,40 +518,18 @@ class SaliencySanityCallback(pl.Callback):
         return {f"{self._prefix}/{key}": value for key, value in found.items()}
 
     def _publish(self, trainer: pl.Trainer, result: SanityResult) -> None:
-        """Files and figures, on rank 0; what there is no time for is owed."""
+        """Files and figures, on rank 0; what there is no time for waits."""
         log_dir = trainer.log_dir or trainer.default_root_dir  # broadcasts: every rank asks
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self.report:
-            folder = Path(log_dir) / self._prefix
-            try:
-                result.to_json(folder / f"step={result.step}.json")
-                result.to_json(folder / "latest.json")
-                if self.label_result is not None:
-                    self.label_result.to_json(Path(log_dir) / f"{self._prefix}_labels" / "latest.json")
-            except OSError as error:
-                rank_zero_warn(f"the result of the randomization test could not be written to '{folder}': {error}")
-        self._beside.rest = time.perf_counter() - self._tested - self._compared
-        self._owed = result, self.label_result, logged_step(trainer), Path(log_dir)
-        if trainer.state.fn != "fit" or (self._parts.draw and time.perf_counter() <= self._until):
-            self._make_up(trainer)
+        self._publication.write(result, self.label_result, logged_step(trainer), Path(log_dir))
+        if trainer.state.fn != "fit" or (self._parts.draw and not self._allowance.exceeded()):
+            self._show(trainer)
 
-    def _make_up(self, trainer: pl.Trainer) -> None:
-        """Show the result that is owed, if any; a full disk or a failing logger is a warning."""
-        if self._owed is None:
-            return
-        (result, labels, step, log_dir), self._owed = self._owed, None
-        begun = time.perf_counter()
-        if self.log_images:
-            log_result(trainer.loggers, result, prefix=self._prefix, step=step)
-            if labels is not None:
-                log_result(trainer.loggers, labels, prefix=f"{self._prefix}_labels", step=step)
-        if self.report:
-            try:
-                result.to_html(log_dir / self._prefix / "report.html")
-            except OSError as error:
-                rank_zero_warn(f"the report of the randomization test could not be written to '{log_dir}': {error}")
-        self._beside.drawing = time.perf_counter() - begun
+    def _show(self, trainer: pl.Trainer) -> None:
+        if self._publication.owes:
+            with self._allowance.timing("drawing"):
+                self._publication.show(trainer.loggers)
 
     def _act(self, trainer: pl.Trainer, result: SanityResult) -> None:
         failed = [key for key in self._gated if result.verdicts[key].outcome is Outcome.FAIL]

@@ -28,6 +28,7 @@ FLOORS = (
         "result_file",
         "pictures",
         "budget",
+        "allowance",
         "settings",
         "memory",
         "shares",
@@ -113,7 +114,7 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize(
     ("library", "doors"),
     [
-        ("lightning", {"callback", "trainer", "datamodule", "label_experiment", "loggers", "cli", "demo"}),
+        ("lightning", {"callback", "trainer", "datamodule", "label_experiment", "report", "cli", "demo"}),
         ("captum", {"attribution", "explanation", "quality"}),
         ("zennit", {"attribution"}),
         ("matplotlib", {"report"}),

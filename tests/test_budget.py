@@ -9,7 +9,7 @@ import torch
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import output_gradient
-from lightning_sanity.budget import Beside, Cost, Interrupted, Parts, Shared, alarm, thin
+from lightning_sanity.budget import Cost, Interrupted, Shared, alarm, thin
 
 
 def test_what_fits_is_left_alone():
@@ -64,19 +64,6 @@ def test_a_single_trial_of_all_methods_is_left_before_nothing_fits():
     cost = Cost({"a": 0.1, "b": 0.1}, shared=(Shared(frozenset("ab"), 5.0, 1.0),))
     plan = thin(cost, 3, 9, 10.0)
     assert (plan.trials, len(plan.depths), plan.dropped) == (1, 4, ())
-
-
-def test_figures_that_take_a_small_part_of_the_time_are_drawn_and_paid_for():
-    parts = Beside(drawing=1.0, rest=0.5).divide(10.0, put_off=True)
-    assert parts == Parts(test=8.5, draw=True, compare=True)
-
-
-def test_what_would_take_a_large_part_of_the_time_waits():
-    assert Beside(drawing=5.0, labels=6.0, rest=0.5).divide(10.0, put_off=True) == Parts(9.5, False, False)
-
-
-def test_figures_do_not_wait_where_no_later_occasion_comes():
-    assert Beside(drawing=5.0, rest=0.5).divide(10.0, put_off=False) == Parts(4.5, True, True)
 
 
 def hang():

@@ -153,6 +153,18 @@ def test_figures_that_wait_are_shown_when_training_breaks_off(tmp_path, loaders)
     assert "step 8" in page.read_text(encoding="utf-8")
 
 
+def test_a_share_too_small_for_a_test_is_saved_up(tmp_path, loaders):
+    _, results, page = limited(tmp_path, loaders, 1e-6)
+    assert results == [4]  # the first is made in any case
+    assert "step 4" in page.read_text(encoding="utf-8")
+
+
+def test_a_validation_that_is_monitored_is_measured_whatever_it_takes(tmp_path, loaders):
+    watch = EarlyStopping("sanity/gradient/psi", mode="max", patience=10)
+    _, results, _ = limited(tmp_path, loaders, 1e-6, watch)
+    assert results == [4, 8, 12]
+
+
 def test_on_fail_warn_names_the_method_and_the_reason(tmp_path, loaders):
     run = trainer(tmp_path, callback())
     with pytest.warns(UserWarning, match="guided_backprop: the map keeps too much of itself"):

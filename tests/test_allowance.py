@@ -1,0 +1,135 @@
+import time
+
+import pytest
+
+from lightning_sanity.allowance import Allowance, Parts
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def wait(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(time, "perf_counter", made)
+    return made
+
+
+def allowance(limit, *, drawing=1.0, labels=0.0, rest=0.5, **options):
+    made = Allowance(limit, **options)
+    made.takes |= {"drawing": drawing, "labels": labels, "rest": rest}
+    return made
+
+
+def measured(made, clock, seconds):
+    """One measurement that takes so long; what it was allowed."""
+    parts = made.divide()
+    with made.timing("test"):
+        clock.wait(seconds)
+    made.end()
+    return parts
+
+
+def test_without_a_limit_everything_is_allowed(clock):
+    made = Allowance(None)
+    made.begin(training=True)
+    assert made.affords()
+    assert made.divide() == Parts(None, True, True)
+    assert not made.exceeded()
+
+
+def test_figures_that_take_a_small_part_of_the_time_are_drawn_and_paid_for(clock):
+    made = allowance(10.0, drawing=1.0, rest=0.5)
+    made.begin(training=True)
+    assert made.divide() == Parts(test=8.5, draw=True, compare=True)
+
+
+def test_what_would_take_a_large_part_of_the_time_waits(clock):
+    made = allowance(10.0, drawing=5.0, labels=6.0, rest=0.5)
+    made.begin(training=True)
+    assert made.divide() == Parts(9.5, draw=False, compare=False)
+
+
+def test_figures_do_not_wait_where_no_later_occasion_comes(clock):
+    made = allowance(10.0, drawing=5.0, rest=0.5)
+    made.begin(training=False)
+    assert made.divide() == Parts(4.5, draw=True, compare=True)
+
+
+def test_what_went_before_the_test_counts_unless_it_is_done_once(clock):
+    made = allowance(10.0, drawing=1.0, rest=0.5)
+    for free, left in ((False, 5.5), (True, 8.5)):
+        made.begin(training=True)
+        clock.wait(3.0)
+        assert made.divide(free=free).test == left
+        assert not made.exceeded()
+    clock.wait(11.0)
+    assert made.exceeded()
+
+
+def test_a_share_is_one_of_the_training_time_and_what_is_left_of_it_is_saved(clock):
+    made = allowance(0.1, drawing=0.0, rest=0.0)
+    made.start()
+    clock.wait(100.0)
+    made.begin(training=True)
+    assert measured(made, clock, 4.0).test == pytest.approx(10.0)
+    clock.wait(100.0)
+    made.begin(training=True)
+    assert made.divide().test == pytest.approx(16.0)
+
+
+def test_a_share_has_no_meaning_outside_training(clock):
+    made = allowance(0.1)
+    clock.wait(100.0)
+    made.begin(training=False)
+    assert made.affords()
+    assert made.divide() == Parts()
+
+
+def test_in_the_long_run_a_share_is_kept_although_the_least_test_takes_more(clock):
+    made, spent, tests = allowance(0.03, drawing=0.0, rest=0.0), 0.0, 0
+    made.start()
+    begun = clock.now
+    for _ in range(40):
+        clock.wait(33.0)
+        made.begin(training=True)
+        if made.affords():
+            limit = made.divide().test
+            with made.timing("test"):
+                clock.wait(max(1.8, limit))  # as much as it may, and never less than the least
+            spent, tests = spent + max(1.8, limit), tests + 1
+            made.end()
+    assert spent <= 0.03 * (clock.now - begun)
+    assert 15 <= tests < 40
+
+
+def test_where_every_validation_counts_none_goes_by_and_nothing_is_owed(clock):
+    made = allowance(0.01, drawing=0.0, rest=0.0, every=True)
+    made.start()
+    for _ in range(3):
+        clock.wait(100.0)
+        made.begin(training=True)
+        assert made.affords()
+        assert measured(made, clock, 5.0).test == pytest.approx(1.0)
+
+
+def test_what_follows_the_test_is_learned(clock):
+    made = allowance(10.0)
+    made.begin(training=True)
+    with made.timing("test"):
+        clock.wait(2.0)
+    with made.timing("drawing"):
+        clock.wait(3.0)
+    clock.wait(0.25)
+    made.end()
+    assert made.takes == {"test": 2.0, "drawing": 3.0, "labels": 0.0, "rest": 0.25}
