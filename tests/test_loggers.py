@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -168,6 +169,7 @@ def twice(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("twice")
     logger = TensorBoardLogger(tmp_path, name="", version="")
     log_result([logger], make_result(), step=7, images=False)
+    time.sleep(1.1)  # TensorBoard orders event files by the second in their names
     log_result([logger], make_result(units=("fc2", "fc1", "features")), step=14, images=False)
     logger.experiment.close()
     return tmp_path

@@ -106,7 +106,7 @@ def test_a_stored_model_with_random_labels_is_compared_at_every_validation(digit
 
 
 def test_the_stored_model_is_compared_once_and_then_left_where_time_is_short(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_sanity.budget._LARGEST_PART", 0.0)
+    monkeypatch.setattr("lightning_sanity.allowance._LARGEST_PART", 0.0)
     twin, found = demo.DigitsClassifier(), []
     trainer = pl.Trainer(max_epochs=1, **QUIET)
     trainer.fit(twin, *(DataLoader(part, 64) for part in demo.digits()))
