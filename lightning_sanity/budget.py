@@ -136,12 +136,11 @@ def thin(
 
     leaving = dearest([name for name in cost.step if name not in controls])[:-1]
     leaving += dearest([name for name in cost.step if name in controls])
-    for least in ((2, depths if whole else 2), (1, depths if whole else 1)):
+    for least in (2, 1):
         for number in range(len(leaving) + 1):
             kept = [name for name in cost.step if name not in leaving[:number]]
-            size = _fitting(
-                partial(cost.seconds, kept), trials, depths, seconds, (least[0], depths if whole else least[1])
-            )
+            cost_of, fewest = partial(cost.seconds, kept), depths if whole else least
+            size = _fitting(cost_of, trials, depths, seconds, (least, fewest))
             if size is not None:
                 return _thinned(cost, kept, *size, depths)
     size = 1, depths if whole else 1
