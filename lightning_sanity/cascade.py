@@ -21,7 +21,7 @@ from lightning_sanity.budget import Cost, Shared, thin
 from lightning_sanity.calibration import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import other_classes
-from lightning_sanity.division import Division, Part
+from lightning_sanity.division import Division, Part, SharedWalks, in_common
 from lightning_sanity.engine import Engine, Trial, engine_for
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import (
@@ -34,7 +34,6 @@ from lightning_sanity.pictures import depths as picture_depths
 from lightning_sanity.randomization import Change
 from lightning_sanity.room import Room
 from lightning_sanity.settings import Settings
-from lightning_sanity.shared_walks import SharedWalks, in_common
 from lightning_sanity.shares import Share
 from lightning_sanity.similarity import Similarity
 from lightning_sanity.tracks import Track, Trials, Walk, agreement_of, correlation_of, spread_of

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lightning_sanity.input_gradients import InputGradients
+from lightning_sanity.attribution.input_gradients import InputGradients
 
 CONVOLUTIONS = {
     "signal": (F.conv1d, (2, 1, 1024), (4, 1, 7), {"stride": 2, "padding": 3}),

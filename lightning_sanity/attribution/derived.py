@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn
-from lightning_sanity.input_gradients import InputGradients
 
 
 @dataclass(frozen=True)

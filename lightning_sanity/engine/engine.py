@@ -24,14 +24,14 @@ from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.engine.network import Network, NotTraceable, named_tensors
+from lightning_sanity.engine.plan import Plan
+from lightning_sanity.engine.streams import Observed, Trained, observe
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.memory import Meter, bytes_of
-from lightning_sanity.network import Network, NotTraceable, named_tensors
 from lightning_sanity.randomization import Change
-from lightning_sanity.streams import Observed, Trained, observe
 from lightning_sanity.twins import TrialDraw
 from lightning_sanity.units import Unit
-from lightning_sanity.walk_plan import Plan
 from lightning_sanity.weights import restore
 
 ENGINES = ("auto", "plain")

@@ -34,9 +34,9 @@ import torch
 from torch import Tensor, fx
 
 from lightning_sanity.attribution.guided import Steering
+from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.method import first, select
-from lightning_sanity.input_gradients import InputGradients
-from lightning_sanity.walk_plan import JOIN, Plan, Steps
+from lightning_sanity.engine.plan import JOIN, Plan, Steps
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from lightning_sanity.network import Network, NotTraceable
+from lightning_sanity.engine.network import Network, NotTraceable
 
 JOIN = 4 * 2**20
 """Bytes up to which small groups of rows are joined before an operation with weights: a copy that a larger batch
