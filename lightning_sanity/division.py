@@ -15,7 +15,9 @@ from lightning_sanity.twins import TrialDraw
 
 _COMPARING = 0.5  # of a pass: what comparing a map costs beside making it, roughly: more on a small network
 _WALKED = 0.4  # of a pass: what a depth of a shared walk costs
+_PROVEN = 0.5  # of a pass: what two samples explained by the plain path cost
 _TRIAL = ""  # stands for all methods that one process does together
+_MAPS = " "  # stands for the trained model's maps that come from shared passes
 
 
 @dataclass
@@ -187,9 +189,10 @@ def in_common(share: Share, engine: Engine | None) -> Engine | None:
 class SharedWalks:
     """Who walks which trial, and the walks of this process.
 
-    A walk that fails on one process, and a method that is not proven there, is given up by all, so that a result does
-    not depend on who walked what. Each process therefore walks the first of its trials before the work is divided for
-    good. A walk that fails later concerns its own process alone: the plain loop takes over there.
+    A walk that fails on one process is given up by all, and so is a method that is not proven by the process that walks
+    the first trial: a result does not depend on who walked what. Each process therefore walks the first of its trials
+    before the work is divided for good. A walk that fails later concerns its own process alone: the plain loop takes
+    over there.
 
     Args:
         share: This process's part of the work.
@@ -218,6 +221,8 @@ class SharedWalks:
         if self._engine is None or share.world == 1:
             return
         place = next((place for place in range(self.division.trials) if self.division.walks(place)), None)
+        if place != 0:
+            self._engine.trust()
         if place is not None:
             self._ready[place] = attempt(self._engine, draw(place))
         self._engine = in_common(share, self._engine)
@@ -237,8 +242,8 @@ class SharedWalks:
 
 def guards(
     share: Share, passes: Mapping[str, float], stochastic: Collection[str], together: Collection[str], repeats: int
-) -> dict[str, int]:
-    """Who guards each method's maps of the trained model.
+) -> tuple[dict[str, int], int]:
+    """Who guards each method's maps of the trained model, and who makes those that come from shared passes.
 
     Args:
         share: Among whom.
@@ -246,6 +251,9 @@ def guards(
         stochastic: Methods whose explanations are repeated for their ceiling.
         together: Methods whose noisy copies are explained in shared passes, by one process.
         repeats: How often.
+
+    Returns:
+        The process that guards each method, and the one that explains the batch itself for those in ``together``.
     """
     costs: dict[str, float] = {}
     for name, each in passes.items():
@@ -253,8 +261,9 @@ def guards(
         cost = repeats * (each * (_WALKED if shared else 1.0) + _COMPARING)
         cost += repeats * (each + _COMPARING) if name in stochastic else 0.0
         costs[_TRIAL if shared else name] = costs.get(_TRIAL if shared else name, 0.0) + cost
-    owners = share.owners(costs)
-    return {name: owners[_TRIAL if name in together else name] for name in passes}
+    proof = sum(passes[name] * _PROVEN for name in together)
+    owners = share.owners(costs | {_MAPS: proof + sum(passes[name] * _WALKED for name in together)})
+    return {name: owners[_TRIAL if name in together else name] for name in passes}, owners[_MAPS]
 
 
 def unite_references(share: Share, tracks: Mapping[str, Track], guards: Mapping[str, int]) -> None:

@@ -56,6 +56,10 @@ class Maps:
         """Maps of stacked copies of a batch, one per copy."""
         return [Maps(*pair) for pair in zip(self.signed.split(samples), self.magnitude.split(samples), strict=True)]
 
+    def to(self, device: torch.device | str) -> Maps:
+        """The same on a device."""
+        return Maps(self.signed.to(device), self.magnitude.to(device))
+
     @staticmethod
     def together(parts: Sequence[Maps]) -> Maps:
         """The inverse of ``split``."""

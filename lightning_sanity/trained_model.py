@@ -38,7 +38,8 @@ class TrainedModel:
         support: Pixels that are not background ``(N, H, W)``, or None.
         settings: How to walk.
         explain: Runs the methods.
-        share: This process's part of the work: every process needs the maps, one guards them.
+        share: This process's part of the work: every process needs the maps; one makes those that come from shared
+            passes, one guards them.
 
     Attributes:
         references: Its maps, per method.
@@ -88,21 +89,32 @@ class TrainedModel:
         names = names if len(names) > 1 else []  # a single one takes no less than by itself
         passes = {name: method.passes for name, (method, _) in self.methods.items()}
         stochastic = [name for name, (method, _) in self.methods.items() if method.stochastic]
-        self._owners = guards(self._share, passes, stochastic, names, self.settings.repeats)
+        self._owners, explainer = guards(self._share, passes, stochastic, names, self.settings.repeats)
         if engine is None or not names:
             return
-        begun = clock()
-        found = engine.explain(self.what, names)
-        took = clock() - begun
-        for name in engine.proven(self.what, found):
-            self._shared[name] = reduced(found[name], name, self.what)
-        copies = self._share.agreed(self._affordable(took / len(names), left))
-        if copies < self.settings.repeats:
-            self.pass_seconds = took
-        if self._shared and self.mine(names[0]):
+        copies, explained = self.settings.repeats, names
+        if self._share.does(explainer):
+            begun = clock()
+            found = engine.explain(self.what, names)
+            took = clock() - begun
+            explained = engine.proven(self.what, found)
+            self._shared = {name: reduced(found[name], name, self.what) for name in explained}
+            copies = self._affordable(took / len(names), left)
+            if copies < self.settings.repeats:
+                self.pass_seconds = took
+        if self.mine(names[0]):
             noisy = self._copied(copies)
-            for name, attribution in engine.explain(noisy, list(self._shared)).items():
+            for name, attribution in engine.explain(noisy, explained).items():
                 self._shared_noisy[name] = reduced(attribution, name, noisy)
+        self._shared = self._handed_round(explainer)
+
+    def _handed_round(self, explainer: int) -> dict[str, Maps]:
+        """The maps that one process made of the batch itself."""
+        if self._share.world == 1:
+            return self._shared
+        device = first(self.what.inputs).device
+        sent = self._share.exchange({name: maps.to("cpu") for name, maps in self._shared.items()})[explainer]
+        return {name: maps.to(device) for name, maps in sent.items()}
 
     def _affordable(self, seconds: float, left: float | None) -> int:
         """How many noisy copies to explain by a method that takes so long for one."""
@@ -143,7 +155,7 @@ class TrainedModel:
         if left is not None:
             self.seconds[name] = explaining, self._comparing(reference, 1 if hurried else depths, clock, patience)
         copies = self.settings.repeats
-        if name in self._shared_noisy:
+        if name in self._shared and name in self._shared_noisy:
             copies = len(self._shared_noisy[name].signed) // self._samples
         elif self.methods[name][0].passes > 0:
             copies = self._share.agreed(self._affordable(explaining, left))
@@ -190,7 +202,7 @@ class TrainedModel:
 
     def _under_noise(self, name: str, copies: int) -> list[Maps]:
         """A method's maps of noisy copies of the batch."""
-        if name in self._shared_noisy:
+        if name in self._shared and name in self._shared_noisy:
             return self._shared_noisy.pop(name).split(self._samples)
         method, noisy = self.methods[name][0], self._copied(copies)
         if not method.stochastic and method.prepare is None and len(first(noisy.inputs)) <= ROWS:

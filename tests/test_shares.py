@@ -55,6 +55,22 @@ def whole(model, images, share, **changes):
     return json.loads(json.dumps(result))
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_tensors_arrive_as_they_were_sent(dtype):
+    sent = {"some": torch.arange(6).reshape(2, 3).to(dtype).T, "one": torch.tensor(3).to(dtype)}
+    for found in Share(0, 2, lambda part: [part, part]).exchange(sent):
+        assert all(found[key].dtype is dtype and torch.equal(found[key], sent[key]) for key in sent)
+        found["one"].fill_(1)  # nor are they read-only
+
+
+def test_of_a_view_no_more_is_sent_than_it_shows():
+    sizes = []
+    Share(0, 2, lambda part: sizes.append(len(part)) or [part, part]).exchange(torch.zeros(10**6)[:10])
+    assert sizes[0] < 1000
+
+
 def test_owners_have_about_equally_much_to_do():
     costs = {item: 1.0 + item % 7 for item in range(50)}
     loads = [2.0, 0.0, 9.0]
@@ -239,6 +255,24 @@ def test_what_one_process_cannot_trace_no_process_walks(digits_network, tmp_path
 
 
 @forking
+def test_one_process_explains_the_trained_model_and_another_its_noisy_copies(digits_network, tmp_path):
+    model, images, _ = digits_network
+
+    def work(share):
+        explain, rows = Engine.explain, []
+
+        def counted(engine, what, names):
+            rows.append(len(what.inputs))
+            return explain(engine, what, names)
+
+        Engine.explain = counted
+        whole(model, images, share, trials=1, repeats=3, methods=["gradient", "guided_backprop"])
+        return rows
+
+    assert sorted(in_processes(2, tmp_path, work)) == [[6], [18]]
+
+
+@forking
 def test_what_one_process_cannot_prove_no_process_walks(digits_network, tmp_path, monkeypatch):
     model, images, _ = digits_network
 
@@ -251,7 +285,7 @@ def test_what_one_process_cannot_prove_no_process_walks(digits_network, tmp_path
             else:
                 check(engine, name, ours, redraw)
 
-        if share.rank == share.world - 1:
+        if share.rank == 0:  # walks the first trial
             monkeypatch.setattr(Engine, "_check", doubting)
         return whole(model, images, share, methods=FEW, trials=3)
 
