@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -70,7 +71,8 @@ class Cost:
         trial: Per trial, whatever the methods.
         depth: Per depth of a trial, whatever the methods.
         shared: Walks that methods share.
-        ahead: How many trials' shared walks have already been made.
+        ahead: How many trials' shared walks every process has already made.
+        workers: How many processes divide the trials among them, each of which one does whole.
     """
 
     step: Mapping[str, float]
@@ -79,25 +81,31 @@ class Cost:
     depth: float = 0.0
     shared: tuple[Shared, ...] = ()
     ahead: int = 0
+    workers: int = 1
 
     def seconds(self, methods: Collection[str], trials: int, depths: int) -> float:
         """Of so many trials with these methods."""
+        rounds = math.ceil(trials / self.workers)
         each = self.trial + sum(self.once.get(name, 0.0) for name in methods)
         each += depths * (self.depth + sum(self.step[name] for name in methods))
         walks = sum(walk.trial + depths * walk.depth for walk in self.shared if not walk.methods.isdisjoint(methods))
-        return trials * each + max(trials - self.ahead, 0) * walks
+        return rounds * each + max(rounds - self.ahead, 0) * walks
 
     @staticmethod
     def largest(costs: Sequence[Cost]) -> Cost:
-        """Of several processes, which share no walks, the slowest's; for what all of them measured."""
+        """Of several processes the slowest's; for what all of them measured, and walk for the same methods."""
         if len(costs) == 1:
             return costs[0]
         names = [name for name in costs[0].step if all(name in cost.step for cost in costs)]
+        walks = zip(*(sorted(cost.shared, key=lambda walk: sorted(walk.methods)) for cost in costs), strict=True)
         return Cost(
             {name: max(cost.step[name] for cost in costs) for name in names},
             {name: max(cost.once[name] for cost in costs) for name in names},
             max(cost.trial for cost in costs),
             max(cost.depth for cost in costs),
+            tuple(Shared(w[0].methods, max(s.trial for s in w), max(s.depth for s in w)) for w in walks),
+            min(cost.ahead for cost in costs),
+            costs[0].workers,
         )
 
 

@@ -101,7 +101,7 @@ class Cascade:
         self._cost: Cost | None = None
         self._spent = {"predicted_seconds": 0.0, "measured_seconds": 0.0}
         self._walker: Engine | None = None
-        self._ahead: Trial | None = None
+        self._ahead: dict[int, Trial] = {}
         self._thinned: dict[str, Any] = {}
         self._room: Room | None = None
         self._limit: float = math.inf
@@ -163,7 +163,7 @@ class Cascade:
             self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
         )
         saved = snapshot(self.model, self.trained)
-        ahead, self._ahead = self._ahead, None
+        ahead, self._ahead = self._ahead, {}
         begun, walked = self._clock(), 0
         try:
             walks = SharedWalks(
@@ -174,7 +174,7 @@ class Cascade:
                 lambda engine, redraw: self._attempt(engine, redraw, saved),
                 ahead,
             )
-            while walked < trials and self._in_time(begun, walked, following):
+            while walked < trials and self._in_time(begun, walked, following, walks.division):
                 self._walk_trial(walked, part, walks, saved)
                 walked += 1
         finally:
@@ -255,7 +255,7 @@ class Cascade:
         self._cost = cost
         self.steps = [self.steps[depth] for depth in plan.depths]
         self._walker = self._walker.only(plan.depths) if self._walker is not None else None
-        self._ahead = self._ahead.only(plan.depths) if self._ahead is not None else None
+        self._ahead = {place: trial.only(plan.depths) for place, trial in self._ahead.items()}
         self._limit = plan.trials if plan.trials < trials else math.inf
         self._thinned = plan.settings(trials, depths)
         if (copies := min(part[2] for part in parts)) < self.settings.repeats:
@@ -266,31 +266,38 @@ class Cascade:
         return all(unit in self.steps[-1] for step in self.steps for unit in step)
 
     def _calibrated(self, trials: int) -> Cost:
-        """What trials will take, by the trained model's explanations and, where there is an engine, by its walks."""
+        """What trials will take, by the trained model's explanations and, where there is an engine, by its walks.
+
+        Of several processes each walks a trial of its own, and one proves for all.
+        """
         saved = snapshot(self.model, self.trained)
         plain = {name: explaining for name, (explaining, _) in self._trained_model.seconds.items()}
         shared: tuple[Shared, ...] = ()
+        workers = self._share.workers
         if self._walker is not None:
             assert self._deadline is not None
-            left = self._deadline - time.perf_counter()
+            place = self._share.rank % trials
+            if place > 0:
+                self._walker.trust()
             found = shared_walks(
                 self._walker,
-                lambda engine: self._attempt(engine, self.reinitializer.start_trial(0), saved),
+                lambda engine: self._attempt(engine, self.reinitializer.start_trial(place), saved),
                 plain,
-                trials,
-                left,
+                math.ceil(trials / workers),
+                self._deadline - time.perf_counter(),
                 self._trained_model.pass_seconds,
             )
-            if found is None:
-                self._walker = None
-            else:
-                shared, self._ahead = found
+            self._walker = in_common(self._share, None if found is None else self._walker)
+            if self._walker is not None and found is not None:
+                common = [replace(walk, methods=walk.methods.intersection(self._walker.methods)) for walk in found[0]]
+                shared = tuple(walk for walk in common if walk.methods)
+                self._ahead = {} if found[1] is None else {place: found[1]}
         walked = frozenset[str]().union(*(walk.methods for walk in shared))
         asked = 0 if self.what.question is None else 1  # an unrelated sample is asked the same question
         again = "dependence" in self.settings.diagnostics
         passes = self._passes(self._trained_model.seconds)
         step, once = steps_cost(
-            self._trained_model.seconds, passes, walked, asked=asked, again=again, workers=self._share.workers
+            self._trained_model.seconds, passes, walked, asked=asked, again=again, workers=1 if walked else workers
         )
         drawing = restoring = outputs = 0.0
         if self._needs_weights(list(plain), walked):
@@ -305,17 +312,21 @@ class Cascade:
             trial=drawing + restoring,
             depth=outputs + (0.0 if self._nested() else restoring),
             shared=shared,
-            ahead=int(self._ahead is not None),
+            ahead=len(self._ahead),
+            workers=workers if walked else 1,
         )
 
-    def _in_time(self, begun: float, walked: int, following: Sequence[str]) -> bool:
-        """Whether another trial fits, going by those that were walked; the first of all always does."""
-        if self._deadline is None or self._cost is None or self.trials + walked == 0:
+    def _in_time(self, begun: float, walked: int, following: Sequence[str], division: Division) -> bool:
+        """Whether another trial fits, going by those that this process walked; its first of all always does."""
+        done = sum(map(division.concerns, range(walked)))
+        if self._deadline is None or self._cost is None or self.trials + done == 0:
+            return True
+        if not division.concerns(walked):
             return True
         now = self._clock()
         ahead = self._cost.ahead if self.trials == 0 else 0
-        known = (now - begun) / walked if walked > ahead else 0.0
-        if ahead or walked == 0:  # the first was partly walked before
+        known = (now - begun) / done if done > ahead else 0.0
+        if ahead or done == 0:  # the first was partly walked before
             known = max(known, replace(self._cost, ahead=0).seconds(following, 1, len(self.steps)))
         fits: bool = self._share.agreed(now + known <= self._deadline)
         return fits
@@ -383,13 +394,12 @@ class Cascade:
     def _divided(self, following: Sequence[str], trials: int, walked: Collection[str]) -> Division:
         """Who does what of so many more trials, given the methods that share walks."""
         passes = self._passes(following)
-        return Division(self._share, passes, walked, trials, len(self.steps), in_step=self._deadline is not None)
+        in_step = self._deadline is not None and not walked
+        return Division(self._share, passes, walked, trials, len(self.steps), in_step)
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process may walk by itself."""
-        # Several processes could not tell beforehand what their walks will take.
-        alone = self._share.apart and (self._share.world == 1 or self._deadline is None)
-        alone &= self._explain.whole(self.samples)
+        alone = self._share.apart and self._explain.whole(self.samples)
         exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
         if self.settings.engine == "plain" or not (alone and exact and following):
             return None

@@ -116,6 +116,10 @@ class Division:
         """Methods of which this process explains some step of a trial."""
         return [n for n in self._passes if any(self.mine(n, trial, depth) for depth in range(self.depths))]
 
+    def concerns(self, trial: int) -> bool:
+        """Whether this process does anything of a trial."""
+        return bool(self.names(trial)) or self.tells(trial)
+
     def walks(self, trial: int) -> bool:
         """Whether this process makes the shared walks of a trial."""
         return bool(self._walked) and self.share.does(self._owners[_TRIAL, trial, 0])
@@ -200,7 +204,7 @@ class SharedWalks:
         divide: Divides the work, given the methods that are walked.
         draw: How a trial, given by its place, re-initialises units.
         attempt: Walks a trial; None if that fails.
-        ready: A first trial that was walked before, by a process that does all the work.
+        ready: A trial that was walked before, by its place.
 
     Attributes:
         division: Of the work.
@@ -213,17 +217,17 @@ class SharedWalks:
         divide: Callable[[Collection[str]], Division],
         draw: Callable[[int], TrialDraw],
         attempt: Callable[[Engine, TrialDraw], Trial | None],
-        ready: Trial | None = None,
+        ready: Mapping[int, Trial] | None = None,
     ) -> None:
         self._engine, self._attempt = in_common(share, engine), attempt
-        self._ready: dict[int, Trial | None] = {} if ready is None else {0: ready}
+        self._ready: dict[int, Trial | None] = dict(ready or {})
         self.division = divide(self.names())
         if self._engine is None or share.world == 1:
             return
         place = next((place for place in range(self.division.trials) if self.division.walks(place)), None)
         if place != 0:
             self._engine.trust()
-        if place is not None:
+        if place is not None and place not in self._ready:
             self._ready[place] = attempt(self._engine, draw(place))
         self._engine = in_common(share, self._engine)
         self.division = divide(self.names())

@@ -159,7 +159,7 @@ def parameter_randomization_test(
         share: This process's part where several of them run the same test together; their number changes no result.
         engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
             ``settings["engine"]``, at the price of one more copy of the weights on the model's device; ``"plain"``
-            always explains one depth after the other, without that copy. So do several processes under ``max_seconds``.
+            always explains one depth after the other, without that copy.
 
     Returns:
         Curves, verdicts and the proof of what was re-initialised.

@@ -92,7 +92,7 @@ class TrainedModel:
         self._owners, explainer = guards(self._share, passes, stochastic, names, self.settings.repeats)
         if engine is None or not names:
             return
-        copies, explained = self.settings.repeats, names
+        copies, took, explained = self.settings.repeats, 0.0, names
         if self._share.does(explainer):
             begun = clock()
             found = engine.explain(self.what, names)
@@ -100,21 +100,26 @@ class TrainedModel:
             explained = engine.proven(self.what, found)
             self._shared = {name: reduced(found[name], name, self.what) for name in explained}
             copies = self._affordable(took / len(names), left)
-            if copies < self.settings.repeats:
-                self.pass_seconds = took
-        if self.mine(names[0]):
-            noisy = self._copied(copies)
-            for name, attribution in engine.explain(noisy, explained).items():
-                self._shared_noisy[name] = reduced(attribution, name, noisy)
-        self._shared = self._handed_round(explainer)
+        if left is None and self.mine(names[0]):  # the copies need not wait for another process's maps
+            self._shared_noisy = self._of_noisy(engine, explained, copies)
+        copies, took = self._hand_round(explainer, copies, took)
+        if copies < self.settings.repeats:
+            self.pass_seconds = took
+        if left is not None and self.mine(names[0]):
+            self._shared_noisy = self._of_noisy(engine, list(self._shared), copies)
 
-    def _handed_round(self, explainer: int) -> dict[str, Maps]:
-        """The maps that one process made of the batch itself."""
-        if self._share.world == 1:
-            return self._shared
-        device = first(self.what.inputs).device
-        sent = self._share.exchange({name: maps.to("cpu") for name, maps in self._shared.items()})[explainer]
-        return {name: maps.to(device) for name, maps in sent.items()}
+    def _hand_round(self, explainer: int, copies: int, took: float) -> tuple[int, float]:
+        """Give every process what one of them found in the batch itself."""
+        if self._share.world > 1:
+            made = {name: maps.to("cpu") for name, maps in self._shared.items()}
+            made, copies, took = self._share.exchange((made, copies, took))[explainer]
+            self._shared = {name: maps.to(first(self.what.inputs).device) for name, maps in made.items()}
+        return copies, took
+
+    def _of_noisy(self, engine: Engine, names: Sequence[str], copies: int) -> dict[str, Maps]:
+        """Maps of so many noisy copies by one pass."""
+        noisy = self._copied(copies)
+        return {name: reduced(found, name, noisy) for name, found in engine.explain(noisy, names).items()}
 
     def _affordable(self, seconds: float, left: float | None) -> int:
         """How many noisy copies to explain by a method that takes so long for one."""

@@ -255,6 +255,30 @@ def test_what_one_process_cannot_trace_no_process_walks(digits_network, tmp_path
 
 
 @forking
+def test_limited_in_time_each_process_still_walks_trials_of_its_own(digits_network, tmp_path):
+    model, images, _ = digits_network
+
+    def work(share):
+        walk, walks = Engine.trial, []
+
+        def counted(engine, *arguments):
+            walks.append(len(engine.steps))
+            return walk(engine, *arguments)
+
+        Engine.trial = counted
+        limits = {"trials": 1000, "max_seconds": 3.0, "methods": ["gradient", "guided_backprop"]}
+        return [whole(model, images, share, **limits), len(walks)]
+
+    (one, walks), (two, others) = in_processes(2, tmp_path, work)
+    assert one["verdicts"] == two["verdicts"]
+    assert one["settings"]["engine"]["gradient"] == "two_stream"
+    run = one["settings"]["trials_run"]["gradient"]
+    assert 20 < run < 1000
+    assert run / 2 - 1 <= min(walks, others)
+    assert max(walks, others) <= 0.75 * run + 3
+
+
+@forking
 def test_one_process_explains_the_trained_model_and_another_its_noisy_copies(digits_network, tmp_path):
     model, images, _ = digits_network
 
