@@ -1,15 +1,16 @@
 """Question: how long does Quantus' MPRT take for what the whole test says, on the same network and probe?
 
 ResNet-18, gradient alone and four methods (gradient, input x gradient, Grad-CAM, Guided Grad-CAM), each side at its
-default steps, one trial, top down. Quantus runs once per method and similarity, explaining by its own ``explain``; ours
-runs once, with all the similarities of the verdict, floors, noise guard and intervals. Quantus' SSIM cannot be used in
-its MPRT (it returns a list); it gets scikit-image's, on the maps in two dimensions.
+default steps, top down, one trial, which is Quantus' default, and five, which is ours. Quantus runs once per method,
+similarity and trial (a seed each), explaining by its own ``explain``; ours runs once, with all the similarities of the
+verdict, floors, noise guard and intervals. Quantus' SSIM cannot be used in its MPRT (it returns a list); it gets
+scikit-image's, on the maps in two dimensions.
 
 Before any timing our test walks with Quantus' weights (its way to re-initialise, its seed), and every similarity of
 every sample is asserted equal at every step that both sides have.
 
     pip install "lightning-sanity[bench]"
-    python benchmarks/beside_quantus.py [--size 64] [--batch 16] [--repeats 3] [--json]
+    python benchmarks/beside_quantus.py [--size 64] [--batch 16] [--trials 1 5] [--repeats 3] [--json]
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ def ssim(a, b, batched):
     return np.array([structural_similarity(scaled(one), scaled(other), **given) for one, other in pairs])
 
 
-def theirs(problem, name, similarity=None):
-    """Quantus' scores: ``step -> (N,)``."""
+def theirs(problem, name, similarity=None, trial=0):
+    """Quantus' scores of one trial: ``step -> (N,)``."""
     import quantus
 
     asked = {"method": THEIRS[name], "device": "cpu"}
     if "cam" in name:
         side = problem.inputs.shape[-1]
         asked |= {"gc_layer": f"model.{problem.layer}", "interpolate": (side, side)}
-    metric = quantus.MPRT(similarity_func=similarity, seed=SEED, disable_warnings=True)
+    metric = quantus.MPRT(similarity_func=similarity, seed=SEED + trial, disable_warnings=True)
     arrays = {"x_batch": problem.inputs.numpy(), "y_batch": problem.target.numpy(), "a_batch": None}
     call = {
         "explain_func": quantus.explain,
@@ -100,21 +101,23 @@ def assert_equal(problem):
     return found
 
 
-def compared(problem, names, repeats):
+def compared(problem, names, trials, repeats):
+    runs = [(name, trial) for name in names for trial in range(trials)]
     sides = {
-        "ours": lambda: ours(problem, names),
-        "spearman": lambda: [theirs(problem, name) for name in names],
-        "ssim": lambda: [theirs(problem, name, ssim) for name in names],
+        "ours": lambda: ours(problem, names, trials=trials),
+        "spearman": lambda: [theirs(problem, name, None, trial) for name, trial in runs],
+        "ssim": lambda: [theirs(problem, name, ssim, trial) for name, trial in runs],
     }
     times = interleaved(sides, repeats)
     times["both"] = [a + b for a, b in zip(times["spearman"], times["ssim"], strict=True)]
-    row = {"methods": list(names), "size": problem.inputs.shape[-1], "batch": len(problem.inputs)}
+    row = {"methods": list(names), "trials": trials, "size": problem.inputs.shape[-1], "batch": len(problem.inputs)}
     row |= {"seconds": spread(times["ours"]), "goal": GOALS[len(names)]}
     return row | {side: ratio(times, side, "ours") for side in ("spearman", "ssim", "both")}
 
 
 def described(row):
-    what = f"{len(row['methods'])} method(s), {row['size']} px, batch {row['batch']}: ours {shown(row['seconds'])} s"
+    what = f"{len(row['methods'])} method(s), {row['trials']} trial(s), {row['size']} px, batch {row['batch']}"
+    what += f": ours {shown(row['seconds'])} s"
     times = ", ".join(f"{side} {shown(row[side], 1)}" for side in ("spearman", "ssim", "both"))
     return f"{what}; Quantus takes as many times as long: {times} (goal, Spearman alone: {row['goal']:.0f})"
 
@@ -123,6 +126,7 @@ def main():
     flags = parser(__doc__)
     flags.add_argument("--size", type=int, default=64)
     flags.add_argument("--batch", type=int, default=16)
+    flags.add_argument("--trials", type=int, nargs="+", default=[1, 5])
     flags.add_argument("--methods", nargs="+", choices=THEIRS, help="time these alone")
     given = flags.parse_args()
     if importlib.util.find_spec("quantus") is None:
@@ -137,7 +141,8 @@ def main():
         return
     problem = resnet(given.size, given.batch)
     suites = [given.methods] if given.methods else [["gradient"], list(THEIRS)]
-    publish(given, [compared(problem, names, given.repeats) for names in suites], described)
+    cases = [(names, trials) for names in suites for trials in given.trials]
+    publish(given, [compared(problem, *case, given.repeats) for case in cases], described)
 
 
 if __name__ == "__main__":
