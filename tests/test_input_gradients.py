@@ -40,6 +40,59 @@ def test_the_first_convolution_has_torchs_gradient_by_another_way(case):
     assert (slope - expected).norm() <= 1e-6 * expected.norm()
 
 
+POINTWISE = {
+    "shortcut of a ResNet": (F.conv2d, (4, 16, 8, 8), (32, 16, 1, 1), {"stride": 2}),
+    "uneven": (F.conv2d, (3, 6, 7, 10), (4, 3, 1, 1), {"stride": (3, 1), "groups": 2, "bias": True}),
+    "signal": (F.conv1d, (2, 5, 31), (4, 5, 1), {"stride": 4}),
+}
+
+
+@pytest.mark.parametrize("case", POINTWISE)
+def test_a_strided_convolution_of_single_pixels_has_torchs_gradient_by_another_way(case):
+    operation, shape, kernel, options = POINTWISE[case]
+    value, weight = torch.randn(shape), torch.randn(kernel)
+    if options.get("bias"):
+        options = options | {"bias": torch.randn(kernel[0])}
+    made, slope, way = explained(operation, value, weight, cheaper=True, **options)
+    plain, expected, usual = explained(operation, value, weight, cheaper=False, **options)
+    assert way == "_StridedPointwiseBackward" != usual
+    assert torch.equal(made, plain)
+    assert (slope - expected).norm() <= 1e-6 * expected.norm()
+
+
+POOLINGS = {
+    "stem of a ResNet": ((2, 3, 12, 12), (3, 2, 1), {}),
+    "as large as it steps": ((2, 3, 12, 10), (2,), {}),
+    "uneven": ((2, 3, 11, 13), ((3, 2),), {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2), "ceil_mode": True}),
+}
+
+
+@pytest.mark.parametrize("case", POOLINGS)
+@pytest.mark.parametrize("pool", [F.max_pool2d, torch.max_pool2d], ids=["functional", "torch"])
+def test_max_pooling_has_torchs_gradient_to_the_last_bit(case, pool):
+    shape, arguments, options = POOLINGS[case]
+    value = torch.randn(shape).relu()  # many pixels are equally large
+    found = explained(pool, value, *arguments, cheaper=True, **options)
+    expected = explained(pool, value, *arguments, cheaper=False, **options)
+    assert found[2] == "_MaxPoolBackward" != expected[2]
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("case", ["pooling", "shortcut"])
+def test_several_cotangents_at_once_go_down_as_one_after_the_other(case):
+    value, weight = torch.randn(2, 4, 8, 8, requires_grad=True), torch.randn(5, 4, 1, 1)
+    with InputGradients():
+        made = F.max_pool2d(value, 3, 2, 1) if case == "pooling" else F.conv2d(value, weight, stride=2)
+    cotangents = torch.randn(3, *made.shape)
+
+    def down(cotangent):
+        return torch.autograd.grad(made, value, cotangent, retain_graph=True)[0]
+
+    expected = torch.stack([down(cotangent) for cotangent in cotangents])
+    assert torch.allclose(torch.func.vmap(down)(cotangents), expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "shape", [(2, 8, 32, 32), (2, 3, 8, 8), (3, 32, 32)], ids=["many channels", "few pixels", "no batch"]
 )

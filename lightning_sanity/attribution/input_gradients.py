@@ -14,11 +14,12 @@ from torch.overrides import TorchFunctionMode
 _FEW = 4
 """Channels up to which oneDNN computes the gradient at a convolution's input for far more channels than there are."""
 _MANY = 32 * 32
-"""Pixels from which that pays; below it, maps stay those of torch's own gradient to the last bit."""
+"""Pixels from which that pays; below it, torch's own gradient is kept to the last bit."""
 _BATCH_NORM = inspect.signature(F.batch_norm)
 _CONVOLUTIONS: dict[Callable[..., Any], int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
-_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_DEFAULTS = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_CONVOLVED = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_POOLED = {"input": None, "kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
+_POOLED |= {"return_indices": False}
 
 
 class _Normalize(torch.autograd.Function):
@@ -71,8 +72,58 @@ class _FirstConvolution(torch.autograd.Function):
         return (None, slope, *[None] * 6)
 
 
+class _StridedPointwise(torch.autograd.Function):
+    """A convolution of single pixels that leaves most out, as in a ResNet's shortcuts, with the gradient at its input.
+
+    Only the pixels it takes have one, so it is computed without the stride, in a half to a fifth of oneDNN's time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, convolve: Callable[..., Tensor], x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        _, ctx.stride, *_, ctx.groups = rest
+        ctx.shape = x.shape
+        ctx.save_for_backward(weight)
+        return convolve(x, weight, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (weight,), (samples, channels) = ctx.saved_tensors, ctx.shape[:2]
+        taken = weight.new_empty(1).expand(samples, channels, *gradients[0].shape[2:])  # only its shape is read
+        one, none = [1] * len(ctx.stride), [0] * len(ctx.stride)
+        wanted = [True, False, False]
+        slope, *_ = torch.ops.aten.convolution_backward(
+            gradients[0], taken, weight, None, one, none, one, False, none, ctx.groups, wanted
+        )
+        spread = gradients[0].new_zeros(ctx.shape)
+        spread[(..., *(slice(None, None, step) for step in ctx.stride))] = slope
+        return (None, spread, *[None] * 6)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Max pooling of images, whose backward adds each slope to its pixel.
+
+    Torch's own takes up to twice as long, and expands the input for every cotangent. The sums are torch's to the last
+    bit.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
+        pooled, indices = F.max_pool2d(x, *rest, return_indices=True)
+        ctx.shape = x.shape
+        ctx.save_for_backward(indices)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (indices,) = ctx.saved_tensors
+        *kept, height, width = ctx.shape
+        slope = gradients[0].new_zeros(*kept, height * width)
+        slope.scatter_add_(2, indices.flatten(2), gradients[0].flatten(2))
+        return slope.reshape(ctx.shape), *[None] * 5
+
+
 class InputGradients(TorchFunctionMode):
-    """While active, normalisations with fixed statistics and first convolutions have a cheaper way down."""
+    """While active, normalisations with fixed statistics, some convolutions and max pooling have a cheaper way down."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace what is cheaper, pass on all other calls."""
@@ -87,14 +138,22 @@ class InputGradients(TorchFunctionMode):
             if wide and x.requires_grad and not training:
                 return _Normalize.apply(x, weight, bias, mean, variance, eps)
         elif func in _CONVOLUTIONS:
-            given = {**_DEFAULTS, **dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
-            x, weight, bias, stride, padding, dilation, groups = (given[name] for name in _ARGUMENTS)
+            given = {**_CONVOLVED, **dict(zip(_CONVOLVED, args, strict=False)), **kwargs}
+            x, weight, bias, stride, padding, dilation, groups = given.values()
             dims = _CONVOLUTIONS[func]
-            batched = x.ndim == dims + 2 and not isinstance(padding, str)
-            pays = batched and x.shape[1] <= _FEW and x.shape[2:].numel() >= _MANY
-            if pays and x.requires_grad and x.device.type == "cpu" and x.dtype is weight.dtype is torch.float32:
-                sizes = [_each(size, dims) for size in (stride, padding, dilation)]
-                return _FirstConvolution.apply(func, x, weight, bias, *sizes, groups)
+            plain = x.device.type == "cpu" and x.dtype is weight.dtype is torch.float32 and not isinstance(padding, str)
+            if plain and x.requires_grad and x.ndim == dims + 2:
+                stride, padding, dilation = (_each(size, dims) for size in (stride, padding, dilation))
+                pointwise = weight.shape[2:].numel() == 1 and not any(padding)
+                if pointwise and max(stride) > 1:
+                    return _StridedPointwise.apply(func, x, weight, bias, stride, padding, dilation, groups)
+                if x.shape[1] <= _FEW and x.shape[2:].numel() >= _MANY:
+                    return _FirstConvolution.apply(func, x, weight, bias, stride, padding, dilation, groups)
+        elif func in (F.max_pool2d, torch.max_pool2d):
+            given = {**_POOLED, **dict(zip(_POOLED, args, strict=False)), **kwargs}
+            x, *rest, _ = given.values()
+            if x.requires_grad and x.ndim == 4 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+                return _MaxPool.apply(x, *rest)
         return func(*args, **kwargs)
 
 
