@@ -306,7 +306,7 @@ class Walk:
         steps = list(waiting)
         for start in range(0, len(steps), size):
             some = steps[start : start + size]
-            stacked = torch.cat([waiting.pop(s) for s in some]).unflatten(0, (len(some), -1))  # as they lie in memory
+            stacked = torch.stack([waiting.pop(s) for s in some]) if len(some) > 1 else waiting.pop(some[0])[None]
             slopes = _send_down(value, [self.trained[leaf] for leaf in below], stacked)
             for leaf, slope in zip(below, slopes, strict=True):
                 if slope is not None:
@@ -367,8 +367,8 @@ def observe(
 # ------------------------------------------------------------------------------------------------------------ pieces
 
 
-def _send_down(value: Tensor, leaves: list[Tensor], stacked: Tensor) -> tuple[Sequence[Tensor] | Tensor | None, ...]:
-    """Vector-Jacobian products of one graph with several cotangents, per leaf one for each ``(depths, ...)``."""
+def _send_down(value: Tensor, leaves: list[Tensor], stacked: Tensor) -> tuple[Tensor | None, ...]:
+    """Vector-Jacobian products of one graph with several cotangents, ``(depths, ...)`` each."""
 
     def product(cotangent: Tensor) -> list[Tensor | None]:
         return list(torch.autograd.grad(value, leaves, cotangent, retain_graph=True, allow_unused=True))
@@ -392,7 +392,7 @@ def _send_down(value: Tensor, leaves: list[Tensor], stacked: Tensor) -> tuple[Se
         else:
             return tuple(several.get(index) for index in range(len(leaves)))
     rows = [product(cotangent) for cotangent in stacked]
-    return tuple(None if column[0] is None else column for column in zip(*rows, strict=True))
+    return tuple(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True))
 
 
 def _accumulate(into: dict[int, Tensor], step: int, slope: Tensor) -> None:
