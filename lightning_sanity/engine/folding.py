@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from lightning_sanity.attribution.method import first
 from lightning_sanity.engine.network import Network, named_tensors
 from lightning_sanity.memory import bytes_of
 from lightning_sanity.units import Unit
@@ -27,7 +28,7 @@ class FoldedNetwork(Network):
 
     Such a pair reads the units of both at its first operation; its second gives on what it is given. One of a pair may
     be random while the other is trained: each such mixture has folded weights of its own, made once per trial, those of
-    the trained weights once for all.
+    the trained weights once for all. Where making them would take longer than normalising, nothing is folded.
 
     Args:
         model: See ``Network``.
@@ -45,7 +46,8 @@ class FoldedNetwork(Network):
         self._folded: dict[tuple[fx.Node, frozenset[int]], tuple[tuple[int, ...], nn.Module]] = {}
         super().__init__(model, inputs, units, owner)
         kept = {self.returned[name] for name in watched if name in self.returned}
-        self._norm_of = {node: norm for node, norm in self._pairs() if node not in kept}
+        rows = len(first(inputs)) * len(units)
+        self._norm_of = {node: norm for node, norm in self._pairs(rows) if node not in kept}
         self._identities = set(self._norm_of.values())
         for node, norm in self._norm_of.items():
             both, after = self.operations[node], self.operations[norm]
@@ -54,15 +56,16 @@ class FoldedNetwork(Network):
         if self._norm_of:
             self.path, self.tolerance = "two_stream, folded", TOLERANCE
 
-    def _pairs(self) -> Iterator[tuple[fx.Node, fx.Node]]:
-        """Each operation that a normalisation can be folded into, with that normalisation."""
+    def _pairs(self, rows: int) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """Each operation that a normalisation of so many rows is worth folding into, with that normalisation."""
         for norm in self.operations:
             node = norm.args[0] if norm.op == "call_module" and len(norm.args) == 1 and not norm.kwargs else None
             if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.users) > 1:
                 continue
             operation = self.operations[node]
             one, two = (self.trained.get_submodule(str(each.target)) for each in (node, norm))
-            if operation.of_data and operation.dim == 0 and _go_together(one, two, operation.ndim):
+            worth = rows * operation.per_sample >= bytes_of(one.parameters())  # each is read and written about as often
+            if operation.of_data and operation.dim == 0 and worth and _go_together(one, two, operation.ndim):
                 yield node, norm
 
     def start_trial(self) -> None:
