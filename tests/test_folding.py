@@ -154,6 +154,26 @@ def test_every_method_is_equal_wherever_it_looks(layer):
     assert len(engine.network._norm_of) == (2 if layer == "grouped" else 3)  # its own value is looked at
 
 
+class Twice(nn.Module):
+    """One convolution for two scales, each with a normalisation of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shared, self.head = nn.Conv2d(3, 6, 3, 2), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 4)
+        self.fine, self.coarse = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        y = F.relu(self.coarse(self.shared(F.avg_pool2d(x, 2))))
+        return self.head(F.relu(self.fine(self.shared(x))).mean((2, 3)) + y.mean((2, 3)))
+
+
+def test_a_convolution_with_two_normalisations_is_folded_into_each():
+    engine, *found = walked(Twice, split=modules)
+    assert_equal_to_rounding(*found)
+    assert [str(node.target) for node in engine.network._norm_of] == ["shared", "shared"]
+
+
 def test_maps_do_not_depend_on_the_budget():
     engine, trial, expected = walked(budget=100_000)
     assert len(list(engine._plans(engine._random, (), True))) == 1
