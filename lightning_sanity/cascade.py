@@ -191,7 +191,8 @@ class Cascade:
             for change in part.changes[trial]:
                 self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
-        self._engines |= dict.fromkeys(part.walked, "two_stream")
+        if self._walker is not None:
+            self._engines |= dict.fromkeys(part.walked, self._walker.path)
 
     def walk(self) -> Walk:
         """What was measured so far, on the CPU."""
@@ -407,7 +408,8 @@ class Cascade:
             return None
         methods = {name: self.methods[name] for name in following}
         seed = stream_seed(self.settings.seed, "explainer")
-        engine = engine_for(self.model, self.what, methods, self.steps, seed)
+        fold = self.settings.engine == "folded"
+        engine = engine_for(self.model, self.what, methods, self.steps, seed, fold)
         if engine is None or self._room is None or self._room.holds(engine, self._explain):
             return engine
         return None

@@ -432,5 +432,5 @@ def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monke
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(ValueError, match="unknown engine 'fast'; choose from: auto, plain"):
+    with pytest.raises(ValueError, match="unknown engine 'fast'; choose from: auto, folded, plain"):
         check(Residual(), engine="fast")

@@ -1,6 +1,7 @@
 """The fast path: attributions of all depths of a cascade at once, equal to the plain loop's and checked against it.
 
     network.py   the traced model, operation by operation; each can run with trained or with random weights
+    folding.py   the same with batch normalisation folded into the operation before it, on request
     plan.py      which depths differ from the trained model at which operation, and which go through it together
     streams.py   the walk itself, up and down; drawn there
     engine.py    what the methods need of it, as few walks as that takes, and the proof

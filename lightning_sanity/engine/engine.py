@@ -24,7 +24,8 @@ from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.engine.network import Network, NotTraceable, named_tensors
+from lightning_sanity.engine.folding import FoldedNetwork
+from lightning_sanity.engine.network import Network, NotTraceable
 from lightning_sanity.engine.plan import Plan
 from lightning_sanity.engine.streams import Observed, Trained, observe
 from lightning_sanity.explanation import Explanation
@@ -34,7 +35,7 @@ from lightning_sanity.twins import TrialDraw
 from lightning_sanity.units import Unit
 from lightning_sanity.weights import restore
 
-ENGINES = ("auto", "plain")
+ENGINES = ("auto", "folded", "plain")
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
 _UNSURE = 1.5
@@ -80,10 +81,11 @@ def engine_for(
     methods: Mapping[str, tuple[Method, AttributionFn]],
     steps: Sequence[Sequence[Unit]],
     seed: int,
+    fold: bool = False,
 ) -> Engine | None:
     """The engine of a cascade, or None, with a line in the debug log, where only the plain loop is to be had."""
     try:
-        return Engine(model, what, methods, steps, seed)
+        return Engine(model, what, methods, steps, seed, fold=fold)
     except (NotTraceable, *FAILURES) as error:
         _log.debug("plain loop: %s", error)
         return None
@@ -99,6 +101,7 @@ class Engine:
         steps: Which units are random at each depth.
         seed: Of the explainers' draws, the same for every depth.
         budget: Bytes that a walk may keep.
+        fold: Whether maps may differ by rounding, which makes the walks faster; see ``folding``.
 
     Raises:
         NotTraceable: If nothing can be had this way; says why.
@@ -112,6 +115,7 @@ class Engine:
         steps: Sequence[Sequence[Unit]],
         seed: int,
         budget: int = BUDGET,
+        fold: bool = False,
     ) -> None:
         self.what, self.seed, self.budget = what, seed, budget
         self.model, self.samples = model, len(first(what.inputs))
@@ -126,7 +130,9 @@ class Engine:
         place = {unit: index for index, unit in enumerate(self.units)}
         self.steps = steps
         self._random = [frozenset(place[unit] for unit in step) for step in steps]
-        self.network = Network(what.model, what.inputs, self.units, model)
+        given = what.model, what.inputs, self.units, model
+        watched = [derived.layer.name for derived in self.methods.values() if derived.layer is not None]
+        self.network = FoldedNetwork(*given, watched) if fold else Network(*given)
         for name, derived in list(self.methods.items()):
             if derived.layer is not None and derived.layer.name not in self.network.returned:
                 self._give_up(name, f"layer '{derived.layer.name}' is no single value of the traced network")
@@ -136,6 +142,11 @@ class Engine:
         self._kept: dict[tuple[object, ...], Trained] = {}
         self._kept_for: tuple[int, ...] = ()
         self._keeps = True
+
+    @property
+    def path(self) -> str:
+        """What a result calls this way of explaining."""
+        return self.network.path
 
     def _give_up(self, name: str, reason: str) -> None:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
@@ -185,7 +196,7 @@ class Engine:
 
     def kept_bytes(self) -> int:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
-        copied = bytes_of(tensor for _, tensor in named_tensors(self.network.random))
+        copied = self.network.copied_bytes(self._random)
         each = bytes_of([first(self.what.inputs)]) * len(self.steps)
         kept = len(self.methods) * each
         sums = [0]
@@ -260,7 +271,7 @@ class Engine:
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
         difference, needs = self._difference(name, self.what, ours[depth]), self._needs(name)
-        if difference <= self.methods[name].tolerance:
+        if difference <= self._tolerance(name):
             self._proven |= needs
             return
         for other in [other for other in self.methods if self._needs(other) & needs]:
@@ -273,11 +284,14 @@ class Engine:
 
         def same(name: str) -> bool:
             try:
-                return self._difference(name, what, found[name]) <= self.methods[name].tolerance
+                return self._difference(name, what, found[name]) <= self._tolerance(name)
             except FAILURES:  # the plain loop will meet it again and say what it is
                 return False
 
         return [name for name in found if same(name)]
+
+    def _tolerance(self, name: str) -> float:
+        return max(self.methods[name].tolerance, self.network.tolerance)
 
     def _difference(self, name: str, what: Explanation, ours: Tensor) -> float:
         """How far an attribution is from the plain path's, as a share of its norm.

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity.attribution.method import first
+from lightning_sanity.memory import bytes_of
 from lightning_sanity.units import Unit
 
 _OUT_OF_PLACE = {
@@ -69,6 +70,7 @@ class _Operation:
         dim: Dimension along which samples are stacked; None where the value holds no row per sample.
         fixed: Whether the value is the same for any number of samples.
         per_sample: Bytes of one sample's rows.
+        ndim: Of the value, where it holds rows.
     """
 
     node: fx.Node
@@ -78,6 +80,7 @@ class _Operation:
     dim: int | None = None
     fixed: bool = False
     per_sample: int = 0
+    ndim: int = 0
 
 
 class Network:
@@ -92,10 +95,14 @@ class Network:
 
     Attributes:
         twin: Copy of ``owner``, inside a copy of the model, that is re-initialised in its stead.
+        path: What a result calls this way of explaining.
+        tolerance: Share of a map's norm by which it moves maps beyond what batches of another size do.
 
     Raises:
         NotTraceable: If its operations cannot be told: control flow that depends on the data, for example.
     """
+
+    path, tolerance = "two_stream", 0.0
 
     def __init__(self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module) -> None:
         self.trained = model
@@ -191,6 +198,7 @@ class Network:
                 operation.fixed = _alike(two, three)
             else:
                 operation.dim = _dim_of_rows(two, three)
+                operation.ndim = two.ndim
                 operation.per_sample = two.numel() * two.element_size() // 2
                 if operation.dim is None:
                     raise NotTraceable(f"rows of {node} depend on one another or lie in no order")
@@ -210,6 +218,10 @@ class Network:
         theirs = dict(named_tensors(self.random))
         for name, tensor in named_tensors(self.trained):
             theirs[name].copy_(tensor)
+
+    def copied_bytes(self, steps: Sequence[frozenset[int]]) -> int:
+        """What the copies of weights take, if these units are random at each depth."""
+        return bytes_of(tensor for _, tensor in named_tensors(self.random))
 
     def versions(self) -> tuple[int, ...]:
         """Of the trained weights; graphs over them are of use only as long as these stay."""
@@ -239,14 +251,15 @@ class Network:
             return node.target(*args, **kwargs)  # type: ignore[operator]
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return self._module(str(node.target), key, self.operations[node].reads)(*args, **kwargs)
+        return self._module(str(node.target), key)(*args, **kwargs)
 
-    def _module(self, name: str, key: frozenset[int], reads: frozenset[int]) -> nn.Module:
-        if not key:
-            return self.trained.get_submodule(name)
+    def _module(self, name: str, key: frozenset[int]) -> nn.Module:
         trained, random = self.trained.get_submodule(name), self.random.get_submodule(name)
-        own = self._units_among([*trained.parameters(), *trained.buffers()])
-        if key & own == own:
+        own = self._units_among([*trained.parameters(), *trained.buffers()]) if key else set()
+        key = key & own
+        if not key:
+            return trained
+        if key == own:
             return random
         if (name, key) not in self._mixed:
             mixed = copy.deepcopy(trained)
