@@ -23,7 +23,7 @@ from measuring.networks import NETWORKS
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution import resolve
 from lightning_sanity.engine import Engine
-from lightning_sanity.engine.network import NotTraceable, named_tensors
+from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import subsets, units
 

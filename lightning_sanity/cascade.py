@@ -191,7 +191,8 @@ class Cascade:
             for change in part.changes[trial]:
                 self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
-        self._engines |= dict.fromkeys(part.walked, "two_stream")
+        if engine is not None:
+            self._engines |= dict.fromkeys(part.walked, engine.path.name)
 
     def walk(self) -> Walk:
         """What was measured so far, on the CPU."""

@@ -14,9 +14,9 @@ from lightning_sanity._rng import generator
 from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import Engine
-from lightning_sanity.engine.network import Network, NotTraceable, named_tensors
+from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.engine.plan import Plan
-from lightning_sanity.engine.streams import Trained, observe
+from lightning_sanity.engine.streams import Trained, TwoStream, observe
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.shadow import Adapted, clone
 from lightning_sanity.twins import Reinitializer
@@ -231,7 +231,7 @@ def test_methods_of_equal_needs_share_their_walks(monkeypatch):
         asked.append((list(rules), set(at_input)))
         return observe(trained, target, rules, at_input)
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.observe", counting)
+    monkeypatch.setattr("lightning_sanity.engine.streams.observe", counting)
     walked("residual", SUITE)
     assert asked == [(["deconvnet", "gradient", "guided"], {"deconvnet", "gradient", "guided"})]
 
@@ -243,7 +243,7 @@ def test_class_activation_maps_go_down_to_their_layer_only(monkeypatch):
         seen.append(observe(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.observe", looking)
+    monkeypatch.setattr("lightning_sanity.engine.streams.observe", looking)
     walked("residual", ("gradcam", "guided_backprop"))
     assert seen[0]["gradient"].gradient is None
     assert seen[0]["guided"].gradient is not None
@@ -258,7 +258,7 @@ def test_later_trials_share_the_trained_stream_and_change_nothing(monkeypatch, m
             made.append(arguments)
             super().__init__(*arguments)
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.Trained", Counted)
+    monkeypatch.setattr("lightning_sanity.engine.streams.Trained", Counted)
     engine, *_ = walked("residual", methods)
     saved = {key: tensor.detach().clone() for key, tensor in named_tensors(engine.model)}
     made.clear()
@@ -304,7 +304,7 @@ def test_what_a_walk_keeps_is_about_what_it_says():
     """Saved tensors, each counted once, stay within the estimate that the budget is divided by."""
     copied, face, inputs = explained("residual")
     found = units(copied, inputs)
-    network = Network(face, inputs, found, copied)
+    network = TwoStream(face, inputs, found, copied)
     plan = Plan(network, [frozenset(range(d + 1)) for d in range(len(found))], tuple(range(len(found))))
     kept = {}
 
@@ -375,7 +375,7 @@ def test_a_network_that_cannot_be_taken_apart_stays_plain(make, reason, caplog):
     torch.manual_seed(0)
     model = make()
     with pytest.raises(NotTraceable, match=reason):
-        Network(model, IMAGES, units(model, IMAGES), model)
+        TwoStream(model, IMAGES, units(model, IMAGES), model)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(model)
     assert result.settings["engine"]["gradient"] == "plain"
@@ -419,7 +419,7 @@ def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monke
             seen["guided"].gradient.mul_(1.001)
         return seen
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.observe", wrong)
+    monkeypatch.setattr("lightning_sanity.engine.streams.observe", wrong)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(Residual(), methods=("gradient", "guided_backprop"))
     assert result.settings["engine"] == result.settings["engine"] | {

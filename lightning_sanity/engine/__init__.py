@@ -9,6 +9,6 @@ Outside this room nothing knows how the attributions of a trial were made.
 """
 
 from lightning_sanity.engine.engine import BUDGET, ENGINES, FAILURES, Engine, Trial, engine_for
-from lightning_sanity.engine.network import NotTraceable
+from lightning_sanity.engine.path import NotTraceable
 
 __all__ = ["BUDGET", "ENGINES", "FAILURES", "Engine", "NotTraceable", "Trial", "engine_for"]

@@ -7,13 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from lightning_sanity.engine.network import Network, NotTraceable
-
-JOIN = 4 * 2**20
-"""Bytes up to which small groups of rows are joined before an operation with weights: a copy that a larger batch
-repays. Above it the copy costs more than the batch gains."""
-
-Steps = tuple[int, ...]
+from lightning_sanity.engine.network import Network
+from lightning_sanity.engine.path import JOIN, NotTraceable, Steps
 
 
 class Plan:
@@ -112,12 +107,13 @@ class Plan:
             if any(len({reads & self.steps[s] for s in piece}) > 1 for piece in pieces):
                 raise NotTraceable(f"'{node}' reads weights and the size of a group of depths")
             return pieces
-        pieces = [part for piece in pieces for part in _split(piece, lambda s: reads & self.steps[s])]
+        pieces = [part for piece in pieces for part in split(piece, lambda s: reads & self.steps[s])]
         bytes_each = samples * max((operations[a].per_sample for a in parents), default=0)
         return _joined(pieces, lambda s: reads & self.steps[s], max(1, JOIN // max(1, bytes_each)))
 
 
-def _split(piece: Steps, key: Callable[[int], Any]) -> list[Steps]:
+def split(piece: Steps, key: Callable[[int], Any]) -> list[Steps]:
+    """The depths of a group, those of equal key together."""
     kinds: dict[Any, list[int]] = {}
     for step in piece:
         kinds.setdefault(key(step), []).append(step)
