@@ -134,26 +134,27 @@ NETWORKS = {
     "lstm": (Recurrent, IMAGES),
     "several inputs": (TwoInputs, (IMAGES, torch.rand(5, 2, generator=generator("other")))),
     "parametrised": (parametrised, IMAGES),
-    "LightningModule with a dictionary": (Lit, IMAGES),
+    "LightningModule with a dictionary": (Lit, IMAGES, None),
 }
+"""What makes them, their inputs and, where outputs must be found in what they return, ``forward=``."""
 
 
-def explained(name):
+def explained(name, networks=NETWORKS):
     """The clone with its face, its units and what is explained."""
     torch.manual_seed(0)
-    make, inputs = NETWORKS[name]
+    make, inputs, *forward = networks[name]
     model = make()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # as training would leave it
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                 tensor.data.uniform_(0.5, 1.5)
     copied = clone(model)
-    face = Adapted(copied).eval() if name.startswith("LightningModule") else copied
+    face = Adapted(copied, *forward).eval() if forward else copied
     return copied, face, inputs
 
 
-def walked(name, methods=("gradient",), order="cascading", **options):
-    copied, face, inputs = explained(name)
+def walked(name, methods=("gradient",), order="cascading", networks=NETWORKS, **options):
+    copied, face, inputs = explained(name, networks)
     target = torch.arange(5) % 4
     what = Explanation(face, inputs, target)
     chosen = {key: resolve(key) for key in methods}
@@ -368,18 +369,23 @@ class Overwriting(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
-    [(Branching, "control flow"), (Mixing, "depend on one another"), (Overwriting, "assign|Proxy")],
+    ("make", "reason", "path"),
+    [
+        (Branching, "control flow", "plain"),
+        (Mixing, "depend on one another", "plain"),
+        (Overwriting, "assign|Proxy", "full_batch"),
+    ],
 )
-def test_a_network_that_cannot_be_taken_apart_stays_plain(make, reason, caplog):
+def test_a_network_that_cannot_be_taken_apart_goes_another_way(make, reason, path, caplog):
     torch.manual_seed(0)
     model = make()
     with pytest.raises(NotTraceable, match=reason):
         TwoStream(model, IMAGES, units(model, IMAGES), model)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(model)
-    assert result.settings["engine"]["gradient"] == "plain"
-    assert "plain loop" in caplog.text
+    assert result.settings["engine"]["gradient"] == path
+    assert ("plain loop: two_stream: " in caplog.text) == (path == "plain")
+    assert ("; full_batch: " in caplog.text) == (path == "plain")
 
 
 def check(model, inputs=IMAGES, **options):
@@ -391,7 +397,7 @@ def check(model, inputs=IMAGES, **options):
 @pytest.mark.parametrize("name", ["residual", "several inputs", "LightningModule with a dictionary"])
 def test_a_result_is_the_same_with_both_engines(name):
     torch.manual_seed(0)
-    make, inputs = NETWORKS[name]
+    make, inputs, *_ = NETWORKS[name]
     model = make()
     fast, slow = (check(model, inputs, methods="gradient", engine=engine) for engine in ("auto", "plain"))
     assert fast.settings["engine"]["gradient"] == "two_stream"

@@ -137,7 +137,7 @@ class Engine:
         self.path = self._taken(paths)
         for name, derived in list(self.methods.items()):
             if derived.layer is not None and derived.layer.name not in self.path.layers:
-                self._give_up(name, f"layer '{derived.layer.name}' is no single value of the traced network")
+                self._give_up(name, f"layer '{derived.layer.name}' is no single value of the network")
         self._proof_rows: dict[str, int] = {}
         self._proven: set[object] = set()
         self._planned: dict[tuple[object, ...], Planned] = {}

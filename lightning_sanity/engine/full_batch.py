@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from lightning_sanity.attribution.batching import repeated, rows_of
@@ -85,6 +86,7 @@ class FullBatch(Path):
     def __init__(self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module) -> None:
         super().__init__(model, inputs, units, owner)
         self._names = {module: name for name, module in model.named_modules()}
+        self._unit_of |= _companions(model, self._unit_of)
         places: dict[int, list[_Place]] = defaultdict(list)
         for module, path in self._names.items():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -316,6 +318,21 @@ class _Pass:
         finally:
             for place, tensor in before:
                 _hang(place, tensor)
+
+
+def _companions(model: nn.Module, unit_of: Mapping[int, int]) -> dict[int, int]:
+    """What else a module holds beside one unit's tensors: it may be written when they are re-initialised."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        parametrized = parametrize.is_parametrized(module)
+        holders = [module, *(module.parametrizations.modules() if parametrized else ())]  # type: ignore[union-attr]
+        held = [id(t) for holder in holders for t in (*holder._parameters.values(), *holder._buffers.values())]
+        units = {unit_of[tensor] for tensor in held if tensor in unit_of}
+        if len(units) == 1:
+            found |= dict.fromkeys(set(held) - unit_of.keys() - {id(None)}, *units)
+        elif units and parametrized:
+            raise NotTraceable("a module mixes units and parametrised weights")
+    return found
 
 
 def _returns_rows(call: Call, rows: Rows) -> bool:

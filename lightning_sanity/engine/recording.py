@@ -132,7 +132,7 @@ class Recording(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if of_data:
-            self._compare(func, made, {_storage(tensor) for tensor in read})
+            self._compare(func, made, read)
         elif sources:
             for tensor in made:
                 self._made_of[_storage(tensor)] = StorageWeakRef(tensor.untyped_storage()), sources
@@ -145,7 +145,7 @@ class Recording(TorchDispatchMode):
             looks = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
         if looks:
             raise NotTraceable(f"it looks at values that depend on the inputs ({func})")
-        if any(tensor in self._of_all for tensor in read):
+        if not func.is_view and any(tensor in self._of_all for tensor in read):  # a view may be had for its shape
             raise NotTraceable(f"{func} reads a value of all samples together: they depend on one another")
 
     def _sources(self, values: Sequence[Any]) -> frozenset[int]:
@@ -157,22 +157,24 @@ class Recording(TorchDispatchMode):
     def _mark(self, tensor: Tensor) -> None:
         self._data.setdefault(_storage(tensor), StorageWeakRef(tensor.untyped_storage()))
 
-    def _compare(self, func: Any, made: Sequence[Tensor], read: Collection[int]) -> None:
+    def _compare(self, func: Any, made: Sequence[Tensor], read: Sequence[Tensor]) -> None:
         place, shapes = len(self.shapes), [tensor.shape for tensor in made]
         self.shapes.append((func, shapes))
+        memory = {_storage(tensor) for tensor in read}
         for tensor in made:
             if id(tensor) in self._watched:
                 continue
             self._mark(tensor)
             self.largest = max(self.largest, tensor.nbytes)
-            self.size += 0 if _storage(tensor) in read else tensor.nbytes
+            self.size += 0 if _storage(tensor) in memory else tensor.nbytes
         if self._before is None:
             return
         told = self._before.shapes[place : place + 1]
         if not told or told[0][0] is not func or len(told[0][1]) != len(shapes):
             raise NotTraceable("it computes something else for another number of samples")
+        of_all = any(tensor in self._of_all for tensor in read)
         for tensor, before in zip(made, told[0][1], strict=True):
-            if tensor.numel() and _differing(before, tensor.shape) is None:
+            if of_all or (tensor.numel() and _differing(before, tensor.shape) is None):
                 self._of_all[tensor] = True
 
 
