@@ -3,11 +3,13 @@
 Every unit, top down, on a ResNet-18, a tiny vision transformer and a small U-Net. "Bare" is the loop a user
 would write: re-initialise a unit, call captum, next; nothing is compared. "Walks" are the same maps by the engine,
 "auto" the whole test with all it adds (clone, reference, guard, similarities, floors, intervals), "five" the same with
-five trials beside five bare loops, "plain" without the engine. All take turns in one process; median and range of the
+five trials beside five bare loops, "plain" without the engine, "full batch" the walks on the path of networks that
+cannot be traced. All take turns in one process; median and range of the
 ratios to the bare loop of the same round.
 Before any timing the maps of all depths are asserted equal.
 
     python benchmarks/engine.py [--networks resnet18 vit_tiny unet] [--sizes 32 64 224] [--batches 8 16] [--plain]
+                                [--full-batch]
     python benchmarks/engine.py --suite          five methods instead of the gradient alone, ResNet-18
     python benchmarks/engine.py --memory         peak by byte budget, for walks of 1, 4 and 16 samples
 """
@@ -23,6 +25,7 @@ from measuring.networks import NETWORKS
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution import resolve
 from lightning_sanity.engine import Engine
+from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import subsets, units
@@ -96,13 +99,13 @@ def whole(problem, names, engine, trials=1):
     return parameter_randomization_test(problem.model, problem.inputs, problem.target, progress=False, **options)
 
 
-def difference(problem, names, planned):
+def difference(problem, names, planned, **options):
     """Largest difference of a map from the bare loop's, as a share of its norm; asserted to be rounding.
 
     The reason in words where the engine cannot walk this problem: then the test is the plain loop.
     """
     try:
-        found, worst = walks(problem, names, planned), 0.0
+        found, worst = walks(problem, names, planned, **options), 0.0
     except NotTraceable as reason:
         return str(reason)
     expected = bare(problem, names, planned)
@@ -119,12 +122,16 @@ def made(network, size, batch):
     return problem, units(problem.model, problem.inputs[:2])
 
 
-def compared(network, size, batch, names, repeats, plain):
+def compared(network, size, batch, names, repeats, plain, full):
     problem, planned = made(network, size, batch)
     off = difference(problem, names, planned)
     sides = {"bare": lambda: bare(problem, names, planned), "auto": lambda: whole(problem, names, "auto")}
     if not isinstance(off, str):
         sides["walks"] = lambda: walks(problem, names, planned)
+    if full:
+        said = difference(problem, names, planned, paths=(FullBatch,))
+        assert not isinstance(said, str), said
+        sides["full batch"] = lambda: walks(problem, names, planned, paths=(FullBatch,))
     if plain:
         sides["plain"] = lambda: whole(problem, names, "plain")
     sides["five"] = lambda: whole(problem, names, "auto", TRIALS)
@@ -138,7 +145,7 @@ def compared(network, size, batch, names, repeats, plain):
 def described(row):
     goal = "" if row["goal"] is None else f"  (goal {row['goal']:.2f})"
     what = f"{row['network']}, {row['units']} units, {row['methods']} method(s), {row['size']} px, batch {row['batch']}"
-    parts = [f"{side} {shown(row[side])}" for side in ("walks", "auto", "five", "plain") if side in row]
+    parts = [f"{side} {shown(row[side])}" for side in ("walks", "full batch", "auto", "five", "plain") if side in row]
     return f"{what}: bare {shown(row['bare_seconds'])} s; {told(row['difference'])}\n    {'   '.join(parts)}{goal}"
 
 
@@ -198,6 +205,7 @@ def main():
     flags.add_argument("--batches", type=int, nargs="+", help="default: 8, with --suite or --memory 16")
     flags.add_argument("--suite", action="store_true")
     flags.add_argument("--plain", action="store_true", help="also time the test without the engine")
+    flags.add_argument("--full-batch", action="store_true", help="also time walks as if it could not be traced")
     flags.add_argument("--memory", action="store_true")
     given = flags.parse_args()
     if given.equality_only:
@@ -213,7 +221,7 @@ def main():
         return
     networks, names = (["resnet18"], SUITE) if given.suite else (given.networks, ONE)
     cases = [(network, size, batch) for network in networks for size in given.sizes for batch in batches]
-    publish(given, [compared(*case, names, given.repeats, given.plain) for case in cases], described)
+    publish(given, [compared(*case, names, given.repeats, given.plain, given.full_batch) for case in cases], described)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from test_streams import (
 )
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torchvision import models
 
 from lightning_sanity import parameter_randomization_test
@@ -162,10 +163,10 @@ def test_more_depths_run_together_the_smaller_their_values_are(monkeypatch):
 
     engine, whole, *_ = walked("residual", paths=(FullBatch,))
     assert runs(engine) == [5]
-    monkeypatch.setattr(full_batch, "JOIN", 2 * 5 * engine.path.largest)
+    monkeypatch.setattr(full_batch, "_JOIN", 2 * 5 * engine.path.largest)
     engine, few, *_ = walked("residual", paths=(FullBatch,))
     assert max(runs(engine)) == 2
-    monkeypatch.setattr(full_batch, "JOIN", 1)
+    monkeypatch.setattr(full_batch, "_JOIN", 1)
     engine, single, *_ = walked("residual", paths=(FullBatch,))
     assert runs(engine) == [1] * 5
     for found in (few, single):
@@ -240,6 +241,17 @@ class Lookalike(Mixing):
         return self.head(self.body(x.flatten(1))) + self.body(x.flatten(1)) @ self.view.T
 
 
+class Checkpointed(Mixing):
+    """Runs its body again on the way down, when the weights are others."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(432, 432)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, x.flatten(1), use_reentrant=False))
+
+
 class Functional(nn.Module):
     """Calls none of its modules."""
 
@@ -263,6 +275,7 @@ class Functional(nn.Module):
         (Summing, "depend on one another"),
         (Counting, "something else for another number of samples"),
         (Lookalike, "'head.weight' is read past the module that holds it"),
+        (Checkpointed, "runs parts of itself again"),
         (Functional, "'Functional' reads the weights of all units itself"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

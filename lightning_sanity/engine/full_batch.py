@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -41,6 +42,10 @@ from lightning_sanity.engine.plan import split
 from lightning_sanity.engine.recording import FOUR, TWO, Call, Recording, Rows, Trespass, calls_of, ranks, record
 from lightning_sanity.engine.recording import rows_of_call as told
 from lightning_sanity.units import Unit
+
+_JOIN = 2 * JOIN
+"""Bytes of the largest value up to which depths run together. Nothing is copied for that but at modules with weights,
+so more of them pay than in two streams; beyond, the values of a run leave the cache."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class FullBatch(Path):
         self.layers = {
             self._names[call.module]: call.returned[0].nbytes // 2
             for call in two.calls
-            if call.module not in doubts and _returns_rows(call, self.rows[call.module][0]) and calls[call.module] == 1
+            if calls[call.module] == 1 and call.module not in doubts and _returns_rows(call, self.rows[call.module][0])
         }
 
     def _recorded(self, inputs: Any, samples: list[int], tensors: list[Tensor], before: Recording | None) -> Recording:
@@ -163,12 +168,15 @@ class FullBatch(Path):
                 name = self._names[module] or type(module).__name__
                 raise NotTraceable(f"'{name}' reads the weights of all units itself, so every depth would run alone")
 
-    @torch.no_grad()
     def _check_reads(self, inputs: Any, trained: Mapping[str, Tensor]) -> None:
-        """With all units random nothing may read a trained weight, through an alias for example."""
+        """With all units random nothing may read a trained weight, through an alias for example, now or later."""
         plan = _Plan(self, [frozenset(self._unit_of.values())], (0,))
-        with self.out_of_place(), Trespass(trained):
-            _Pass(plan, {}).run(_samples(inputs, TWO))
+        later = "it runs parts of itself again on the way down (checkpointed activations)"
+        try:
+            with self.out_of_place(), torch.enable_grad(), disable_saved_tensors_hooks(later), Trespass(trained):
+                _Pass(plan, {}).run(_samples(inputs, TWO))
+        except RuntimeError as error:
+            raise NotTraceable(str(error)) from error
 
     def _name(self, place: _Place) -> str:
         return f"{self._names[place.holder]}.{place.name}".lstrip(".")
@@ -192,7 +200,7 @@ class _Plan:
         to_input: bool = True,
     ) -> None:
         self.path, self.steps, self.chosen, self.layers, self.to_input = path, steps, chosen, layers, to_input
-        self.together = JOIN // max(1, path.largest * len(chosen))
+        self.together = _JOIN // max(1, path.largest * len(chosen))
 
     def bytes_per_sample(self) -> int:
         return self.path.per_sample * len(self.chosen)
@@ -337,7 +345,8 @@ def _companions(model: nn.Module, unit_of: Mapping[int, int]) -> dict[int, int]:
 
 def _returns_rows(call: Call, rows: Rows) -> bool:
     """Whether a call returns a tensor whose first dimension are the samples."""
-    return rows.returned == (0,) and call.result == tree_flatten(0)[1]
+    found = call.returned[0] if call.returned else None
+    return isinstance(found, Tensor) and rows.returned == (0,) and call.result == tree_flatten(found)[1]
 
 
 def _hang(place: _Place, tensor: Tensor) -> None:
