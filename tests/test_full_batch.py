@@ -1,5 +1,6 @@
 """What cannot be traced, but runs the same for every sample, is explained in full batches; what may not, is refused."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -116,6 +117,26 @@ class Attending(nn.Module):
         return self.head(self.attention(x, x, x)[0][0])
 
 
+class Halves(nn.Module):
+    """Sends the batch through in two parts, whose rows are not those of two depths."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.inner, self.head = nn.Linear(432, 6), nn.Linear(6, 432), nn.Linear(432, 4)
+
+    def forward(self, x):
+        found = torch.cat([self.inner(self.body(part)) for part in x.flatten(1).chunk(2)])
+        return self.head(found)
+
+
+class Sized(Halves):
+    """Cuts a batch beyond some size."""
+
+    def forward(self, x):
+        found = torch.cat([self.inner(self.body(part)) for part in x.flatten(1).split(8)])
+        return self.head(found)
+
+
 def by_key(model, image):
     return model(image=image).scores
 
@@ -126,6 +147,7 @@ UNTRACEABLE = {
     "time-major LSTM": (TimeMajor, SEQUENCES),
     "nested weights": (Nested, IMAGES),
     "attention": (Attending, SEQUENCES),
+    "halves": (Halves, IMAGES),
 }
 
 
@@ -286,6 +308,14 @@ def test_what_may_not_be_the_same_for_every_sample_is_refused(make, reason):
     model(IMAGES)
     with pytest.raises(NotTraceable, match=reason):
         FullBatch(model, IMAGES, units(model, IMAGES), model)
+
+
+def test_rows_that_turn_out_otherwise_end_the_walk(caplog):
+    torch.manual_seed(0)
+    with caplog.at_level(logging.DEBUG, "lightning_sanity"):
+        result = check(Sized())
+    assert result.settings["engine"]["gradient"] == "plain"
+    assert "another number of rows than before" in caplog.text
 
 
 class Beside(nn.Module):

@@ -134,7 +134,7 @@ class Engine:
         place = {unit: index for index, unit in enumerate(self.units)}
         self.steps = steps
         self._random = [frozenset(place[unit] for unit in step) for step in steps]
-        self.path = self._taken(paths)
+        self.path = self._first(paths)
         for name, derived in list(self.methods.items()):
             if derived.layer is not None and derived.layer.name not in self.path.layers:
                 self._give_up(name, f"layer '{derived.layer.name}' is no single value of the network")
@@ -145,7 +145,7 @@ class Engine:
         self._kept_for: tuple[int, ...] = ()
         self._keeps = True
 
-    def _taken(self, paths: Sequence[type[Path]]) -> Path:
+    def _first(self, paths: Sequence[type[Path]]) -> Path:
         """The first path that the network allows."""
         reasons = []
         for path in paths:

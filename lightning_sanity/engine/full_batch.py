@@ -39,7 +39,7 @@ from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.method import first, outputs_of, select
 from lightning_sanity.engine.path import JOIN, NotTraceable, Observed, Path, Planned, Steps
 from lightning_sanity.engine.plan import split
-from lightning_sanity.engine.recording import FOUR, TWO, Call, Recording, Rows, Trespass, calls_of, ranks, record
+from lightning_sanity.engine.recording import FOUR, TWO, Call, Lying, Recording, Rows, Trespass, calls_of, ranks, record
 from lightning_sanity.engine.recording import rows_of_call as told
 from lightning_sanity.units import Unit
 
@@ -262,13 +262,14 @@ class _Pass:
     """
 
     def __init__(self, plan: _Plan, watched: Mapping[nn.Module, str]) -> None:
-        self.plan, self.path, self.depths = plan, plan.path, plan.chosen
+        self.plan, self.path, self.depths, self.samples = plan, plan.path, plan.chosen, 0
         self.watched = watched
         self.seen: dict[str, list[tuple[Steps, Tensor]]] = {layer: [] for layer in plan.layers}
         self.trained = {place: place.held(place.holder) for held in self.path.divided.values() for place in held}
 
     def run(self, inputs: Any) -> Tensor:
         """Its outputs."""
+        self.samples = len(first(inputs)) // len(self.depths)
         with calls_of({**self.path.divided, **dict.fromkeys(self.watched)}, self._call):
             return outputs_of(self.path.trained, inputs)
 
@@ -295,18 +296,38 @@ class _Pass:
             for group in groups:
                 self.depths = group
                 places = [depths.index(depth) for depth in group]
-                some = [_taken(leaf, dim, places, len(depths)) for leaf, dim in zip(leaves, rows.dims, strict=True)]
+                some = [self._taken(*each, places, len(depths)) for each in zip(leaves, rows.taken, strict=True)]
                 fewer, named = tree_unflatten(some, given)
                 with self._lent(held, steps[group[0]]):
                     parts.append(tree_flatten(run(*fewer, **named)))
         finally:
             self.depths = depths
-        columns = zip(*(found for found, _ in parts), rows.returned, strict=True)
         joined = [
-            column[0] if dim is None else _ordered(list(zip(groups, column, strict=True)), depths, dim)
-            for *column, dim in columns
+            parts[0][0][index] if lying is None else self._joined([found[index] for found, _ in parts], groups, lying)
+            for index, lying in enumerate(rows.returned)
         ]
         return tree_unflatten(joined, parts[0][1])
+
+    def _taken(self, leaf: Any, lying: Lying, places: Sequence[int], count: int) -> Any:
+        """The rows of some of ``count`` depths."""
+        if lying is None:
+            return leaf
+        dim, each = self._of_a_depth(leaf, lying, count)
+        if places[-1] - places[0] + 1 == len(places):
+            return leaf.narrow(dim, places[0] * each, len(places) * each)
+        return torch.cat([leaf.narrow(dim, place * each, each) for place in places], dim)
+
+    def _joined(self, values: Sequence[Tensor], groups: Sequence[Steps], lying: tuple[int, int]) -> Tensor:
+        for value, group in zip(values, groups, strict=True):
+            self._of_a_depth(value, lying, len(group))
+        return _ordered(list(zip(groups, values, strict=True)), self.depths, lying[0])
+
+    def _of_a_depth(self, value: Tensor, lying: tuple[int, int], count: int) -> tuple[int, int]:
+        """The dimension of the rows of ``count`` depths, and how many each has."""
+        dim, each = lying[0], lying[1] * self.samples
+        if value.shape[dim] != each * count:  # a batch that is cut beyond some size, for example
+            raise NotTraceable("a module is given or returns another number of rows than before")
+        return dim, each
 
     def _rows(self, module: nn.Module, leaves: Sequence[Any], given: Any) -> Rows:
         kind = given, ranks(leaves)
@@ -346,7 +367,7 @@ def _companions(model: nn.Module, unit_of: Mapping[int, int]) -> dict[int, int]:
 def _returns_rows(call: Call, rows: Rows) -> bool:
     """Whether a call returns a tensor whose first dimension are the samples."""
     found = call.returned[0] if call.returned else None
-    return isinstance(found, Tensor) and rows.returned == (0,) and call.result == tree_flatten(found)[1]
+    return isinstance(found, Tensor) and rows.returned == ((0, 1),) and call.result == tree_flatten(found)[1]
 
 
 def _hang(place: _Place, tensor: Tensor) -> None:
@@ -366,31 +387,14 @@ def _samples(inputs: Any, index: list[int]) -> Any:
     return tree_map(some, inputs)
 
 
-def _taken(leaf: Any, dim: int | None, places: Sequence[int], count: int) -> Any:
-    """The rows of some of ``count`` depths."""
-    if dim is None:
-        return leaf
-    each = _each(leaf, dim, count)
-    if places[-1] - places[0] + 1 == len(places):
-        return leaf.narrow(dim, places[0] * each, len(places) * each)
-    return torch.cat([leaf.narrow(dim, place * each, each) for place in places], dim)
-
-
 def _ordered(parts: Sequence[tuple[Steps, Tensor]], depths: Steps, dim: int = 0) -> Tensor:
     """The rows of all depths, in their order."""
     if tuple(depth for steps, _ in parts for depth in steps) == depths:
         return torch.cat([value for _, value in parts], dim) if len(parts) > 1 else parts[0][1]
     blocks: dict[int, Tensor] = {}
     for steps, value in parts:
-        each = _each(value, dim, len(steps))
-        blocks |= {depth: value.narrow(dim, place * each, each) for place, depth in enumerate(steps)}
+        blocks |= zip(steps, value.chunk(len(steps), dim), strict=True)
     return torch.cat([blocks[depth] for depth in depths], dim)
-
-
-def _each(value: Tensor, dim: int, count: int) -> int:
-    if value.shape[dim] % count:
-        raise NotTraceable("a module returned another number of rows than before")
-    return value.shape[dim] // count
 
 
 def _slopes(score: Tensor, leaves: Sequence[Tensor], keep: bool) -> list[Tensor]:

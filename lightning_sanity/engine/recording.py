@@ -58,14 +58,18 @@ class Call:
     overwrites: bool = False
 
 
+Lying = tuple[int, int] | None
+"""Where rows lie in a value: along which dimension, and how many of each sample; None of what holds no rows."""
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows lie in what a module is given and returns: a dimension per leaf, None for what holds no rows."""
+    """Where the rows lie in all that a module is given and returns."""
 
     given: TreeSpec
     ranks: tuple[int | None, ...]
-    dims: tuple[int | None, ...]
-    returned: tuple[int | None, ...]
+    taken: tuple[Lying, ...]
+    returned: tuple[Lying, ...]
 
 
 class Recording(TorchDispatchMode):
@@ -245,14 +249,14 @@ def rows_of_call(two: Call, four: Call) -> Rows | str:
         return "overwrites what it is given"
     if two.given != four.given or two.result != four.result:
         return "is called in another way for another number of samples"
-    dims = []
-    for ours, theirs in ((two.leaves, four.leaves), (two.returned, four.returned)):
-        dims.append([_dim(*pair) for pair in zip(ours, theirs, strict=True)])
-        if _NO_ORDER in dims[-1]:
-            return "has rows that depend on one another, or lie in no order"
-        if _OTHER in dims[-1]:
-            return "is given or returns something else for another number of samples"
-    return Rows(two.given, ranks(two.leaves), tuple(dims[0]), tuple(dims[1]))
+    try:
+        taken, returned = (
+            tuple(_lying(*pair) for pair in zip(ours, theirs, strict=True))
+            for ours, theirs in ((two.leaves, four.leaves), (two.returned, four.returned))
+        )
+    except _Doubt as doubt:
+        return str(doubt)
+    return Rows(two.given, ranks(two.leaves), taken, returned)
 
 
 def ranks(leaves: Sequence[Any]) -> tuple[int | None, ...]:
@@ -260,19 +264,21 @@ def ranks(leaves: Sequence[Any]) -> tuple[int | None, ...]:
     return tuple(leaf.ndim if isinstance(leaf, Tensor) else None for leaf in leaves)
 
 
-_NO_ORDER, _OTHER = -1, -2
+class _Doubt(Exception):
+    """Why it cannot be told where rows lie."""
 
 
-def _dim(two: Any, four: Any) -> int | None:
-    if not isinstance(two, Tensor) or not isinstance(four, Tensor):
-        return None if _same(two, four) else _OTHER
-    if two.shape == four.shape:
-        return None if _alike(two, four) else _OTHER
+def _lying(two: Any, four: Any) -> Lying:
+    tensors = isinstance(two, Tensor) and isinstance(four, Tensor)
+    if not tensors or two.shape == four.shape:
+        if _alike(two, four) if tensors else _same(two, four):
+            return None
+        raise _Doubt("is given or returns something else for another number of samples")
     dim = _differing(two.shape, four.shape)
-    if dim is None:
-        return _NO_ORDER
-    each = two.shape[dim] // 2
-    return dim if _alike(two, four.narrow(dim, each, 2 * each)) else _NO_ORDER
+    each = 0 if dim is None or two.shape[dim] % 2 else two.shape[dim] // 2
+    if dim is None or not each or not _alike(two, four.narrow(dim, each, 2 * each)):
+        raise _Doubt("has rows that depend on one another, or lie in no order")
+    return dim, each
 
 
 def _differing(two: torch.Size, four: torch.Size) -> int | None:
