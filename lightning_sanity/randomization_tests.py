@@ -157,9 +157,10 @@ def parameter_randomization_test(
             Of a stochastic method the samples stay together, because its noise would be another. What was decided is
             in ``settings["memory"]``; the notes say where even one sample takes more.
         share: This process's part where several of them run the same test together; their number changes no result.
-        engine: ``"auto"`` explains all depths of a trial at once where that gives the same maps, and says so in
-            ``settings["engine"]``, at the price of one more copy of the weights on the model's device; ``"plain"``
-            always explains one depth after the other, without that copy.
+        engine: ``"auto"`` explains many depths of a trial at once where that gives the same maps, and says so in
+            ``settings["engine"]`` (``"two_stream"``, or ``"full_batch"`` where the network cannot be traced), at the
+            price of one more copy of the weights on the model's device; ``"plain"`` always explains one depth after the
+            other, without that copy.
 
     Returns:
         Curves, verdicts and the proof of what was re-initialised.

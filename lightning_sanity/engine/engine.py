@@ -146,11 +146,13 @@ class Engine:
         self._keeps = True
 
     def _first(self, paths: Sequence[type[Path]]) -> Path:
-        """The first path that the network allows."""
+        """The first path that the network and these depths allow."""
         reasons = []
         for path in paths:
             try:
-                return path(self.what.model, self.what.inputs, self.units, self.model)
+                made = path(self.what.model, self.what.inputs, self.units, self.model)
+                made.plan(self._random, tuple(range(len(self.steps))))
+                return made
             except (NotTraceable, *FAILURES) as error:
                 reasons.append(f"{path.name}: {error}")
         raise NotTraceable("; ".join(reasons))

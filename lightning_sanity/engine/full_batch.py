@@ -43,7 +43,7 @@ from lightning_sanity.engine.recording import FOUR, TWO, Call, Lying, Recording,
 from lightning_sanity.engine.recording import rows_of_call as told
 from lightning_sanity.units import Unit
 
-_JOIN = 2 * JOIN
+_JOIN = 4 * JOIN
 """Bytes of the largest value up to which depths run together. Nothing is copied for that but at modules with weights,
 so more of them pay than in two streams; beyond, the values of a run leave the cache."""
 
