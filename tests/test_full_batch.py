@@ -137,6 +137,19 @@ class Sized(Halves):
         return self.head(found)
 
 
+class Handing(nn.Module):
+    """Can be traced, but a depth begins between two modules that hand on several values at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.above = nn.LSTM(4, 6, batch_first=True), nn.LSTM(6, 6, batch_first=True)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        found, state = self.below(x)
+        return self.head(self.above(found, state)[0][:, -1])
+
+
 def by_key(model, image):
     return model(image=image).scores
 
@@ -158,6 +171,12 @@ def test_every_depth_equals_a_pass_of_its_own(name, order):
     with pytest.raises(NotTraceable, match="symbolic tracing failed"):
         TwoStream(face, inputs, (), copied)
     engine, *found = walked(name, order=order, networks=UNTRACEABLE)
+    assert engine.path.name == "full_batch"
+    assert_equal_at_all_depths(engine, *found)
+
+
+def test_depths_that_begin_at_several_values_take_this_path():
+    engine, *found = walked("states", networks={"states": (Handing, SEQUENCES)})
     assert engine.path.name == "full_batch"
     assert_equal_at_all_depths(engine, *found)
 

@@ -63,6 +63,7 @@ class _Operation:
         of_data: Whether its value depends on the inputs.
         dim: Dimension along which samples are stacked; None where the value holds no row per sample.
         fixed: Whether the value is the same for any number of samples.
+        several: Whether it is no tensor but holds some.
         per_sample: Bytes of one sample's rows.
     """
 
@@ -72,6 +73,7 @@ class _Operation:
     of_data: bool = False
     dim: int | None = None
     fixed: bool = False
+    several: bool = False
     per_sample: int = 0
 
 
@@ -175,7 +177,8 @@ class Network(Path):
                 continue
             two, three = runs[0][node], runs[1][node]
             if not isinstance(two, Tensor) or not isinstance(three, Tensor):
-                operation.fixed = not _holds_tensor(two) and _same(two, three)
+                operation.several = _holds_tensor(two)
+                operation.fixed = not operation.several and _same(two, three)
             elif two.shape == three.shape:
                 operation.fixed = _alike(two, three)
             else:

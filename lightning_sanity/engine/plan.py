@@ -47,7 +47,9 @@ class Plan:
         for node in (network.output, *self.layers.values()):
             self.born[node] |= len(self.active[node]) < len(chosen)
         for node, born in self.born.items():
-            if born and operations[node].dim is None and not operations[node].fixed and node.op == "call_module":
+            if not born or operations[node].dim is not None or operations[node].fixed:
+                continue
+            if operations[node].several or node.op == "call_module":  # no leaf that a gradient could arrive at
                 raise NotTraceable(f"'{node}' returns several values where a depth begins")
         self.needed = self._needed()
         self.kept = {node for node, born in self.born.items() if born}
