@@ -3,12 +3,13 @@
 Every unit, top down, on a ResNet-18, a tiny vision transformer and a small U-Net. "Bare" is the loop a user
 would write: re-initialise a unit, call captum, next; nothing is compared. "Walks" are the same maps by the engine,
 "auto" the whole test with all it adds (clone, reference, guard, similarities, floors, intervals), "five" the same with
-five trials beside five bare loops, "folded" these with batch normalisation folded away, "plain" without the engine. All
-take turns in one process; median and range of the ratios to the bare loop of the same round.
+five trials beside five bare loops, "folded" these with batch normalisation folded away, "plain" without the engine,
+"full batch" the walks on the path of networks that cannot be traced. All take turns in one process; median and range of
+the ratios to the bare loop of the same round.
 Before any timing the maps of all depths are asserted equal.
 
     python benchmarks/engine.py [--networks resnet18 vit_tiny unet] [--sizes 32 64 224] [--batches 8 16]
-                                [--plain] [--folded]
+                                [--plain] [--folded] [--full-batch]
     python benchmarks/engine.py --suite          five methods instead of the gradient alone, ResNet-18
     python benchmarks/engine.py --memory         peak by byte budget, for walks of 1, 4 and 16 samples
 """
@@ -23,8 +24,9 @@ from measuring.networks import NETWORKS
 
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution import resolve
-from lightning_sanity.engine import Engine, folding
-from lightning_sanity.engine.network import NotTraceable, named_tensors
+from lightning_sanity.engine import ENGINES, Engine
+from lightning_sanity.engine.full_batch import FullBatch
+from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.twins import Reinitializer
 from lightning_sanity.units import subsets, units
 
@@ -97,15 +99,15 @@ def whole(problem, names, engine, trials=1):
     return parameter_randomization_test(problem.model, problem.inputs, problem.target, progress=False, **options)
 
 
-def difference(problem, names, planned, fold=False):
+def difference(problem, names, planned, paths=ENGINES["auto"]):
     """Largest difference of a map from the bare loop's, as a share of its norm; asserted to be rounding.
 
     Folded, rounding may carry a rectifier's input across zero, which moves a map by more. The reason in words where the
     engine cannot walk this problem: then the test is the plain loop.
     """
     try:
-        found, worst = walks(problem, names, planned, fold=fold), 0.0
-        most = folding.TOLERANCE if fold else TOLERANCE
+        found, worst = walks(problem, names, planned, paths=paths), 0.0
+        most = max(TOLERANCE, paths[0].tolerance)
     except NotTraceable as reason:
         return str(reason)
     expected = bare(problem, names, planned)
@@ -122,7 +124,7 @@ def made(network, size, batch):
     return problem, units(problem.model, problem.inputs[:2])
 
 
-def compared(network, size, batch, names, repeats, plain, folded):
+def compared(network, size, batch, names, repeats, plain, folded, full):
     problem, planned = made(network, size, batch)
     off = difference(problem, names, planned)
     sides = {"bare": lambda: bare(problem, names, planned), "auto": lambda: whole(problem, names, "auto")}
@@ -133,8 +135,11 @@ def compared(network, size, batch, names, repeats, plain, folded):
     sides["five"] = lambda: whole(problem, names, "auto", TRIALS)
     row = {"network": network, "methods": len(names), "size": size, "batch": batch, "units": len(planned)}
     if folded:
-        row["folded_difference"] = difference(problem, names, planned, fold=True)
+        row["folded_difference"] = difference(problem, names, planned, ENGINES["folded"])
         sides["folded"] = lambda: whole(problem, names, "folded", TRIALS)
+    if full:
+        assert not isinstance(difference(problem, names, planned, (FullBatch,)), str)
+        sides["full batch"] = lambda: walks(problem, names, planned, paths=(FullBatch,))
     times = interleaved(sides, repeats)
     for side in sides.keys() & {"five", "folded"}:
         times[side] = [seconds / TRIALS for seconds in times[side]]
@@ -145,7 +150,8 @@ def compared(network, size, batch, names, repeats, plain, folded):
 def described(row):
     goal = "" if row["goal"] is None else f"  (goal {row['goal']:.2f})"
     what = f"{row['network']}, {row['units']} units, {row['methods']} method(s), {row['size']} px, batch {row['batch']}"
-    parts = [f"{side} {shown(row[side])}" for side in ("walks", "auto", "five", "folded", "plain") if side in row]
+    names = "walks", "full batch", "auto", "five", "folded", "plain"
+    parts = [f"{side} {shown(row[side])}" for side in names if side in row]
     return f"{what}: bare {shown(row['bare_seconds'])} s; {told(row['difference'])}\n    {'   '.join(parts)}{goal}"
 
 
@@ -206,6 +212,7 @@ def main():
     flags.add_argument("--suite", action="store_true")
     flags.add_argument("--plain", action="store_true", help="also time the test without the engine")
     flags.add_argument("--folded", action="store_true", help="also time five trials with engine='folded'")
+    flags.add_argument("--full-batch", action="store_true", help="also time walks as if it could not be traced")
     flags.add_argument("--memory", action="store_true")
     given = flags.parse_args()
     if given.equality_only:
@@ -221,7 +228,7 @@ def main():
         return
     networks, names = (["resnet18"], SUITE) if given.suite else (given.networks, ONE)
     cases = [(network, size, batch) for network in networks for size in given.sizes for batch in batches]
-    sides = given.repeats, given.plain, given.folded
+    sides = given.repeats, given.plain, given.folded, given.full_batch
     publish(given, [compared(*case, names, *sides) for case in cases], described)
 
 

@@ -162,7 +162,7 @@ class SaliencySanityCallback(pl.Callback):
     ) -> None:
         super().__init__()
         _check_choice("order", order, ORDERS)
-        _check_choice("engine", engine, ENGINES)
+        _check_choice("engine", engine, tuple(ENGINES))
         _check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
         _check_choice("on_error", on_error, ("warn", "raise"))
         _check_choice("precision", precision, (None, "32"))

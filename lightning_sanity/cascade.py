@@ -22,7 +22,7 @@ from lightning_sanity.calibration import clock, drawn, shared_walks, steps_cost,
 from lightning_sanity.complexity import efficient_mprt
 from lightning_sanity.diagnostics import other_classes
 from lightning_sanity.division import Division, Part, SharedWalks, in_common
-from lightning_sanity.engine import Engine, Trial, engine_for
+from lightning_sanity.engine import ENGINES, Engine, Trial, engine_for
 from lightning_sanity.explainer import Explainer
 from lightning_sanity.explanation import (
     AttributionFailed,
@@ -191,8 +191,8 @@ class Cascade:
             for change in part.changes[trial]:
                 self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
-        if self._walker is not None:
-            self._engines |= dict.fromkeys(part.walked, self._walker.path)
+        if engine is not None:
+            self._engines |= dict.fromkeys(part.walked, engine.path.name)
 
     def walk(self) -> Walk:
         """What was measured so far, on the CPU."""
@@ -408,8 +408,7 @@ class Cascade:
             return None
         methods = {name: self.methods[name] for name in following}
         seed = stream_seed(self.settings.seed, "explainer")
-        fold = self.settings.engine == "folded"
-        engine = engine_for(self.model, self.what, methods, self.steps, seed, fold)
+        engine = engine_for(self.model, self.what, methods, self.steps, seed, ENGINES[self.settings.engine])
         if engine is None or self._room is None or self._room.holds(engine, self._explain):
             return engine
         return None

@@ -158,8 +158,8 @@ class Walk:
         twin_agreement: Mean Spearman correlation between the plain gradients of consecutive twins, same sample: near
             the floor for random twins, near 1 for twins that differ in name only; NaN where it was not measured.
         changes: Per parameter, one per trial.
-        engines: Per method, how its depths were explained: "two_stream" or "two_stream, folded" (all at once), or
-            "plain".
+        engines: Per method, how its depths were explained: "two_stream" (all at once; "two_stream, folded" on request),
+            "full_batch" (many at once), or "plain".
     """
 
     tracks: dict[str, Track]

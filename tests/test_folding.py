@@ -13,9 +13,10 @@ from torchvision.models import resnet18
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity._rng import generator
 from lightning_sanity.attribution import resolve
-from lightning_sanity.engine import Engine, folding
-from lightning_sanity.engine.folding import FoldedNetwork
-from lightning_sanity.engine.network import Network, named_tensors
+from lightning_sanity.engine import ENGINES, Engine, folding
+from lightning_sanity.engine.folding import Folded
+from lightning_sanity.engine.path import NotTraceable, named_tensors
+from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.memory import bytes_of
 from lightning_sanity.shadow import clone
@@ -81,7 +82,7 @@ def walked(make=Small, names=("gradient",), layer=None, split=None, order="casca
     model = clone(as_trained(make()))
     what, functions = Explanation(model, IMAGES, CLASSES), prepared(model, names, layer)
     steps = subsets(units(model, IMAGES, "block") if split is None else split(model), order)
-    engine = Engine(model, what, functions, steps, 7, fold=True, **options)
+    engine = Engine(model, what, functions, steps, 7, paths=ENGINES["folded"], **options)
     saved = {name: tensor.clone() for name, tensor in named_tensors(model)}
     redraw = Reinitializer("normal", "normal", 0, "auto").start_trial(0)
     trial = engine.trial(redraw, saved)
@@ -115,7 +116,7 @@ def checked(model, engine, inputs=IMAGES, target=CLASSES, **options):
 def test_every_depth_is_equal_to_rounding(name):
     engine, *found = walked(NETWORKS[name])
     assert_equal_to_rounding(*found)
-    folds = {str(node.target) for node in engine.network._norm_of}
+    folds = {str(node.target) for node in engine.path._norm_of}
     # The last convolutions of a ResNet-18 have many weights for a single position each.
     assert folds >= ({"conv1", "layer1.0.conv1"} if name == "resnet18" else {"stem", "grouped", "hidden"})
     assert not folds & {"layer4.1.conv2", "skipped"}
@@ -140,7 +141,7 @@ def test_a_result_is_that_of_the_plain_loop_to_rounding(name):
 def test_a_pair_may_be_half_random(order):
     engine, *found = walked(split=modules, order=order)
     assert_equal_to_rounding(*found)
-    mixtures = {len(key) for node, key in engine.network._folded if str(node.target) == "hidden"}
+    mixtures = {len(key) for node, key in engine.path._folded if str(node.target) == "hidden"}
     assert mixtures == ({0, 1, 2} if order != "independent" else {0, 1})
 
 
@@ -151,7 +152,7 @@ MANY = ("gradient", "guided_backprop", "deconvnet", "gradcam", "layercam", "smoo
 def test_every_method_is_equal_wherever_it_looks(layer):
     engine, *found = walked(names=MANY, layer=layer)
     assert_equal_to_rounding(*found)
-    assert len(engine.network._norm_of) == (2 if layer == "grouped" else 3)  # its own value is looked at
+    assert len(engine.path._norm_of) == (2 if layer == "grouped" else 3)  # its own value is looked at
 
 
 class Twice(nn.Module):
@@ -171,7 +172,7 @@ class Twice(nn.Module):
 def test_a_convolution_with_two_normalisations_is_folded_into_each():
     engine, *found = walked(Twice, split=modules)
     assert_equal_to_rounding(*found)
-    assert [str(node.target) for node in engine.network._norm_of] == ["shared", "shared"]
+    assert [str(node.target) for node in engine.path._norm_of] == ["shared", "shared"]
 
 
 def test_maps_do_not_depend_on_the_budget():
@@ -235,9 +236,12 @@ def test_what_is_no_pair_is_left_alone(reason):
     if reason == "statistics of the batch":  # then samples depend on one another, and nothing can be walked
         assert not folding._go_together(model.stem, model.norm, 4)
         return
-    network = FoldedNetwork(model, IMAGES, units(model, IMAGES), model)
-    assert network.path == ("two_stream, folded" if reason == "none" else "two_stream")
-    assert network.tolerance == (folding.TOLERANCE if reason == "none" else 0)
+    given = model, IMAGES, units(model, IMAGES), model
+    if reason == "none":
+        assert len(Folded(*given)._norm_of) == 1
+    else:
+        with pytest.raises(NotTraceable, match="no normalisation that is worth folding"):
+            Folded(*given)
 
 
 def test_a_network_without_a_pair_is_walked_as_ever():
@@ -305,8 +309,8 @@ def test_several_processes_find_the_same_to_the_last_bit(digits_network, tmp_pat
 
 def test_a_limit_on_memory_counts_what_is_folded_and_changes_no_result():
     engine, *_ = walked(split=modules)
-    made = bytes_of(tensor for _, module in engine.network._folded.values() for tensor in module.parameters())
-    copied = [kind.copied_bytes(engine.network, engine._random) for kind in (Network, FoldedNetwork)]
+    made = bytes_of(tensor for _, module in engine.path._folded.values() for tensor in module.parameters())
+    copied = [kind.copied_bytes(engine.path, engine._random) for kind in (TwoStream, Folded)]
     assert copied[1] - copied[0] == pytest.approx(made, rel=0.1)
     model, found = as_trained(Small()), {}
     for limit, path in ((None, "two_stream, folded"), (1_000_000, "two_stream, folded"), (10_000, "plain")):

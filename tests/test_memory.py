@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 from lightning_sanity import SaliencySanityCallback, parameter_randomization_test
 from lightning_sanity.attribution.gradient import smoothgrad
 from lightning_sanity.attribution.path import integrated_gradients
+from lightning_sanity.engine.path import NotTraceable
+from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.graph import trace
 from lightning_sanity.twins import reinitializer
 from lightning_sanity.units import plan
@@ -234,6 +236,20 @@ def test_a_limit_is_kept_as_predicted_and_changes_no_result(wide, method, engine
         assert result.settings["memory"]["predicted_bytes"] == pytest.approx(peak, rel=0.25)
         assert_same_maps(free, result)
         assert not any("max_memory was not kept" in note for note in result.coverage.notes)
+
+
+def test_a_limit_is_kept_in_full_batches(wide, monkeypatch):
+    def refuse(self, *arguments):
+        raise NotTraceable("on purpose")
+
+    monkeypatch.setattr(TwoStream, "__init__", refuse)
+    free = check(*wide, methods="gradient", repeats=2, max_steps=None, pictures=False)
+    for limit in (6_000_000, 3_000_000):
+        result, peak = limited(wide, limit, "gradient")
+        assert set(result.settings["engine"].values()) == {"full_batch"}
+        assert peak <= 1.05 * limit
+        assert result.settings["memory"]["predicted_bytes"] == pytest.approx(peak, rel=0.25)
+        assert_same_maps(free, result)
 
 
 def test_what_does_not_fit_at_all_is_explained_nevertheless_and_said(wide):

@@ -11,7 +11,7 @@ from lightning_sanity import Criterion, parameter_randomization_test, randomizat
 from lightning_sanity.budget import Interrupted
 from lightning_sanity.division import Division
 from lightning_sanity.engine import Engine
-from lightning_sanity.engine.network import NotTraceable
+from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.shares import PeerFailed, Share
 from lightning_sanity.targets import class_mask
 

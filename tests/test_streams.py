@@ -14,9 +14,9 @@ from lightning_sanity._rng import generator
 from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import Engine
-from lightning_sanity.engine.network import Network, NotTraceable, named_tensors
+from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.engine.plan import Plan
-from lightning_sanity.engine.streams import Trained, observe
+from lightning_sanity.engine.streams import Trained, TwoStream, observe
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.shadow import Adapted, clone
 from lightning_sanity.twins import Reinitializer
@@ -134,26 +134,27 @@ NETWORKS = {
     "lstm": (Recurrent, IMAGES),
     "several inputs": (TwoInputs, (IMAGES, torch.rand(5, 2, generator=generator("other")))),
     "parametrised": (parametrised, IMAGES),
-    "LightningModule with a dictionary": (Lit, IMAGES),
+    "LightningModule with a dictionary": (Lit, IMAGES, None),
 }
+"""What makes them, their inputs and, where outputs must be found in what they return, ``forward=``."""
 
 
-def explained(name):
+def explained(name, networks=NETWORKS):
     """The clone with its face, its units and what is explained."""
     torch.manual_seed(0)
-    make, inputs = NETWORKS[name]
+    make, inputs, *forward = networks[name]
     model = make()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # as training would leave it
             for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
                 tensor.data.uniform_(0.5, 1.5)
     copied = clone(model)
-    face = Adapted(copied).eval() if name.startswith("LightningModule") else copied
+    face = Adapted(copied, *forward).eval() if forward else copied
     return copied, face, inputs
 
 
-def walked(name, methods=("gradient",), order="cascading", **options):
-    copied, face, inputs = explained(name)
+def walked(name, methods=("gradient",), order="cascading", networks=NETWORKS, **options):
+    copied, face, inputs = explained(name, networks)
     target = torch.arange(5) % 4
     what = Explanation(face, inputs, target)
     chosen = {key: resolve(key) for key in methods}
@@ -231,7 +232,7 @@ def test_methods_of_equal_needs_share_their_walks(monkeypatch):
         asked.append((list(rules), set(at_input)))
         return observe(trained, target, rules, at_input)
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.observe", counting)
+    monkeypatch.setattr("lightning_sanity.engine.streams.observe", counting)
     walked("residual", SUITE)
     assert asked == [(["deconvnet", "gradient", "guided"], {"deconvnet", "gradient", "guided"})]
 
@@ -243,7 +244,7 @@ def test_class_activation_maps_go_down_to_their_layer_only(monkeypatch):
         seen.append(observe(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.observe", looking)
+    monkeypatch.setattr("lightning_sanity.engine.streams.observe", looking)
     walked("residual", ("gradcam", "guided_backprop"))
     assert seen[0]["gradient"].gradient is None
     assert seen[0]["guided"].gradient is not None
@@ -258,7 +259,7 @@ def test_later_trials_share_the_trained_stream_and_change_nothing(monkeypatch, m
             made.append(arguments)
             super().__init__(*arguments)
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.Trained", Counted)
+    monkeypatch.setattr("lightning_sanity.engine.streams.Trained", Counted)
     engine, *_ = walked("residual", methods)
     saved = {key: tensor.detach().clone() for key, tensor in named_tensors(engine.model)}
     made.clear()
@@ -304,7 +305,7 @@ def test_what_a_walk_keeps_is_about_what_it_says():
     """Saved tensors, each counted once, stay within the estimate that the budget is divided by."""
     copied, face, inputs = explained("residual")
     found = units(copied, inputs)
-    network = Network(face, inputs, found, copied)
+    network = TwoStream(face, inputs, found, copied)
     plan = Plan(network, [frozenset(range(d + 1)) for d in range(len(found))], tuple(range(len(found))))
     kept = {}
 
@@ -368,18 +369,23 @@ class Overwriting(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
-    [(Branching, "control flow"), (Mixing, "depend on one another"), (Overwriting, "assign|Proxy")],
+    ("make", "reason", "path"),
+    [
+        (Branching, "control flow", "plain"),
+        (Mixing, "depend on one another", "plain"),
+        (Overwriting, "assign|Proxy", "full_batch"),
+    ],
 )
-def test_a_network_that_cannot_be_taken_apart_stays_plain(make, reason, caplog):
+def test_a_network_that_cannot_be_taken_apart_goes_another_way(make, reason, path, caplog):
     torch.manual_seed(0)
     model = make()
     with pytest.raises(NotTraceable, match=reason):
-        Network(model, IMAGES, units(model, IMAGES), model)
+        TwoStream(model, IMAGES, units(model, IMAGES), model)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(model)
-    assert result.settings["engine"]["gradient"] == "plain"
-    assert "plain loop" in caplog.text
+    assert result.settings["engine"]["gradient"] == path
+    assert ("plain loop: two_stream: " in caplog.text) == (path == "plain")
+    assert ("; full_batch: " in caplog.text) == (path == "plain")
 
 
 def check(model, inputs=IMAGES, **options):
@@ -391,7 +397,7 @@ def check(model, inputs=IMAGES, **options):
 @pytest.mark.parametrize("name", ["residual", "several inputs", "LightningModule with a dictionary"])
 def test_a_result_is_the_same_with_both_engines(name):
     torch.manual_seed(0)
-    make, inputs = NETWORKS[name]
+    make, inputs, *_ = NETWORKS[name]
     model = make()
     fast, slow = (check(model, inputs, methods="gradient", engine=engine) for engine in ("auto", "plain"))
     assert fast.settings["engine"]["gradient"] == "two_stream"
@@ -419,7 +425,7 @@ def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monke
             seen["guided"].gradient.mul_(1.001)
         return seen
 
-    monkeypatch.setattr("lightning_sanity.engine.engine.observe", wrong)
+    monkeypatch.setattr("lightning_sanity.engine.streams.observe", wrong)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(Residual(), methods=("gradient", "guided_backprop"))
     assert result.settings["engine"] == result.settings["engine"] | {

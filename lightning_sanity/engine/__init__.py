@@ -1,15 +1,18 @@
-"""The fast path: attributions of all depths of a cascade at once, equal to the plain loop's and checked against it.
+"""The fast path: attributions of many depths of a cascade at once, equal to the plain loop's and checked against it.
 
-    network.py   the traced model, operation by operation; each can run with trained or with random weights
-    folding.py   the same with batch normalisation folded into the operation before it, on request
-    plan.py      which depths differ from the trained model at which operation, and which go through it together
-    streams.py   the walk itself, up and down; drawn there
-    engine.py    what the methods need of it, as few walks as that takes, and the proof
+    path.py        what the engine knows of a path; the model beside its copy with random weights
+      streams.py     the better one: two streams, up and down; drawn there
+        network.py     the traced model, operation by operation; each can run with trained or with random weights
+        folding.py     the same with batch normalisation folded into the operation before it, on request
+        plan.py        which depths differ from the trained model at which operation, and which go through it together
+      full_batch.py  for what cannot be traced: stacked rows that modules with weights divide by depth
+        recording.py   two runs of such a model, watched: where its rows lie, and whether it treats every sample alike
+    engine.py      what the methods need of a path, as few walks as that takes, and the proof
 
 Outside this room nothing knows how the attributions of a trial were made.
 """
 
 from lightning_sanity.engine.engine import BUDGET, ENGINES, FAILURES, Engine, Trial, engine_for
-from lightning_sanity.engine.network import NotTraceable
+from lightning_sanity.engine.path import NotTraceable
 
 __all__ = ["BUDGET", "ENGINES", "FAILURES", "Engine", "NotTraceable", "Trial", "engine_for"]

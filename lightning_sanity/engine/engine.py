@@ -1,9 +1,10 @@
 """Which attributions a cascade gets from shared walks over the network, and the proof that they are the plain ones.
 
 Methods say what they need (see ``attribution.derived``); equal needs are one walk, whatever the methods are called. A
-walk serves all depths of a trial at once (see ``streams``). What cannot be had this way, a user's own function or a
-network that cannot be traced, stays with the plain loop, which is also the reference: one depth of the first trial is
-explained both ways, for two of its samples, and a method whose maps differ goes back to the plain loop.
+walk serves many depths of a trial at once, by the first of two paths that the network allows (see ``streams`` and
+``full_batch``). What cannot be had this way, a user's own function or a network that allows neither, stays with the
+plain loop, which is also the reference: one depth of the first trial is explained both ways, for two of its samples,
+and a method whose maps differ goes back to the plain loop.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from lightning_sanity.attribution.derived import Copies, Derived, Evidence
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.engine.folding import FoldedNetwork
-from lightning_sanity.engine.network import Network, NotTraceable
-from lightning_sanity.engine.plan import Plan
-from lightning_sanity.engine.streams import Observed, Trained, observe
+from lightning_sanity.engine.folding import Folded
+from lightning_sanity.engine.full_batch import FullBatch
+from lightning_sanity.engine.path import Begun, NotTraceable, Observed, Path, Planned
+from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.memory import Meter, bytes_of
 from lightning_sanity.randomization import Change
@@ -35,7 +36,9 @@ from lightning_sanity.twins import TrialDraw
 from lightning_sanity.units import Unit
 from lightning_sanity.weights import restore
 
-ENGINES = ("auto", "folded", "plain")
+Paths = tuple[type[Path], ...]
+ENGINES: Mapping[str, Paths] = {"auto": (TwoStream, FullBatch), "folded": (Folded, TwoStream, FullBatch), "plain": ()}
+"""The paths that each choice of a user allows, the best first."""
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
 _UNSURE = 1.5
@@ -81,11 +84,11 @@ def engine_for(
     methods: Mapping[str, tuple[Method, AttributionFn]],
     steps: Sequence[Sequence[Unit]],
     seed: int,
-    fold: bool = False,
+    paths: Paths,
 ) -> Engine | None:
     """The engine of a cascade, or None, with a line in the debug log, where only the plain loop is to be had."""
     try:
-        return Engine(model, what, methods, steps, seed, fold=fold)
+        return Engine(model, what, methods, steps, seed, paths=paths)
     except (NotTraceable, *FAILURES) as error:
         _log.debug("plain loop: %s", error)
         return None
@@ -101,7 +104,10 @@ class Engine:
         steps: Which units are random at each depth.
         seed: Of the explainers' draws, the same for every depth.
         budget: Bytes that a walk may keep.
-        fold: Whether maps may differ by rounding, which makes the walks faster; see ``folding``.
+        paths: Those to try.
+
+    Attributes:
+        path: The one that is taken.
 
     Raises:
         NotTraceable: If nothing can be had this way; says why.
@@ -115,7 +121,7 @@ class Engine:
         steps: Sequence[Sequence[Unit]],
         seed: int,
         budget: int = BUDGET,
-        fold: bool = False,
+        paths: Paths = ENGINES["auto"],
     ) -> None:
         self.what, self.seed, self.budget = what, seed, budget
         self.model, self.samples = model, len(first(what.inputs))
@@ -130,23 +136,29 @@ class Engine:
         place = {unit: index for index, unit in enumerate(self.units)}
         self.steps = steps
         self._random = [frozenset(place[unit] for unit in step) for step in steps]
-        given = what.model, what.inputs, self.units, model
-        watched = [derived.layer.name for derived in self.methods.values() if derived.layer is not None]
-        self.network = FoldedNetwork(*given, watched) if fold else Network(*given)
+        self.path = self._first(paths)
         for name, derived in list(self.methods.items()):
-            if derived.layer is not None and derived.layer.name not in self.network.returned:
-                self._give_up(name, f"layer '{derived.layer.name}' is no single value of the traced network")
+            if derived.layer is not None and derived.layer.name not in self.path.layers:
+                self._give_up(name, f"layer '{derived.layer.name}' is no single value of the network")
         self._proof_rows: dict[str, int] = {}
         self._proven: set[object] = set()
-        self._planned: dict[tuple[object, ...], Plan] = {}
-        self._kept: dict[tuple[object, ...], Trained] = {}
+        self._planned: dict[tuple[object, ...], Planned] = {}
+        self._kept: dict[tuple[object, ...], Begun] = {}
         self._kept_for: tuple[int, ...] = ()
         self._keeps = True
 
-    @property
-    def path(self) -> str:
-        """What a result calls this way of explaining."""
-        return self.network.path
+    def _first(self, paths: Paths) -> Path:
+        """The first path that the network and these depths allow."""
+        watched = [derived.layer.name for derived in self.methods.values() if derived.layer is not None]
+        reasons = []
+        for path in paths:
+            try:
+                made = path(self.what.model, self.what.inputs, self.units, self.model, watched)
+                made.plan(self._random, tuple(range(len(self.steps))))
+                return made
+            except (NotTraceable, *FAILURES) as error:
+                reasons.append(f"{path.name}: {error}")
+        raise NotTraceable("; ".join(reasons))
 
     def _give_up(self, name: str, reason: str) -> None:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
@@ -178,9 +190,9 @@ class Engine:
         """
         self._proof_rows, self._keeps = dict(rows), False
         layers, _, rules = _passes(self.methods.values())
-        chosen = tuple(range(len(self.steps)))
+        chosen = next(self._plans(self._random, tuple(layers), True, self.samples)).chosen
         while True:
-            plan = Plan(self.network, self._random, chosen, tuple(layers))
+            plan = self.path.plan(self._random, chosen, tuple(layers))
             if plan.bytes_per_sample() * _UNSURE <= room:
                 break
             if len(chosen) == 1:
@@ -188,23 +200,23 @@ class Engine:
             chosen = chosen[: len(chosen) // 2]
         one = slice(0, 1)
         with Meter() as meter:
-            trained = Trained(plan, rows_of(self.what.inputs, one), _steering(rules))
-            observe(trained, target_of(self.what.target, one), rules, rules)
+            begun = plan.begin(rows_of(self.what.inputs, one), _steering(rules))
+            begun.observe(target_of(self.what.target, one), rules, rules)
         self.budget = min(self.budget, int(room * plan.bytes_per_sample() / meter.peak))
         copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
-        return meter.peak * at_once(max(1, self.budget // plan.bytes_per_sample()), self.samples, copies)
+        return meter.peak * at_once(self._rows(plan, self.samples), self.samples, copies)
 
     def kept_bytes(self) -> int:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
-        copied = self.network.copied_bytes(self._random)
+        copied = self.path.copied_bytes(self._random)
         each = bytes_of([first(self.what.inputs)]) * len(self.steps)
         kept = len(self.methods) * each
         sums = [0]
         for copies in {found.copies for found in self.methods.values()}:
             some = [found for found in self.methods.values() if found.copies == copies]
             rules = {rule for found in some for rule in found.rules}
-            nodes = {self.network.returned[found.layer.name] for found in some if found.layer is not None}
-            shown = sum(2 * self.network.operations[node].per_sample for node in nodes) * self.samples * len(self.steps)
+            layers = {found.layer.name for found in some if found.layer is not None}
+            shown = sum(2 * self.path.layers[layer] for layer in layers) * self.samples * len(self.steps)
             sums.append(len(rules) * each * (1 if copies is None else 2) + shown)
         return copied + kept + max(sums)
 
@@ -242,8 +254,8 @@ class Engine:
         """
         begun = clock()
         try:
-            self.network.start_trial()
-            changes = {unit.name: redraw(self.network.twin, unit, self.model) for unit in self.units}
+            self.path.start_trial()
+            changes = {unit.name: redraw(self.path.twin, unit, self.model) for unit in self.units}
             outputs, found = self._walks(self.what, self._random, self.methods)
             seconds = clock() - begun
             for name in list(self.methods):
@@ -267,7 +279,7 @@ class Engine:
     def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
         """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
         depth = len(self.steps) // 2
-        if not self.network.lend_random(self._random[depth]):
+        if not self.path.lend_random(self._random[depth]):
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
         difference, needs = self._difference(name, self.what, ours[depth]), self._needs(name)
@@ -291,7 +303,7 @@ class Engine:
         return [name for name in found if same(name)]
 
     def _tolerance(self, name: str) -> float:
-        return max(self.methods[name].tolerance, self.network.tolerance)
+        return max(self.methods[name].tolerance, self.path.tolerance)
 
     def _difference(self, name: str, what: Explanation, ours: Tensor) -> float:
         """How far an attribution is from the plain path's, as a share of its norm.
@@ -359,16 +371,16 @@ class Engine:
         if copies is not None:
             reseed(self.seed, first(inputs).device)
             make = copies.make(first(inputs).detach())
-        for plan in self._plans(steps, tuple(layers), bool(at_input)):
+        for plan in self._plans(steps, tuple(layers), bool(at_input), total):
 
-            def run(samples: slice, which: range, plan: Plan = plan) -> dict[str, Observed]:
+            def run(samples: slice, which: range, plan: Planned = plan) -> dict[str, Observed]:
                 rows = torch.cat([make(k, samples) for k in which]) if make is not None else None
                 stacked = rows_of(inputs, samples, len(which), rows)
                 again = make is None and samples == slice(0, total) and len(plan.chosen) == len(steps)
-                trained = self._trained(plan, stacked, rules, keep=again and what is self.what and self._keeps)
-                return observe(trained, target_of(target, samples, len(which)), rules, at_input)
+                begun = self._begun(plan, stacked, rules, keep=again and what is self.what and self._keeps)
+                return begun.observe(target_of(target, samples, len(which)), rules, at_input)
 
-            room = Rows(max(1, self.budget // max(1, plan.bytes_per_sample())), "walk")
+            room = Rows(self._rows(plan, total), "walk")
             number = len(copies.weights) if copies is not None else 1
             for samples, which, seen in room.chunks(total, number, run):
                 weights = [copies.weights[k] for k in which] if copies is not None else None
@@ -376,30 +388,37 @@ class Engine:
                     sums.add(plan.chosen, samples, seen[rule], rule, weights, layers if rule == "gradient" else {})
         return sums
 
-    def _trained(self, plan: Plan, inputs: Any, rules: Sequence[str], keep: bool) -> Trained:
-        """The trained stream: all trials share that of the batch itself, if a single walk has room for it."""
-        versions = self.network.versions()
+    def _rows(self, plan: Planned, total: int) -> int:
+        """How many samples of each depth go together: as many as the budget holds, and as pay, or the whole batch."""
+        return max(1, min(self.budget // max(1, plan.bytes_per_sample()), max(plan.together, total)))
+
+    def _begun(self, plan: Planned, inputs: Any, rules: Sequence[str], keep: bool) -> Begun:
+        """What no trial changes: all of them share that of the batch itself, if a single walk has room for it."""
+        versions = self.path.versions()
         if self._kept_for != versions:  # somebody wrote to the weights, be it the same values
             self._kept.clear()
             self._kept_for = versions
         key = (plan, *rules)
         if key in self._kept and keep:
             return self._kept[key]
-        trained = Trained(plan, inputs, _steering(rules))
+        begun = plan.begin(inputs, _steering(rules))
         if keep:
-            self._kept[key] = trained
-        return trained
+            self._kept[key] = begun
+        return begun
 
-    def _plans(self, steps: Sequence[frozenset[int]], layers: tuple[str, ...], to_input: bool) -> Iterator[Plan]:
-        """The depths in as few walks as the budget allows for a single sample."""
+    def _plans(
+        self, steps: Sequence[frozenset[int]], layers: tuple[str, ...], to_input: bool, samples: int = 1
+    ) -> Iterator[Planned]:
+        """The depths in as few walks as the budget allows for a single sample, and as pay for so many."""
         waiting = [tuple(range(len(steps)))]
         while waiting:
             chosen = waiting.pop()
             key = (tuple(steps), chosen, layers, to_input)
             if key not in self._planned:
-                self._planned[key] = Plan(self.network, steps, chosen, layers, to_input)
+                self._planned[key] = self.path.plan(steps, chosen, layers, to_input)
             plan = self._planned[key]
-            if plan.bytes_per_sample() > self.budget and len(chosen) > 1:
+            large = plan.bytes_per_sample() > self.budget or plan.together < samples
+            if large and len(chosen) > 1:
                 waiting += [chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]]
             else:
                 yield plan

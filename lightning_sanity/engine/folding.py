@@ -11,7 +11,8 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightning_sanity.attribution.method import first
-from lightning_sanity.engine.network import Network, named_tensors
+from lightning_sanity.engine.path import NotTraceable, named_tensors
+from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.memory import bytes_of
 from lightning_sanity.units import Unit
 
@@ -23,20 +24,25 @@ _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-class FoldedNetwork(Network):
-    """A network whose normalisations with fixed statistics run within the convolutions and linear layers before them.
+class Folded(TwoStream):
+    """Two streams whose normalisations with fixed statistics run within the convolutions and linear layers before them.
 
     Such a pair reads the units of both at its first operation; its second gives on what it is given. One of a pair may
     be random while the other is trained: each such mixture has folded weights of its own, made once per trial, those of
     the trained weights once for all. Where making them would take longer than normalising, nothing is folded.
 
     Args:
-        model: See ``Network``.
-        inputs: See there.
-        units: See there.
-        owner: See there.
-        watched: Modules whose own value somebody looks at; a convolution among them is left as it is.
+        model: See ``Path``.
+        inputs: See ``Path``.
+        units: See ``Path``.
+        owner: See ``Path``.
+        watched: See ``Path``; a convolution among them is left as it is.
+
+    Raises:
+        NotTraceable: If there is nothing to fold, too.
     """
+
+    name, tolerance = "two_stream, folded", TOLERANCE
 
     def __init__(
         self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
@@ -44,17 +50,17 @@ class FoldedNetwork(Network):
         self._norm_of: dict[fx.Node, fx.Node] = {}
         self._identities: set[fx.Node] = set()
         self._folded: dict[tuple[fx.Node, frozenset[int]], tuple[tuple[int, ...], nn.Module]] = {}
-        super().__init__(model, inputs, units, owner)
+        super().__init__(model, inputs, units, owner, watched)
         kept = {self.returned[name] for name in watched if name in self.returned}
         rows = len(first(inputs)) * len(units)
         self._norm_of = {node: norm for node, norm in self._pairs(rows) if node not in kept}
+        if not self._norm_of:
+            raise NotTraceable("there is no normalisation that is worth folding")
         self._identities = set(self._norm_of.values())
         for node, norm in self._norm_of.items():
             both, after = self.operations[node], self.operations[norm]
             both.reads, both.above, after.reads = both.reads | after.reads, after.above, frozenset()
             both.per_sample = 0  # one value, counted where it is read
-        if self._norm_of:
-            self.path, self.tolerance = "two_stream, folded", TOLERANCE
 
     def _pairs(self, rows: int) -> Iterator[tuple[fx.Node, fx.Node]]:
         """Each operation that a normalisation of so many rows is worth folding into, with that normalisation."""
@@ -69,12 +75,12 @@ class FoldedNetwork(Network):
                 yield node, norm
 
     def start_trial(self) -> None:
-        """See ``Network``; what was folded of the trained weights stays."""
+        """See ``Path``; what was folded of the trained weights stays."""
         super().start_trial()
         self._folded = {place: made for place, made in self._folded.items() if not place[1]}
 
     def copied_bytes(self, steps: Sequence[frozenset[int]]) -> int:
-        """See ``Network``; each pair has folded weights per mixture of random and trained ones."""
+        """See ``Path``; each pair has folded weights per mixture of random and trained ones."""
         folded = 0
         for node in self._norm_of:
             module, reads = self.trained.get_submodule(str(node.target)), self.operations[node].reads
@@ -82,7 +88,7 @@ class FoldedNetwork(Network):
         return super().copied_bytes(steps) + folded
 
     def call(self, node: fx.Node, key: frozenset[int], value_of: Callable[[fx.Node], Any]) -> Any:
-        """See ``Network``."""
+        """See ``Path``."""
         if node in self._identities:
             return value_of(node.all_input_nodes[0])
         if node in self._norm_of:

@@ -7,8 +7,7 @@ import inspect
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
-from lightning_sanity.attribution.method import first
-from lightning_sanity.memory import bytes_of
+from lightning_sanity.engine.path import NotTraceable, Path
 from lightning_sanity.units import Unit
 
 _OUT_OF_PLACE = {
@@ -27,10 +25,6 @@ _OUT_OF_PLACE = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-
-
-class NotTraceable(RuntimeError):
-    """The network cannot be walked operation by operation; says why."""
 
 
 class _Tracer(fx.Tracer):
@@ -69,6 +63,7 @@ class _Operation:
         of_data: Whether its value depends on the inputs.
         dim: Dimension along which samples are stacked; None where the value holds no row per sample.
         fixed: Whether the value is the same for any number of samples.
+        several: Whether it is no tensor but holds some.
         per_sample: Bytes of one sample's rows.
         ndim: Of the value, where it holds rows.
     """
@@ -79,38 +74,33 @@ class _Operation:
     of_data: bool = False
     dim: int | None = None
     fixed: bool = False
+    several: bool = False
     per_sample: int = 0
     ndim: int = 0
 
 
-class Network:
+class Network(Path):
     """A network taken apart into operations, with trained and with random weights.
 
     Args:
-        model: The explained model in eval mode, on trained weights. Left as it is, in-place activations apart, which
-            are switched off during a walk.
+        model: See ``Path``.
         inputs: Its inputs.
-        units: The units that become random.
-        owner: The module that the units' names refer to: the model or a part of it.
-
-    Attributes:
-        twin: Copy of ``owner``, inside a copy of the model, that is re-initialised in its stead.
-        path: What a result calls this way of explaining.
-        tolerance: Share of a map's norm by which it moves maps beyond what batches of another size do.
+        units: See ``Path``.
+        owner: See ``Path``.
+        watched: See ``Path``.
 
     Raises:
         NotTraceable: If its operations cannot be told: control flow that depends on the data, for example.
     """
 
-    path, tolerance = "two_stream", 0.0
-
-    def __init__(self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module) -> None:
-        self.trained = model
+    def __init__(
+        self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
+    ) -> None:
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         if any(isinstance(leaf, Tensor) for value in given if not isinstance(value, Tensor) for leaf in _leaves(value)):
             raise NotTraceable("an input is a collection of tensors")
+        super().__init__(model, inputs, units, owner, watched)
         try:
-            self.random, self.twin = copy.deepcopy((model, owner))
             tracer = _Tracer(given)
             self.graph = tracer.trace(self.random)
         except Exception as error:  # whatever the model's own code makes of symbolic values
@@ -118,7 +108,6 @@ class Network:
         self.returned = {
             name: nodes[0] for name, nodes in tracer.returned.items() if len(nodes) == 1 and nodes[0] is not None
         }
-        self._unit_of = {id(tensor): index for index, unit in enumerate(units) for tensor in _tensors_of(owner, unit)}
         self._mixed: dict[tuple[str, frozenset[int]], nn.Module] = {}
         self.operations: dict[fx.Node, _Operation] = {}
         for node in self._rewritten():
@@ -128,7 +117,7 @@ class Network:
             raise NotTraceable("the model does not return a tensor")
         self.output: fx.Node = output
         self.inputs = [node for node in self.operations if node.op == "placeholder"]
-        if not isinstance(first(inputs), Tensor) or self.inputs[0].target != "input_0":
+        if self.inputs[0].target != "input_0":
             raise NotTraceable("the explained input is no tensor")
         self.last_use = {argument: node for node in self.operations for argument in node.all_input_nodes}
         self._measure(given)
@@ -193,7 +182,8 @@ class Network:
                 continue
             two, three = runs[0][node], runs[1][node]
             if not isinstance(two, Tensor) or not isinstance(three, Tensor):
-                operation.fixed = not _holds_tensor(two) and _same(two, three)
+                operation.several = _holds_tensor(two)
+                operation.fixed = not operation.several and _same(two, three)
             elif two.shape == three.shape:
                 operation.fixed = _alike(two, three)
             else:
@@ -207,39 +197,10 @@ class Network:
 
     # ------------------------------------------------------------------------------------------------------ weights
 
-    @torch.no_grad()
     def start_trial(self) -> None:
-        """Give the random copy the trained weights, to be re-initialised from.
-
-        That copy lies on the model's device for as long as the network is kept, which is what explaining all depths at
-        once costs: one more model. ``engine="plain"`` does without.
-        """
+        """See ``Path``."""
         self._mixed.clear()
-        theirs = dict(named_tensors(self.random))
-        for name, tensor in named_tensors(self.trained):
-            theirs[name].copy_(tensor)
-
-    def copied_bytes(self, steps: Sequence[frozenset[int]]) -> int:
-        """What the copies of weights take, if these units are random at each depth."""
-        return bytes_of(tensor for _, tensor in named_tensors(self.random))
-
-    def versions(self) -> tuple[int, ...]:
-        """Of the trained weights; graphs over them are of use only as long as these stay."""
-        return tuple(tensor._version for _, tensor in named_tensors(self.trained))
-
-    def lend_random(self, key: frozenset[int]) -> bool:
-        """Give the trained module the random weights of some units; False where only redrawing can do that."""
-        if any(parametrize.is_parametrized(module) for module in self.trained.modules()):
-            return False
-        self._mix(self.trained, self.trained, self.random, key)
-        return True
-
-    @torch.no_grad()
-    def _mix(self, into: nn.Module, trained: nn.Module, random: nn.Module, key: frozenset[int]) -> None:
-        mine, theirs = dict(named_tensors(trained)), dict(named_tensors(random))
-        for path, tensor in named_tensors(into):
-            if self._unit_of.get(id(mine[path])) in key:
-                tensor.copy_(theirs[path])
+        super().start_trial()
 
     def call(self, node: fx.Node, key: frozenset[int], value_of: Callable[[fx.Node], Any]) -> Any:
         """Run a node with the units in ``key`` random."""
@@ -266,28 +227,6 @@ class Network:
             self._mix(mixed, trained, random, key)
             self._mixed[name, key] = mixed
         return self._mixed[name, key]
-
-    @contextmanager
-    def out_of_place(self) -> Iterator[None]:
-        """A value may be read by several depths, so no module may overwrite it."""
-        both: Any = (self.trained, self.random)
-        flagged = [module for root in both for module in root.modules() if getattr(module, "inplace", False)]
-        for module in flagged:
-            module.inplace = False
-        try:
-            yield
-        finally:
-            for module in flagged:
-                module.inplace = True
-
-
-def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by name, shared ones once."""
-    return [*model.named_parameters(), *model.named_buffers()]
-
-
-def _tensors_of(model: nn.Module, unit: Unit) -> list[Tensor]:
-    return [*map(model.get_parameter, unit.parameters), *map(model.get_buffer, unit.statistics)]
 
 
 def _attribute(model: nn.Module, other: nn.Module, target: Any) -> Any:

@@ -7,13 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from lightning_sanity.engine.network import Network, NotTraceable
-
-JOIN = 4 * 2**20
-"""Bytes up to which small groups of rows are joined before an operation with weights: a copy that a larger batch
-repays. Above it the copy costs more than the batch gains."""
-
-Steps = tuple[int, ...]
+from lightning_sanity.engine.network import Network
+from lightning_sanity.engine.path import JOIN, NotTraceable, Steps
 
 
 class Plan:
@@ -52,7 +47,9 @@ class Plan:
         for node in (network.output, *self.layers.values()):
             self.born[node] |= len(self.active[node]) < len(chosen)
         for node, born in self.born.items():
-            if born and operations[node].dim is None and not operations[node].fixed and node.op == "call_module":
+            if not born or operations[node].dim is not None or operations[node].fixed:
+                continue
+            if operations[node].several or node.op == "call_module":  # no leaf that a gradient could arrive at
                 raise NotTraceable(f"'{node}' returns several values where a depth begins")
         self.needed = self._needed()
         self.kept = {node for node, born in self.born.items() if born}
@@ -112,12 +109,13 @@ class Plan:
             if any(len({reads & self.steps[s] for s in piece}) > 1 for piece in pieces):
                 raise NotTraceable(f"'{node}' reads weights and the size of a group of depths")
             return pieces
-        pieces = [part for piece in pieces for part in _split(piece, lambda s: reads & self.steps[s])]
+        pieces = [part for piece in pieces for part in split(piece, lambda s: reads & self.steps[s])]
         bytes_each = samples * max((operations[a].per_sample for a in parents), default=0)
         return _joined(pieces, lambda s: reads & self.steps[s], max(1, JOIN // max(1, bytes_each)))
 
 
-def _split(piece: Steps, key: Callable[[int], Any]) -> list[Steps]:
+def split(piece: Steps, key: Callable[[int], Any]) -> list[Steps]:
+    """The depths of a group, those of equal key together."""
     kinds: dict[Any, list[int]] = {}
     for step in piece:
         kinds.setdefault(key(step), []).append(step)

@@ -31,30 +31,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.method import first, select
-from lightning_sanity.engine.plan import JOIN, Plan, Steps
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What one walk saw of some samples, the rows of a depth together, depths as they were asked for.
-
-    Attributes:
-        outputs: ``(depths * n, ...)``.
-        gradient: Of the explained outputs with respect to the explained input; None where it was not asked for.
-        activation: Of the layer, per layer; as the module returns it.
-        slope: The explained outputs' gradient there.
-    """
-
-    outputs: Tensor
-    gradient: Tensor | None
-    activation: Mapping[str, Tensor]
-    slope: Mapping[str, Tensor]
-
+from lightning_sanity.engine.network import Network
+from lightning_sanity.engine.path import JOIN, Observed, Planned, Steps
+from lightning_sanity.engine.plan import Plan
+from lightning_sanity.units import Unit
 
 # --------------------------------------------------------------------------------------------------------- the walk
 
@@ -133,6 +118,15 @@ class Trained:
         if node not in self._static:
             self._static[node] = self.plan.network.call(node, frozenset(), self.known)
         return self._static[node]
+
+    def observe(
+        self,
+        target: Tensor | None,
+        rules: Sequence[str] = ("gradient",),
+        at_input: Collection[str] = ("gradient",),
+    ) -> dict[str, Observed]:
+        """See ``observe``."""
+        return observe(self, target, rules, at_input)
 
     def leaves_below(self, node: fx.Node) -> list[fx.Node]:
         """The leaves of the stream that a node's value was computed from."""
@@ -362,6 +356,31 @@ def observe(
         with torch.enable_grad():
             found[rule] = walk.down(scores, layers, rule in at_input, last=rule == rules[-1])
     return found
+
+
+class TwoStream(Network):
+    """The path of two streams, for networks that can be taken apart; see ``Network``."""
+
+    name = "two_stream"
+
+    def __init__(
+        self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
+    ) -> None:
+        super().__init__(model, inputs, units, owner, watched)
+        self.layers = {layer: self.operations[node].per_sample for layer, node in self.returned.items()}
+
+    def plan(
+        self, steps: Sequence[frozenset[int]], chosen: Steps, layers: tuple[str, ...] = (), to_input: bool = True
+    ) -> Planned:
+        """See ``Path``."""
+        return _Planned(self, steps, chosen, layers, to_input)
+
+
+class _Planned(Plan):
+    together = 2**62
+
+    def begin(self, inputs: Any, steering: Steering | None = None) -> Trained:
+        return Trained(self, inputs, steering)
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
