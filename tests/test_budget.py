@@ -72,6 +72,23 @@ def hang():
             time.sleep(10)
 
 
+def test_two_processes_walk_three_trials_in_the_time_of_four():
+    walk = Shared(frozenset("a"), 4.0, 1.0)
+    cost = Cost({"a": 0.5}, shared=(walk,), workers=2)
+    alone = Cost({"a": 0.5}, shared=(walk,))
+    assert cost.seconds("a", 3, 6) == cost.seconds("a", 4, 6) == alone.seconds("a", 2, 6)
+    ahead = Cost({"a": 0.5}, shared=(walk,), ahead=1, workers=2)
+    assert cost.seconds("a", 4, 6) - ahead.seconds("a", 4, 6) == 4.0 + 6 * 1.0
+    assert thin(cost, trials=8, depths=1, seconds=11.0).trials == 4
+
+
+def test_the_slowest_process_counts():
+    quick = Cost({"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 0.0}, 0.5, 0.1, (Shared(frozenset("a"), 1.0, 1.0),), 1, 2)
+    slow = Cost({"a": 0.5, "b": 3.0}, {"a": 2.0, "b": 0.0}, 0.2, 0.4, (Shared(frozenset("a"), 0.5, 4.0),), 0, 2)
+    both = Cost({"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 0.0}, 0.5, 0.4, (Shared(frozenset("a"), 1.0, 4.0),), 0, 2)
+    assert Cost.largest([quick, slow]) == both
+
+
 def test_alarm_ends_a_block_that_hangs_in_python():
     with pytest.raises(Interrupted, match="too long"), alarm(0.05, "too long"):
         hang()

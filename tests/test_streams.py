@@ -16,7 +16,7 @@ from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import Engine
 from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.engine.plan import Plan
-from lightning_sanity.engine.streams import Trained, TwoStream, observe
+from lightning_sanity.engine.streams import Trained, TwoStream
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.shadow import Adapted, clone
 from lightning_sanity.twins import Reinitializer
@@ -226,25 +226,25 @@ def test_the_maps_are_bit_identical_where_the_batch_does_not_change_rounding():
 
 
 def test_methods_of_equal_needs_share_their_walks(monkeypatch):
-    asked = []
+    asked, observe = [], Trained.observe
 
     def counting(trained, target, rules, at_input):
         asked.append((list(rules), set(at_input)))
         return observe(trained, target, rules, at_input)
 
-    monkeypatch.setattr("lightning_sanity.engine.streams.observe", counting)
+    monkeypatch.setattr(Trained, "observe", counting)
     walked("residual", SUITE)
     assert asked == [(["deconvnet", "gradient", "guided"], {"deconvnet", "gradient", "guided"})]
 
 
 def test_class_activation_maps_go_down_to_their_layer_only(monkeypatch):
-    seen = []
+    seen, observe = [], Trained.observe
 
     def looking(*arguments):
         seen.append(observe(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr("lightning_sanity.engine.streams.observe", looking)
+    monkeypatch.setattr(Trained, "observe", looking)
     walked("residual", ("gradcam", "guided_backprop"))
     assert seen[0]["gradient"].gradient is None
     assert seen[0]["guided"].gradient is not None
@@ -319,7 +319,7 @@ def test_what_a_walk_keeps_is_about_what_it_says():
         for tensor in [*m.parameters(), *m.buffers()]
     }
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        observe(Trained(plan, inputs), torch.zeros(5, dtype=torch.long))
+        Trained(plan, inputs).observe(torch.zeros(5, dtype=torch.long))
     held = sum(size for pointer, (size, _) in kept.items() if pointer not in weights)
     assert held <= 1.25 * 5 * plan.bytes_per_sample()
 
@@ -419,13 +419,15 @@ def test_a_users_own_function_stays_plain_beside_shared_walks():
 
 
 def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monkeypatch, caplog):
+    observe = Trained.observe
+
     def wrong(*arguments):
         seen = observe(*arguments)
         if "guided" in seen:
             seen["guided"].gradient.mul_(1.001)
         return seen
 
-    monkeypatch.setattr("lightning_sanity.engine.streams.observe", wrong)
+    monkeypatch.setattr(Trained, "observe", wrong)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(Residual(), methods=("gradient", "guided_backprop"))
     assert result.settings["engine"] == result.settings["engine"] | {

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_sanity._rng import reseed
 from lightning_sanity.attribution.batching import ROWS, Rows, at_most, at_once, rows_of, target_of
-from lightning_sanity.attribution.derived import Copies, Derived, Evidence
+from lightning_sanity.attribution.derived import Copies, Derived
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
@@ -29,6 +29,7 @@ from lightning_sanity.engine.folding import Folded
 from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.path import Begun, NotTraceable, Observed, Path, Planned
 from lightning_sanity.engine.streams import TwoStream
+from lightning_sanity.engine.sums import Sums
 from lightning_sanity.explanation import Explanation
 from lightning_sanity.memory import Meter, bytes_of
 from lightning_sanity.randomization import Change
@@ -362,10 +363,10 @@ class Engine:
 
     def _pass(
         self, what: Explanation, steps: Sequence[frozenset[int]], copies: Copies | None, methods: Sequence[Derived]
-    ) -> _Sums:
+    ) -> Sums:
         """Walk all depths for all rows, as many at once as the budget holds."""
         inputs, target, total = what.inputs, what.target, len(first(what.inputs))
-        sums = _Sums(len(steps), what)
+        sums = Sums(len(steps), what)
         layers, at_input, rules = _passes(methods)
         make = None
         if copies is not None:
@@ -434,59 +435,3 @@ def _passes(methods: Iterable[Derived]) -> tuple[dict[str, Layer], frozenset[str
 
 def _steering(rules: Sequence[str]) -> Steering | None:
     return None if list(rules) == ["gradient"] else Steering()
-
-
-class _Sums:
-    """What the chunks of a pass add up to, all depths and samples; on their device."""
-
-    def __init__(self, depths: int, what: Explanation) -> None:
-        self.depths, self.value = depths, first(what.inputs)
-        self.outputs: dict[str, Tensor] = {}
-        self.mean: dict[str, Tensor] = {}
-        self.square: dict[str, Tensor] = {}
-        self.activation: dict[str, Tensor] = {}
-        self.slope: dict[str, Tensor] = {}
-
-    def add(
-        self,
-        chosen: tuple[int, ...],
-        samples: slice,
-        seen: Observed,
-        rule: str,
-        weights: list[float] | None,
-        layers: Mapping[str, Layer],
-    ) -> None:
-        """One walk's share; ``weights`` of its copies, None for the batch itself."""
-        copies, count = len(weights or [1]), len(chosen)
-
-        def rows(value: Tensor) -> Tensor:
-            return value.reshape(count, copies, -1, *value.shape[1:])
-
-        def room(among: dict[str, Tensor], name: str, like: Tensor) -> Tensor:
-            if name not in among:
-                among[name] = like.new_zeros(self.depths, len(self.value), *like.shape[1:])
-            return among[name]
-
-        where = torch.tensor(chosen, device=self.value.device), samples
-        if weights is None:
-            room(self.outputs, "all", seen.outputs)[where] = rows(seen.outputs)[:, 0]
-        if seen.gradient is not None:
-            slope = rows(seen.gradient)
-            mean = room(self.mean, rule, seen.gradient)
-            if weights is None:
-                mean[where] = slope[:, 0]
-            else:
-                weight = slope.new_tensor(weights)
-                mean[where] += torch.tensordot(slope, weight, ([1], [0]))
-                square = room(self.square, rule, seen.gradient)
-                square[where] += torch.tensordot(slope.square(), weight, ([1], [0]))
-        for name, layer in layers.items():
-            for total, tensor in ((self.activation, seen.activation), (self.slope, seen.slope)):
-                grid = layer.layout.grid(tensor[name])
-                room(total, name, grid)[where] = rows(grid)[:, 0]
-
-    def evidence(self, depth: int, layer: Layer | None) -> Evidence:
-        """What was seen of one depth."""
-        at_layer = [None if layer is None else total[layer.name][depth] for total in (self.activation, self.slope)]
-        mean, square = ({rule: total[depth] for rule, total in each.items()} for each in (self.mean, self.square))
-        return Evidence(mean, square, *at_layer)

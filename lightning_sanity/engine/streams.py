@@ -125,8 +125,19 @@ class Trained:
         rules: Sequence[str] = ("gradient",),
         at_input: Collection[str] = ("gradient",),
     ) -> dict[str, Observed]:
-        """See ``observe``."""
-        return observe(self, target, rules, at_input)
+        """See ``Begun``."""
+
+        def scores(rows: Tensor, depths: int) -> Tensor:
+            return select(rows, target.repeat(depths) if target is not None else None)
+
+        walk, found = Walk(self), {}
+        for rule in rules:
+            if self.steering is not None:
+                self.steering.rule = rule
+            layers = self.plan.layers if rule == "gradient" else {}
+            with torch.enable_grad():
+                found[rule] = walk.down(scores, layers, rule in at_input, last=rule == rules[-1])
+        return found
 
     def leaves_below(self, node: fx.Node) -> list[fx.Node]:
         """The leaves of the stream that a node's value was computed from."""
@@ -146,7 +157,7 @@ class Trained:
 
 
 class Walk:
-    """One walk of the random stream beside a trained one; see ``observe``."""
+    """One walk of the random stream beside a trained one."""
 
     def __init__(self, trained: Trained) -> None:
         self.stream, self.plan = trained, trained.plan
@@ -327,35 +338,6 @@ class Walk:
 
     def _filled(self, found: dict[int, Tensor], like: Tensor) -> Tensor:
         return torch.cat([found[s] if s in found else torch.zeros_like(like) for s in self.plan.chosen])
-
-
-def observe(
-    trained: Trained,
-    target: Tensor | None,
-    rules: Sequence[str] = ("gradient",),
-    at_input: Collection[str] = ("gradient",),
-) -> dict[str, Observed]:
-    """Walk all depths of a plan for some samples: up once, down once per rule.
-
-    Args:
-        trained: Their trained stream; with a steering if there are other rules than "gradient".
-        target: The explained class of each.
-        rules: How rectifiers send gradients down: "gradient" as usual, "guided" or "deconvnet". The layers are
-            watched under "gradient".
-        at_input: Those whose gradient at the input is wanted.
-    """
-
-    def scores(rows: Tensor, depths: int) -> Tensor:
-        return select(rows, target.repeat(depths) if target is not None else None)
-
-    walk, found = Walk(trained), {}
-    for rule in rules:
-        if trained.steering is not None:
-            trained.steering.rule = rule
-        layers = trained.plan.layers if rule == "gradient" else {}
-        with torch.enable_grad():
-            found[rule] = walk.down(scores, layers, rule in at_input, last=rule == rules[-1])
-    return found
 
 
 class TwoStream(Network):
