@@ -158,11 +158,11 @@ def parameter_randomization_test(
             in ``settings["memory"]``; the notes say where even one sample takes more.
         share: This process's part where several of them run the same test together; their number changes no result.
         engine: ``"auto"`` explains many depths of a trial at once where that gives the same maps, and says so in
-            ``settings["engine"]`` (``"two_stream"``, or ``"full_batch"`` where the network cannot be traced), at the
+            ``result.engine`` (``"two_stream"``, or ``"full_batch"`` where the network cannot be traced), at the
             price of one more copy of the weights on the model's device. ``"folded"`` also folds batch normalisations
             into the convolutions and linear layers before them, where that pays: a few per cent of the time for two
             copies of their weights. Maps are then equal to rounding, which moves one by up to some per cent where a
-            rectifier's input is nearly zero; ``settings["engine"]`` says ``"two_stream, folded"``. ``"plain"`` always
+            rectifier's input is nearly zero; ``result.engine`` says ``"two_stream, folded"``. ``"plain"`` always
             explains one depth after the other, without any copy.
 
     Returns:

@@ -223,6 +223,14 @@ class SanityResult:
         gated = [verdict for verdict in self.verdicts.values() if verdict.gated]
         return bool(gated) and all(verdict.passed for verdict in gated)
 
+    @property
+    def engine(self) -> dict[str, str]:
+        """How each method's depths were explained: "two_stream" or "full_batch" (many at once), "plain" (one by one).
+
+        Empty for a test that walks no cascade.
+        """
+        return dict(self.settings.get("engine", {}))
+
     def to_records(self) -> list[dict[str, Any]]:
         """One flat dictionary per (method, similarity, depth), ready for a data frame or a logger's table."""
         records = []

@@ -38,7 +38,7 @@ def assert_equal_on_both_paths(model, inputs, caplog, **options):
     for key, curve in fast.curves.items():
         assert torch.allclose(curve.values, slow.curves[key].values, atol=1e-5, equal_nan=True), key
     assert torch.allclose(fast.output_change.correlation, slow.output_change.correlation, atol=1e-5, equal_nan=True)
-    return fast.settings["engine"]["gradient"]
+    return fast.engine["gradient"]
 
 
 @pytest.mark.parametrize("name", [name for name in EXOTIC if name not in UNEXPLAINED])

@@ -127,7 +127,7 @@ def test_a_result_is_that_of_the_plain_loop_to_rounding(name):
     model = as_trained(NETWORKS[name]())
     options = {"methods": "gradient", "max_steps": 3, "trials": 2}
     fold, plain = (checked(model, engine, **options) for engine in ("folded", "plain"))
-    assert fold.settings["engine"]["gradient"] == "two_stream, folded"
+    assert fold.engine["gradient"] == "two_stream, folded"
     for key, curve in plain.curves.items():
         torch.testing.assert_close(fold.curves[key].values, curve.values, atol=1e-3, rtol=0, equal_nan=True)
     for key, verdict in plain.verdicts.items():
@@ -247,7 +247,7 @@ def test_what_is_no_pair_is_left_alone(reason):
 def test_a_network_without_a_pair_is_walked_as_ever():
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)).eval()
     fold, auto = (checked(model, engine, methods="gradient") for engine in ("folded", "auto"))
-    assert fold.settings["engine"]["gradient"] == "two_stream"
+    assert fold.engine["gradient"] == "two_stream"
     for key, curve in auto.curves.items():
         assert torch.equal(fold.curves[key].values.nan_to_num(9), curve.values.nan_to_num(9))
 
@@ -292,7 +292,7 @@ def test_verdicts_on_trained_digits_are_the_same(digits_network):
     options = {"methods": ("gradient", "gradcam", "guided_backprop", "smoothgrad"), "trials": 2, "max_steps": 5}
     fold, auto = (checked(model, engine, images[:8], None, **options) for engine in ("folded", "auto"))
     for name in options["methods"]:
-        assert fold.settings["engine"][name] == "two_stream, folded"
+        assert fold.engine[name] == "two_stream, folded"
         assert fold.verdicts[name].outcome is auto.verdicts[name].outcome
         assert fold.verdicts[name].psi == pytest.approx(auto.verdicts[name].psi, abs=1e-3, nan_ok=True)
 
@@ -315,6 +315,6 @@ def test_a_limit_on_memory_counts_what_is_folded_and_changes_no_result():
     model, found = as_trained(Small()), {}
     for limit, path in ((None, "two_stream, folded"), (1_000_000, "two_stream, folded"), (10_000, "plain")):
         found[limit] = checked(model, "folded", methods="gradient", controls=False, max_memory=limit)
-        assert found[limit].settings["engine"]["gradient"] == path
+        assert found[limit].engine["gradient"] == path
         for key, curve in found[None].curves.items():
             torch.testing.assert_close(found[limit].curves[key].values, curve.values, atol=1e-3, rtol=0, equal_nan=True)

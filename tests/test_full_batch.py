@@ -333,7 +333,7 @@ def test_rows_that_turn_out_otherwise_end_the_walk(caplog):
     torch.manual_seed(0)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(Sized())
-    assert result.settings["engine"]["gradient"] == "plain"
+    assert result.engine["gradient"] == "plain"
     assert "another number of rows than before" in caplog.text
 
 
@@ -374,7 +374,7 @@ def untraceable(monkeypatch):
 
 def assert_same_results(model, images, **options):
     fast, slow = (check(model, images, engine=engine, **options) for engine in ("auto", "plain"))
-    walked = {name for name, path in fast.settings["engine"].items() if path == "full_batch"}
+    walked = {name for name, path in fast.engine.items() if path == "full_batch"}
     for key, curve in fast.curves.items():
         assert torch.allclose(curve.values, slow.curves[key].values, atol=1e-4, equal_nan=True), key
     assert {name: verdict.outcome for name, verdict in fast.verdicts.items()} == {
@@ -400,7 +400,7 @@ def test_a_trained_network_has_the_same_verdicts_on_this_path(digits_network):
         parameter_randomization_test(model, images[:12], target[:12], engine=engine, **options)
         for engine in ("auto", "plain")
     )
-    assert {fast.settings["engine"][name] for name in options["methods"]} == {"full_batch"}
+    assert {fast.engine[name] for name in options["methods"]} == {"full_batch"}
     for name, verdict in fast.verdicts.items():
         assert verdict.outcome is slow.verdicts[name].outcome
         assert verdict.psi == pytest.approx(slow.verdicts[name].psi, abs=1e-4, nan_ok=True)

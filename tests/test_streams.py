@@ -383,7 +383,7 @@ def test_a_network_that_cannot_be_taken_apart_goes_another_way(make, reason, pat
         TwoStream(model, IMAGES, units(model, IMAGES), model)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(model)
-    assert result.settings["engine"]["gradient"] == path
+    assert result.engine["gradient"] == path
     assert ("plain loop: two_stream: " in caplog.text) == (path == "plain")
     assert ("; full_batch: " in caplog.text) == (path == "plain")
 
@@ -400,7 +400,7 @@ def test_a_result_is_the_same_with_both_engines(name):
     make, inputs, *_ = NETWORKS[name]
     model = make()
     fast, slow = (check(model, inputs, methods="gradient", engine=engine) for engine in ("auto", "plain"))
-    assert fast.settings["engine"]["gradient"] == "two_stream"
+    assert fast.engine["gradient"] == "two_stream"
     assert slow.settings["engine"]["gradient"] == "plain"
     assert fast.coverage == slow.coverage
     for key, curve in fast.curves.items():
@@ -413,7 +413,7 @@ def test_a_users_own_function_stays_plain_beside_shared_walks():
         return resolve("gradient")(model, inputs, target)
 
     result = check(Residual(), methods={"gradient": "gradient", "mine": mine})
-    assert result.settings["engine"] == result.settings["engine"] | {"gradient": "two_stream", "mine": "plain"}
+    assert result.engine == result.engine | {"gradient": "two_stream", "mine": "plain"}
     same = [result.curves[name, "spearman"].values for name in ("gradient", "mine")]
     assert torch.allclose(*same, atol=1e-6, equal_nan=True)
 
@@ -430,7 +430,7 @@ def test_a_map_that_differs_from_the_plain_one_goes_back_to_the_plain_loop(monke
     monkeypatch.setattr(Trained, "observe", wrong)
     with caplog.at_level(logging.DEBUG, "lightning_sanity"):
         result = check(Residual(), methods=("gradient", "guided_backprop"))
-    assert result.settings["engine"] == result.settings["engine"] | {
+    assert result.engine == result.engine | {
         "gradient": "two_stream",
         "guided_backprop": "plain",
     }
