@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -392,8 +392,8 @@ class Cascade:
         if needs_weights:
             restore(self.model, saved)
 
-    def _divided(self, following: Sequence[str], trials: int, walked: Collection[str]) -> Division:
-        """Who does what of so many more trials, given the methods that share walks."""
+    def _divided(self, following: Sequence[str], trials: int, walked: Mapping[str, Hashable]) -> Division:
+        """Who does what of so many more trials, given the methods that share walks, by their kinds."""
         passes = self._passes(following)
         in_step = self._deadline is not None and not walked
         return Division(self._share, passes, walked, trials, len(self.steps), in_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -18,6 +18,7 @@ _WALKED = 0.4  # of a pass: what a depth of a shared walk costs
 _PROVEN = 0.5  # of a pass: what two samples explained by the plain path cost
 _TRIAL = ""  # stands for all methods that one process does together
 _MAPS = " "  # stands for the trained model's maps that come from shared passes
+_Group = tuple[Hashable, int, int]  # what, of which trial, at which depth
 
 
 @dataclass
@@ -49,12 +50,13 @@ class Division:
     """The steps of some trials, divided by what they are expected to cost.
 
     A trial is one process's as long as that is fair, which spares the others its draws. Of the trials that remain, all
-    steps of the methods that share walks are one process's, and other methods' go one by one to whom has least to do.
+    steps of the methods that share a kind of walk are one process's, and other methods' go one by one to whom has least
+    to do.
 
     Args:
         share: Among whom.
         passes: What a step of each method costs, in forward-plus-backward passes.
-        walked: Methods that shared walks explain, all depths at once.
+        walked: Methods that shared walks explain, all depths at once, with the kind of walk that each needs.
         trials: How many trials.
         depths: Their depths.
         in_step: Whether all processes must get on at the same pace, so that every trial is divided.
@@ -67,7 +69,7 @@ class Division:
         self,
         share: Share,
         passes: Mapping[str, float],
-        walked: Collection[str],
+        walked: Mapping[str, Hashable],
         trials: int,
         depths: int,
         in_step: bool = False,
@@ -76,10 +78,10 @@ class Division:
         self.loads = [0.0] * share.world
         self._passes, self._walked = passes, walked
         self._whole: set[int] = set()
-        self._owners: dict[tuple[str, int, int], int] = {}
+        self._owners: dict[_Group, int] = {}
         each = sum(self._costs(0).values())
         fair = trials * each / share.world * (1 + 1e-9)
-        divided: dict[tuple[str, int, int], float] = {}
+        divided: dict[_Group, float] = {}
         for trial in range(trials):
             if not in_step and min(self.loads) + each <= fair:
                 self._whole.add(trial)
@@ -88,9 +90,9 @@ class Division:
                 divided |= self._costs(trial)
         self._owners |= share.owners(divided, self.loads)
 
-    def _costs(self, trial: int) -> dict[tuple[str, int, int], float]:
+    def _costs(self, trial: int) -> dict[_Group, float]:
         """What each group of a trial's steps costs."""
-        costs: dict[tuple[str, int, int], float] = {}
+        costs: dict[_Group, float] = {}
         for name, passes in self._passes.items():
             for depth in range(self.depths):
                 group = self._group(name, trial, depth)
@@ -99,10 +101,12 @@ class Division:
                 costs[group] = costs.get(group, 0.0) + (0.0 if once else step)
         return costs
 
-    def _group(self, name: str, trial: int, depth: int) -> tuple[str, int, int]:
+    def _group(self, name: str, trial: int, depth: int) -> _Group:
         """Steps of one group are done by one process."""
-        if trial in self._whole or name in self._walked:
+        if trial in self._whole:
             return _TRIAL, trial, 0
+        if name in self._walked:
+            return (_TRIAL, self._walked[name]), trial, 0
         return name, trial, 0 if self._passes[name] == 0 else depth  # what never looks at the model is measured once
 
     def _owner(self, name: str, trial: int, depth: int) -> int:
@@ -120,9 +124,9 @@ class Division:
         """Whether this process does anything of a trial."""
         return bool(self.names(trial)) or self.tells(trial)
 
-    def walks(self, trial: int) -> bool:
-        """Whether this process makes the shared walks of a trial."""
-        return bool(self._walked) and self.share.does(self._owners[_TRIAL, trial, 0])
+    def walked(self, trial: int) -> list[str]:
+        """Methods of a trial that this process makes shared walks for."""
+        return [name for name in self._walked if self.mine(name, trial, 0)]
 
     def tell(self, trial: int, depth: int) -> bool:
         """Whether this process must tell the outputs of a depth, even if none of its methods lets it hear them."""
@@ -201,9 +205,9 @@ class SharedWalks:
     Args:
         share: This process's part of the work.
         engine: Makes the walks, if they are to be had.
-        divide: Divides the work, given the methods that are walked.
+        divide: Divides the work, given the methods that are walked and the kind of walk that each needs.
         draw: How a trial, given by its place, re-initialises units.
-        attempt: Walks a trial; None if that fails.
+        attempt: Walks a trial for the methods of an engine; None if that fails.
         ready: A trial that was walked before, by its place.
 
     Attributes:
@@ -214,23 +218,35 @@ class SharedWalks:
         self,
         share: Share,
         engine: Engine | None,
-        divide: Callable[[Collection[str]], Division],
+        divide: Callable[[Mapping[str, Hashable]], Division],
         draw: Callable[[int], TrialDraw],
         attempt: Callable[[Engine, TrialDraw], Trial | None],
         ready: Mapping[int, Trial] | None = None,
     ) -> None:
         self._engine, self._attempt = in_common(share, engine), attempt
         self._ready: dict[int, Trial | None] = dict(ready or {})
-        self.division = divide(self.names())
+        self.division = divide(self._kinds())
         if self._engine is None or share.world == 1:
             return
-        place = next((place for place in range(self.division.trials) if self.division.walks(place)), None)
+        place = next((place for place in range(self.division.trials) if self.division.walked(place)), None)
         if place != 0:
             self._engine.trust()
         if place is not None and place not in self._ready:
-            self._ready[place] = attempt(self._engine, draw(place))
+            self._ready[place] = self._walk(place, draw(place))
         self._engine = in_common(share, self._engine)
-        self.division = divide(self.names())
+        self.division = divide(self._kinds())
+
+    def _kinds(self) -> Mapping[str, Hashable]:
+        return {} if self._engine is None else self._engine.kinds()
+
+    def _walk(self, place: int, redraw: TrialDraw) -> Trial | None:
+        """Walk a trial for this process's methods; those that fail are not tried again."""
+        assert self._engine is not None
+        names = self.division.walked(place)
+        some = self._engine.keep(names)
+        found = self._attempt(some, redraw)
+        self._engine = self._engine.keep([n for n in self._engine.methods if n not in names or n in some.methods])
+        return found
 
     def names(self) -> tuple[str, ...]:
         """Methods that are walked."""
@@ -238,10 +254,13 @@ class SharedWalks:
 
     def trial(self, place: int, redraw: TrialDraw) -> Trial | None:
         """All depths of a trial, if it is this process's to walk, and if that succeeds."""
-        if self._engine is None or not self.division.walks(place):
+        names = self.division.walked(place)
+        if self._engine is None or not names:
             return None
-        found = self._ready.pop(place, None) or self._attempt(self._engine, redraw)
-        return None if found is None else found.keep(self._engine.methods)
+        found = self._ready.pop(place, None)
+        if found is None or not found.attributions.keys() >= set(names):  # it was divided otherwise before
+            found = self._walk(place, redraw)
+        return None if found is None else found.keep(names)
 
 
 def guards(

@@ -80,30 +80,45 @@ def test_owners_have_about_equally_much_to_do():
     assert max(loads) - min(loads) <= 1.0
 
 
+KINDS = {"gradient": "once", "gradcam": "once", "smoothgrad": "many times"}
+
+
 @pytest.mark.parametrize("trials", [1, 4, 5, 20])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("walked", [(), ("gradient", "gradcam"), ("gradient", "gradcam", "smoothgrad")])
-def test_every_step_is_done_by_one_process_and_walks_by_whole_trials(trials, world, walked):
+@pytest.mark.parametrize("walked", [(), ("gradient", "gradcam"), tuple(KINDS)])
+def test_every_step_is_done_by_one_process_and_walks_by_whole_trials_or_kinds(trials, world, walked):
     passes = {"gradient": 1.0, "gradcam": 1.0, "smoothgrad": 8.0, "edge_detector": 0.0}
-    divisions = [Division(Share(rank, world), passes, walked, trials, 5) for rank in range(world)]
+    kinds = {name: KINDS[name] for name in walked}
+    divisions = [Division(Share(rank, world), passes, kinds, trials, 5) for rank in range(world)]
     for trial in range(trials):
-        walking = [each for each in divisions if each.walks(trial)]
-        assert len(walking) == bool(walked)
+        walking = {name: [each for each in divisions if name in each.walked(trial)] for name in walked}
+        assert walking.get("gradient") == walking.get("gradcam")
+        if trial < trials // world * world:
+            assert len({id(each) for several in walking.values() for each in several}) == bool(walked)
         for depth in range(5):
             assert sum(each.tell(trial, depth) for each in divisions) == 1
             for name in passes:
                 owners = [each for each in divisions if each.mine(name, trial, depth)]
-                assert owners == walking if name in walked else len(owners) == 1
+                assert len(owners) == 1
+                assert name not in walked or owners == walking[name]
     loads = divisions[0].loads
     assert max(loads) - min(loads) <= max(9.0, sum(loads) / trials * (len(walked) > 0))  # one step, or one walk
 
 
 def test_who_has_one_walk_more_explains_less_of_the_rest():
     passes = {"gradient": 1.0, "gradcam": 1.0, "own": 1.0}
-    divided = Division(Share(0, 2), passes, ("gradient", "gradcam"), 5, 8)
-    assert divided.walks(4)
+    divided = Division(Share(0, 2), passes, {"gradient": "once", "gradcam": "once"}, 5, 8)
+    assert divided.walked(4) == ["gradient", "gradcam"]
     assert not any(divided.mine("own", 4, depth) for depth in range(8))
     assert sum(divided.loads) == pytest.approx(2 * max(divided.loads), rel=0.1)
+
+
+def test_an_odd_trial_is_divided_by_the_kinds_of_its_walks():
+    passes = {"gradient": 1.0, "guided_backprop": 1.0}
+    divisions = [Division(Share(rank, 2), passes, {"gradient": 0, "guided_backprop": 1}, 3, 8) for rank in range(2)]
+    assert [each.walked(trial) for trial in range(2) for each in divisions] == [list(passes), [], [], list(passes)]
+    assert sorted(each.walked(2) for each in divisions) == [["gradient"], ["guided_backprop"]]
+    assert divisions[0].loads[0] == divisions[0].loads[1]
 
 
 @forking

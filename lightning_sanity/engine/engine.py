@@ -325,6 +325,10 @@ class Engine:
         norm = torch.linalg.vector_norm
         return float(norm((ours[some] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
 
+    def kinds(self) -> dict[str, tuple[Copies | None, tuple[str, ...]]]:
+        """The kind of walk that each method needs: over which copies, down by which rules."""
+        return {name: (derived.copies, derived.rules or ("gradient",)) for name, derived in self.methods.items()}
+
     def of_the_batch_itself(self) -> list[str]:
         """Methods that explain no altered copies."""
         return [name for name, derived in self.methods.items() if derived.copies is None]
