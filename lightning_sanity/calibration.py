@@ -154,7 +154,7 @@ def shared_walks(
         once = each = trial.seconds / (1 + depths)  # the trained stream's pass, and one per depth
     total = sum(limits.values())
     walks = []
-    for copies, names in _kinds(engine).items():
+    for copies, names in _together(engine).items():
         part = sum(limit for key, limit in limits.items() if key[0] == copies) / total
         walks.append(Shared(names, once * part, each * part))
     return tuple(walks), trial
@@ -162,17 +162,17 @@ def shared_walks(
 
 def _guessed(engine: Engine, single: float, drawing: float) -> Iterator[Shared]:
     """What walks take, going by a pass over the trained model: depths share some of their work; the proof is more."""
-    for copies, names in _kinds(engine).items():
+    for copies, names in _together(engine).items():
         each = single * (1 if copies is None else len(copies.weights))
         yield Shared(names, 2 * each + drawing, _OF_A_PASS * each)
 
 
-def _kinds(engine: Engine) -> dict[Copies | None, frozenset[str]]:
+def _together(engine: Engine) -> dict[Copies | None, frozenset[str]]:
     """The methods that walk together, by the copies that they explain."""
-    kinds = dict.fromkeys(derived.copies for derived in engine.methods.values())
+    several = dict.fromkeys(derived.copies for derived in engine.methods.values())
     return {
         copies: frozenset(name for name, derived in engine.methods.items() if derived.copies == copies)
-        for copies in kinds
+        for copies in several
     }
 
 

@@ -191,8 +191,10 @@ class Cascade:
             for change in part.changes[trial]:
                 self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
-        if engine is not None:
+        if engine is not None and self._walker is not None:
             self._engines |= dict.fromkeys(part.walked, engine.path.name)
+            given_up = engine.methods.keys() - set(part.walked)  # for good: who trusted them may walk them next
+            self._walker = self._walker.keep([name for name in self._walker.methods if name not in given_up])
 
     def walk(self) -> Walk:
         """What was measured so far, on the CPU."""
@@ -278,7 +280,7 @@ class Cascade:
         if self._walker is not None:
             assert self._deadline is not None
             place = self._share.rank % trials
-            if place > 0:
+            if place > 0 and self._trained_model.pass_seconds is None:  # else nobody walks, and nobody proves, yet
                 self._walker.trust()
             found = shared_walks(
                 self._walker,

@@ -107,6 +107,7 @@ class TrainedModel:
             self.pass_seconds = took
         if left is not None and self.mine(names[0]):
             self._shared_noisy = self._of_noisy(engine, list(self._shared), copies)
+        self._shared_noisy = {name: maps for name, maps in self._shared_noisy.items() if name in self._shared}
 
     def _hand_round(self, explainer: int, copies: int, took: float) -> tuple[int, float]:
         """Give every process what one of them found in the batch itself."""
@@ -160,7 +161,7 @@ class TrainedModel:
         if left is not None:
             self.seconds[name] = explaining, self._comparing(reference, 1 if hurried else depths, clock, patience)
         copies = self.settings.repeats
-        if name in self._shared and name in self._shared_noisy:
+        if name in self._shared_noisy:
             copies = len(self._shared_noisy[name].signed) // self._samples
         elif self.methods[name][0].passes > 0:
             copies = self._share.agreed(self._affordable(explaining, left))
@@ -207,7 +208,7 @@ class TrainedModel:
 
     def _under_noise(self, name: str, copies: int) -> list[Maps]:
         """A method's maps of noisy copies of the batch."""
-        if name in self._shared and name in self._shared_noisy:
+        if name in self._shared_noisy:
             return self._shared_noisy.pop(name).split(self._samples)
         method, noisy = self.methods[name][0], self._copied(copies)
         if not method.stochastic and method.prepare is None and len(first(noisy.inputs)) <= ROWS:

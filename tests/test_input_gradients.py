@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from lightning_sanity.attribution.input_gradients import InputGradients
 
-CONVOLUTIONS = {
+FIRST = {
     "signal": (F.conv1d, (2, 1, 1024), (4, 1, 7), {"stride": 2, "padding": 3}),
     "stem of a ResNet": (F.conv2d, (3, 3, 40, 40), (8, 3, 7, 7), {"stride": 2, "padding": 3}),
     "patches": (F.conv2d, (2, 3, 32, 32), (8, 3, 8, 8), {"stride": 8, "bias": True}),
@@ -27,35 +27,26 @@ def explained(operation, value, *arguments, cheaper, **options):
     return made.detach(), slope, type(made.grad_fn).__name__
 
 
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_the_first_convolution_has_torchs_gradient_by_another_way(case):
-    operation, shape, kernel, options = CONVOLUTIONS[case]
-    value, weight = torch.randn(shape), torch.randn(kernel)
-    if options.get("bias"):
-        options = options | {"bias": torch.randn(kernel[0])}
-    made, slope, way = explained(operation, value, weight, cheaper=True, **options)
-    plain, expected, usual = explained(operation, value, weight, cheaper=False, **options)
-    assert way == "_FirstConvolutionBackward" != usual
-    assert torch.equal(made, plain)
-    assert (slope - expected).norm() <= 1e-6 * expected.norm()
-
-
-POINTWISE = {
+STRIDED_POINTWISE = {
     "shortcut of a ResNet": (F.conv2d, (4, 16, 8, 8), (32, 16, 1, 1), {"stride": 2}),
     "uneven": (F.conv2d, (3, 6, 7, 10), (4, 3, 1, 1), {"stride": (3, 1), "groups": 2, "bias": True}),
     "signal": (F.conv1d, (2, 5, 31), (4, 5, 1), {"stride": 4}),
 }
 
 
-@pytest.mark.parametrize("case", POINTWISE)
-def test_a_strided_convolution_of_single_pixels_has_torchs_gradient_by_another_way(case):
-    operation, shape, kernel, options = POINTWISE[case]
+CHEAPER = [(name, case, "_FirstConvolutionBackward") for name, case in FIRST.items()]
+CHEAPER += [(name, case, "_StridedPointwiseBackward") for name, case in STRIDED_POINTWISE.items()]
+
+
+@pytest.mark.parametrize(("case", "expected_way"), [pytest.param(*rest, id=name) for name, *rest in CHEAPER])
+def test_a_convolution_has_torchs_gradient_by_another_way(case, expected_way):
+    operation, shape, kernel, options = case
     value, weight = torch.randn(shape), torch.randn(kernel)
     if options.get("bias"):
         options = options | {"bias": torch.randn(kernel[0])}
     made, slope, way = explained(operation, value, weight, cheaper=True, **options)
     plain, expected, usual = explained(operation, value, weight, cheaper=False, **options)
-    assert way == "_StridedPointwiseBackward" != usual
+    assert way == expected_way != usual
     assert torch.equal(made, plain)
     assert (slope - expected).norm() <= 1e-6 * expected.norm()
 

@@ -1,19 +1,21 @@
 """Several processes share a test; real gloo processes, forked."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lightning_sanity import Criterion, parameter_randomization_test, randomization_tests
-from lightning_sanity.budget import Interrupted
+from lightning_sanity import Criterion, cascade, parameter_randomization_test, randomization_tests
+from lightning_sanity.budget import Interrupted, thin
 from lightning_sanity.division import Division
 from lightning_sanity.engine import Engine
 from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.shares import PeerFailed, Share
 from lightning_sanity.targets import class_mask
+from lightning_sanity.trained_model import TrainedModel
 
 
 def own(model, inputs, target):
@@ -223,9 +225,7 @@ def test_each_process_walks_and_draws_its_trials_alone(digits_network, tmp_path)
         return len(drawn)
 
     total = count(Share())
-    counts = in_processes(2, tmp_path, count)
-    assert sum(counts) <= 1.3 * total  # each proves its first walk
-    assert max(counts) <= 0.7 * total
+    assert in_processes(2, tmp_path, count) == [total // 2, total // 2]
 
 
 @forking
@@ -311,21 +311,26 @@ def test_one_process_explains_the_trained_model_and_another_its_noisy_copies(dig
     assert sorted(in_processes(2, tmp_path, work)) == [[6], [18]]
 
 
+def doubting(check, asked):
+    """In place of ``check``: finds every map of Guided Backprop wrong."""
+
+    def doubt(engine, name, ours, redraw):
+        asked.append(name)
+        if name == "guided_backprop":
+            engine._give_up(name, "on purpose")
+        else:
+            check(engine, name, ours, redraw)
+
+    return doubt
+
+
 @forking
 def test_what_one_process_cannot_prove_no_process_walks(digits_network, tmp_path, monkeypatch):
     model, images, _ = digits_network
 
     def work(share):
-        check = Engine._check
-
-        def doubting(engine, name, ours, redraw):
-            if name == "guided_backprop":
-                engine._give_up(name, "on purpose")
-            else:
-                check(engine, name, ours, redraw)
-
         if share.rank == 0:  # walks the first trial
-            monkeypatch.setattr(Engine, "_check", doubting)
+            monkeypatch.setattr(Engine, "_check", doubting(Engine._check, []))
         return whole(model, images, share, methods=FEW, trials=3)
 
     alone = work(Share())
@@ -333,6 +338,30 @@ def test_what_one_process_cannot_prove_no_process_walks(digits_network, tmp_path
     assert alone["settings"]["engine"]["guided_backprop"] == "plain"
     assert alone["settings"]["engine"]["gradient"] == "two_stream"
     assert in_processes(2, tmp_path, work) == [alone, alone]
+
+
+@forking
+def test_a_single_trial_that_processes_divide_in_a_hurry_is_proven_by_each_for_its_own(
+    digits_network, tmp_path, monkeypatch
+):
+    model, images, _ = digits_network
+    monkeypatch.setattr(Engine, "_check", doubting(Engine._check, []))
+    monkeypatch.setattr(TrainedModel, "_affordable", lambda *arguments: 1)  # there is no time for a walk beforehand
+    monkeypatch.setattr(cascade, "thin", lambda *a, **changes: replace(thin(*a, **changes), trials=1))
+    limits = {"trials": 2, "max_seconds": 60.0, "methods": ["gradient", "guided_backprop"], "controls": False}
+    for found in in_processes(2, tmp_path, lambda share: whole(model, images, share, **limits)):
+        assert found["settings"]["trials_run"]["gradient"] == 1
+        assert found["settings"]["engine"] == {"gradient": "two_stream", "guided_backprop": "plain"}
+
+
+def test_what_was_not_proven_is_not_tried_again(digits_network, monkeypatch):
+    model, images, _ = digits_network
+    asked = []
+    monkeypatch.setattr(Engine, "_check", doubting(Engine._check, asked))
+    monkeypatch.setattr(randomization_tests, "undecided", lambda walk, gated, criterion: list(gated))
+    result = whole(model, images, Share(), trials="auto", methods=["gradient", "guided_backprop"])
+    assert result["settings"]["trials_run"]["guided_backprop"] == 20
+    assert asked.count("guided_backprop") == 1
 
 
 @forking

@@ -141,12 +141,12 @@ def of_few(find: Callable[[Any], _Result], inputs: Any) -> _Result:
     return find(inputs)
 
 
-def rows_of(inputs: Any, samples: slice, copies: int = 1, explained: Tensor | None = None) -> Any:
+def rows_of(inputs: Any, samples: slice | Tensor, copies: int = 1, explained: Tensor | None = None) -> Any:
     """These samples of all inputs, stacked ``copies`` times, sample after sample within each copy.
 
     Args:
         inputs: The whole batch; what is no tensor with a row per sample is passed on as it is.
-        samples: Which rows.
+        samples: Which rows; a tensor of their places may name one several times.
         copies: How often.
         explained: Takes the place of the explained input if given; already ``copies`` times as long.
     """

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_sanity.attribution.batching import repeated, rows_of
 from lightning_sanity.attribution.guided import Steering
@@ -39,8 +39,19 @@ from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.method import first, outputs_of, select
 from lightning_sanity.engine.path import JOIN, NotTraceable, Observed, Path, Planned, Steps
 from lightning_sanity.engine.plan import split
-from lightning_sanity.engine.recording import FOUR, TWO, Call, Lying, Recording, Rows, Trespass, calls_of, ranks, record
-from lightning_sanity.engine.recording import rows_of_call as told
+from lightning_sanity.engine.recording import (
+    FOUR,
+    TWO,
+    Call,
+    CallRows,
+    Lying,
+    Recording,
+    Trespass,
+    calls_of,
+    ranks,
+    record,
+    rows_of_call,
+)
 from lightning_sanity.units import Unit
 
 _JOIN = 4 * JOIN
@@ -107,7 +118,7 @@ class FullBatch(Path):
         self.per_sample, self.largest = two.size // 2, two.largest // 2
         if [call.module for call in two.calls] != [call.module for call in four.calls]:
             raise NotTraceable("it calls other modules for another number of samples")
-        self.rows: dict[nn.Module, list[Rows]] = defaultdict(list)
+        self.rows: dict[nn.Module, list[CallRows]] = defaultdict(list)
         doubts = self._doubts(two.calls, four.calls)
         root = self.rows.get(model, [])
         if len(root) != 1 or model in doubts:
@@ -133,7 +144,7 @@ class FullBatch(Path):
         """Modules whose rows cannot be told, and why; notes the others' rows."""
         doubts = {}
         for one, other in zip(two, four, strict=True):
-            rows = told(one, other)
+            rows = rows_of_call(one, other)
             if isinstance(rows, str):
                 doubts[one.module] = rows
                 continue
@@ -332,7 +343,7 @@ class _Pass:
             raise NotTraceable("a module is given or returns another number of rows than before")
         return dim, each
 
-    def _rows(self, module: nn.Module, leaves: Sequence[Any], given: Any) -> Rows:
+    def _rows(self, module: nn.Module, leaves: Sequence[Any], given: Any) -> CallRows:
         kind = given, ranks(leaves)
         for rows in self.path.rows[module]:
             if (rows.given, rows.ranks) == kind:
@@ -367,7 +378,7 @@ def _companions(model: nn.Module, unit_of: Mapping[int, int]) -> dict[int, int]:
     return found
 
 
-def _returns_rows(call: Call, rows: Rows) -> bool:
+def _returns_rows(call: Call, rows: CallRows) -> bool:
     """Whether a call returns a tensor whose first dimension are the samples."""
     found = call.returned[0] if call.returned else None
     return isinstance(found, Tensor) and rows.returned == ((0, 1),) and call.result == tree_flatten(found)[1]
@@ -380,14 +391,8 @@ def _hang(place: _Place, tensor: Tensor) -> None:
 
 def _samples(inputs: Any, index: list[int]) -> Any:
     """Some of the samples, as often as the batch must be gone round for them."""
-    total = len(first(inputs))
-
-    def some(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim > 0 and len(value) == total:
-            return value[torch.tensor(index, device=value.device) % total]
-        return value
-
-    return tree_map(some, inputs)
+    value = first(inputs)
+    return rows_of(inputs, torch.tensor(index, device=value.device) % len(value))
 
 
 def _ordered(parts: Sequence[tuple[Steps, Tensor]], depths: Steps, dim: int = 0) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -16,7 +15,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
+from lightning_sanity.attribution.batching import rows_of
 from lightning_sanity.engine.path import NotTraceable, Path
+from lightning_sanity.engine.rows import alike, same, stretched
 from lightning_sanity.units import Unit
 
 _OUT_OF_PLACE = {
@@ -97,7 +98,9 @@ class Network(Path):
         self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
     ) -> None:
         given = inputs if isinstance(inputs, tuple) else (inputs,)
-        if any(isinstance(leaf, Tensor) for value in given if not isinstance(value, Tensor) for leaf in _leaves(value)):
+        if any(
+            isinstance(leaf, Tensor) for value in given if not isinstance(value, Tensor) for leaf in tree_leaves(value)
+        ):
             raise NotTraceable("an input is a collection of tensors")
         super().__init__(model, inputs, units, owner, watched)
         try:
@@ -167,9 +170,9 @@ class Network(Path):
         total = len(given[0])
         runs = []
         for samples in (2, 3):
-            index = torch.arange(samples) % total
+            index = torch.arange(samples, device=given[0].device) % total
             values: dict[fx.Node, Any] = {}
-            rows = iter([v[index.to(v.device)] if _has_rows(v, total) else v for v in given if isinstance(v, Tensor)])
+            rows = iter([value for value in rows_of(given, index) if isinstance(value, Tensor)])
             with self.out_of_place():
                 for node in self.operations:
                     if node.op == "placeholder":
@@ -183,7 +186,7 @@ class Network(Path):
             two, three = runs[0][node], runs[1][node]
             if not isinstance(two, Tensor) or not isinstance(three, Tensor):
                 operation.several = _holds_tensor(two)
-                operation.fixed = not operation.several and _same(two, three)
+                operation.fixed = not operation.several and same(two, three)
             elif two.shape == three.shape:
                 operation.fixed = _alike(two, three)
             else:
@@ -264,40 +267,17 @@ def _not_in_place(node: fx.Node) -> None:
         node.args = (*node.args[:at], False, *node.args[at + 1 :])
 
 
-def _leaves(value: Any) -> list[Any]:
-    return tree_leaves(value)
-
-
-def _has_rows(value: Tensor, total: int) -> bool:
-    return value.ndim > 0 and len(value) == total
-
-
 def _holds_tensor(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in _leaves(value))
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except Exception:
-        return False
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    if not a.is_floating_point() and not a.is_complex():
-        return torch.equal(a, b)
-    largest = float(a.abs().amax()) if a.numel() else 0.0
-    if not math.isfinite(largest):
+    if not bool(a.isfinite().all()):
         raise NotTraceable("a value is not finite, so that rows cannot be told from one another")
-    return torch.allclose(a, b, rtol=1e-3, atol=1e-4 * largest)
+    return alike(a, b)
 
 
 def _dim_of_rows(two: Tensor, three: Tensor) -> int | None:
     """The dimension along which the samples are stacked, the first ones first; None if there is none."""
-    differing = [d for d, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
-    if two.ndim != three.ndim or len(differing) != 1:
-        return None
-    dim = differing[0]
-    if 3 * two.shape[dim] != 2 * three.shape[dim]:
-        return None
-    return dim if _alike(two, three.narrow(dim, 0, two.shape[dim])) else None
+    dim = stretched(two.shape, three.shape, 3 / 2)
+    return None if dim is None or not _alike(two, three.narrow(dim, 0, two.shape[dim])) else dim

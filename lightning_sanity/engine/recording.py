@@ -6,7 +6,6 @@ sample although it was computed from the samples belongs to all of them together
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from lightning_sanity.engine.path import NotTraceable
+from lightning_sanity.engine.rows import alike, same, stretched
 
 TWO, FOUR = [0, 1], [2, 0, 1, 3]
 """The samples of two runs. Others stand before and behind the first two in the second, so that it shows whether a
@@ -63,7 +63,7 @@ Lying = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
-class Rows:
+class CallRows:
     """Where the rows lie in all that a module is given and returns."""
 
     given: TreeSpec
@@ -178,7 +178,7 @@ class Recording(TorchDispatchMode):
             raise NotTraceable("it computes something else for another number of samples")
         of_all = any(tensor in self._of_all for tensor in read)
         for tensor, before in zip(made, told[0][1], strict=True):
-            if of_all or (tensor.numel() and _differing(before, tensor.shape) is None):
+            if of_all or (tensor.numel() and stretched(before, tensor.shape, 2) is None):
                 self._of_all[tensor] = True
 
 
@@ -243,7 +243,7 @@ def record(
     return recording
 
 
-def rows_of_call(two: Call, four: Call) -> Rows | str:
+def rows_of_call(two: Call, four: Call) -> CallRows | str:
     """Where rows lie in a call's arguments and results, or why that cannot be told."""
     if two.overwrites or four.overwrites:
         return "overwrites what it is given"
@@ -256,7 +256,7 @@ def rows_of_call(two: Call, four: Call) -> Rows | str:
         )
     except _Doubt as doubt:
         return str(doubt)
-    return Rows(two.given, ranks(two.leaves), taken, returned)
+    return CallRows(two.given, ranks(two.leaves), taken, returned)
 
 
 def ranks(leaves: Sequence[Any]) -> tuple[int | None, ...]:
@@ -271,39 +271,14 @@ class _Doubt(Exception):
 def _lying(two: Any, four: Any) -> Lying:
     tensors = isinstance(two, Tensor) and isinstance(four, Tensor)
     if not tensors or two.shape == four.shape:
-        if _alike(two, four) if tensors else _same(two, four):
+        if alike(two, four) if tensors else same(two, four):
             return None
         raise _Doubt("is given or returns something else for another number of samples")
-    dim = _differing(two.shape, four.shape)
+    dim = stretched(two.shape, four.shape, 2)
     each = 0 if dim is None or two.shape[dim] % 2 else two.shape[dim] // 2
-    if dim is None or not each or not _alike(two, four.narrow(dim, each, 2 * each)):
+    if dim is None or not each or not alike(two, four.narrow(dim, each, 2 * each)):
         raise _Doubt("has rows that depend on one another, or lie in no order")
     return dim, each
-
-
-def _differing(two: torch.Size, four: torch.Size) -> int | None:
-    """The one dimension that is twice as long with twice the samples."""
-    if len(two) != len(four):
-        return None
-    dims = [dim for dim, (a, b) in enumerate(zip(two, four, strict=True)) if a != b]
-    return dims[0] if len(dims) == 1 and 2 * two[dims[0]] == four[dims[0]] else None
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return bool(a is b or a == b)
-    except Exception:
-        return False
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Equal but for the rounding of another batch."""
-    if torch.equal(a, b):
-        return True
-    if a.dtype != b.dtype or not (a.is_floating_point() or a.is_complex()) or not a.numel():
-        return False
-    largest = float(torch.where(a.isfinite(), a, 0).abs().amax())
-    return math.isfinite(largest) and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * largest, equal_nan=True)
 
 
 def _storage(tensor: Tensor) -> int:
