@@ -27,8 +27,9 @@ from lightning_sanity.attribution import resolve
 from lightning_sanity.engine import ENGINES, Engine
 from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.path import NotTraceable, named_tensors
-from lightning_sanity.twins import Reinitializer
-from lightning_sanity.units import subsets, units
+from lightning_sanity.randomization import units
+from lightning_sanity.randomization.twins import Reinitializer
+from lightning_sanity.randomization.unit import subsets
 
 ONE = ("gradient",)
 SUITE = ("gradient", "input_x_gradient", "gradcam", "guided_backprop", "guided_gradcam")

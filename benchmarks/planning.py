@@ -13,10 +13,9 @@ from captum.attr import Saliency
 from measuring import interleaved, parser, publish, ratio, shown, spread
 from torchvision.models import resnet50
 
-from lightning_sanity._rng import generator
-from lightning_sanity.randomization import reinitialize_
-from lightning_sanity.shadow import clone
-from lightning_sanity.units import units
+from lightning_sanity.model.clone import clone
+from lightning_sanity.randomization import reinitialize_, units
+from lightning_sanity.resources.random_streams import generator
 
 
 def attribution(model, inputs):

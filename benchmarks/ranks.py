@@ -24,8 +24,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from measuring import networks, parser, publish, ratio, shown, spread
 
-from lightning_sanity import demo, parameter_randomization_test
-from lightning_sanity.shares import Share
+from lightning_sanity import parameter_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.resources.processes import Share
 
 GOAL = 0.8
 """Of the efficiency of two processes."""

@@ -27,9 +27,9 @@ from torchvision.models import resnet18
 
 from lightning_sanity import Criterion, similarity
 from lightning_sanity.attribution import resolve
-from lightning_sanity.demo import NOT_PASSING, PASSING
-from lightning_sanity.explanation import Maps, Reference
-from lightning_sanity.verdict import MEASURES, Evidence, judge
+from lightning_sanity.cli.demo import NOT_PASSING, PASSING
+from lightning_sanity.explanation.maps import Maps, Reference
+from lightning_sanity.result.verdict import MEASURES, Evidence, judge
 
 METHODS, DEPTHS, TRIALS, SAMPLES = PASSING + NOT_PASSING, 20, 5, 32
 

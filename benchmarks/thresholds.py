@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import attribution, demo, parameter_randomization_test
-from lightning_sanity._rng import isolated_rng
+from lightning_sanity import attribution, parameter_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.resources.random_streams import isolated_rng
 
 METHODS = {
     "gradient": "gradient",

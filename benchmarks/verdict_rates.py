@@ -19,8 +19,9 @@ from dataclasses import replace
 
 import torch
 
-from lightning_sanity import Criterion, Outcome, attribution, demo, parameter_randomization_test
-from lightning_sanity.verdict import MEASURES, Evidence, judge
+from lightning_sanity import Criterion, Outcome, attribution, parameter_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.result.verdict import MEASURES, Evidence, judge
 
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 1.6, 2.0, 3.0)
 SIZES = ((3, 16), (5, 16), (5, 32), (10, 32), (20, 64))

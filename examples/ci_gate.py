@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
-from lightning_sanity.demo import DigitsClassifier, digits
+from lightning_sanity.cli.demo import DigitsClassifier, digits
 
 
 class Digits(L.LightningDataModule):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from lightning_sanity import attribution, demo, parameter_randomization_test
-from lightning_sanity.probe import from_dataset
+from lightning_sanity import attribution, parameter_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.explanation.probe import from_dataset
 from lightning_sanity.report import figures
 
 

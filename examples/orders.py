@@ -5,8 +5,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from lightning_sanity import demo, parameter_randomization_test
-from lightning_sanity.probe import from_dataset
+from lightning_sanity import parameter_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.explanation.probe import from_dataset
 
 METHODS = ("gradient", "gradcam", "guided_backprop", "input_x_gradient")
 ORDERS = {

@@ -4,7 +4,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from lightning_sanity import SaliencySanityCallback
-from lightning_sanity.demo import DigitsClassifier, digits
+from lightning_sanity.cli.demo import DigitsClassifier, digits
 
 
 def main(root="quickstart", epochs=4):

@@ -15,8 +15,8 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from lightning_sanity.attribution import integrated_gradients
-from lightning_sanity.demo import DigitsClassifier, digits
-from lightning_sanity.label_experiment import random_label_experiment
+from lightning_sanity.cli.demo import DigitsClassifier, digits
+from lightning_sanity.data_randomization import random_label_experiment
 from lightning_sanity.report import figures
 from lightning_sanity.report.label_figures import label_maps
 

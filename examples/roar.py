@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import attribution, demo
+from lightning_sanity import attribution
+from lightning_sanity.cli import demo
 
 METHODS = {
     "gradient": "gradient",

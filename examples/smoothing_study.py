@@ -11,14 +11,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from lightning_sanity import attribution, demo
-from lightning_sanity._rng import generator
-from lightning_sanity.probe import from_dataset
-from lightning_sanity.quality import infidelity, max_sensitivity
-from lightning_sanity.randomization import reinitialize_
-from lightning_sanity.shadow import clone
-from lightning_sanity.smoothing import smooth
-from lightning_sanity.units import units
+from lightning_sanity import attribution
+from lightning_sanity.cli import demo
+from lightning_sanity.explanation.probe import from_dataset
+from lightning_sanity.model.clone import clone
+from lightning_sanity.quality import infidelity, max_sensitivity, smooth
+from lightning_sanity.randomization import reinitialize_, units
+from lightning_sanity.resources.random_streams import generator
 
 STEPS = 16
 METHODS = {

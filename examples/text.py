@@ -7,12 +7,14 @@ input keeps an image's map alive; summed over the dimensions of an embedding, it
 import argparse
 from pathlib import Path
 
+import sentences
 from matplotlib.figure import Figure
 
-from lightning_sanity import demo, parameter_randomization_test, sentences
+from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution import integrated_gradients
+from lightning_sanity.cli import demo
+from lightning_sanity.explanation.tokens import token_scores
 from lightning_sanity.report import tokens
-from lightning_sanity.text import token_scores
 
 TEXT = ("cosine_signed", "spearman_signed", "euclidean_signed")
 IMAGE = ("ssim", "spearman", "spearman_signed")

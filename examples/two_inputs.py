@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import demo
-from lightning_sanity.multi_input import multi_input_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.parameter_randomization import multi_input_randomization_test
 from lightning_sanity.report import figures
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import attribution, demo, similarity
-from lightning_sanity.localization import relevance_mass
+from lightning_sanity import attribution, similarity
+from lightning_sanity.cli import demo
+from lightning_sanity.quality import relevance_mass
 
 METHODS = ("gradient", "gradcam", "integrated_gradients_local", "integrated_gradients", "guided_backprop")
 METHODS += ("input_x_gradient", "edge_detector")

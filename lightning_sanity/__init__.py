@@ -1,14 +1,32 @@
-"""Sanity checks for saliency maps inside a Lightning Trainer."""
+"""Sanity checks for saliency maps inside a Lightning Trainer.
 
+    resources                time, memory, processes, random streams that a test may use
+    model                    the module: its graph, its copy, its weights, its checkpoint
+    randomization            which weights become random, in what order, how
+    similarity               how alike two maps are
+    attribution              the methods, by name
+    result                   what a test returns, its file, the verdict
+    explanation              what is explained, and the maps of it
+    engine                   the maps of many depths at once
+    parameter_randomization  test 1: random weights
+    data_randomization       test 2: random labels
+    quality                  beside the verdict: faithfulness, localization and others
+    report                   figures, page, loggers
+    release                  the gate
+    callback                 the test inside a Trainer
+    cli                      the command line
+
+A package imports from those above it in this list, never from one below.
+"""
+
+from lightning_sanity import attribution, quality, randomization, similarity
+from lightning_sanity._version import __version__
 from lightning_sanity.callback import SaliencySanityCallback
-from lightning_sanity.data_randomization import data_randomization_test
-from lightning_sanity.datamodule import RandomLabelDataModule
+from lightning_sanity.data_randomization import RandomLabelDataModule, data_randomization_test
+from lightning_sanity.explanation import targets
+from lightning_sanity.parameter_randomization import parameter_randomization_test
 from lightning_sanity.randomization import RandomizationError
-from lightning_sanity.randomization_tests import parameter_randomization_test
-from lightning_sanity.result import Outcome, SanityCheckFailed, SanityResult
-from lightning_sanity.verdict import Criterion
-
-__version__ = "0.1.0"
+from lightning_sanity.result import Criterion, Outcome, SanityCheckFailed, SanityResult
 
 __all__ = [
     "Criterion",
@@ -18,6 +36,12 @@ __all__ = [
     "SaliencySanityCallback",
     "SanityCheckFailed",
     "SanityResult",
+    "__version__",
+    "attribution",
     "data_randomization_test",
     "parameter_randomization_test",
+    "quality",
+    "randomization",
+    "similarity",
+    "targets",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
-from lightning_sanity import callback
+from lightning_sanity.callback import sanity_callback as callback
 
 __all__ = ["SaliencySanityCallback"]
 

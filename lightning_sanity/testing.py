@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lightning_sanity.gate import gate
-from lightning_sanity.policy import Policy
-from lightning_sanity.result import Outcome, SanityResult
+from lightning_sanity.release.gating import gate
+from lightning_sanity.release.policy import Policy
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 
 def assert_passes(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_sanity import demo
+from lightning_sanity.cli import demo
 
 torch.set_num_threads(1)  # the networks are small, and the workers of pytest-xdist share the cores
 

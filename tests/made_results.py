@@ -5,8 +5,8 @@ from datetime import datetime, timezone
 
 import torch
 
-from lightning_sanity.result import Coverage, Curve, OutputChange, SanityResult, UnitCoverage
-from lightning_sanity.verdict import Criterion, Evidence, judge
+from lightning_sanity.result import Coverage, Criterion, Curve, OutputChange, SanityResult, UnitCoverage
+from lightning_sanity.result.verdict import Evidence, judge
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 PASSING, FAILING, OPEN = 0.1, 0.9, 0.415  # mean similarity to the trained model's map

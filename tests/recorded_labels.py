@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_sanity import demo
-from lightning_sanity.datamodule import RandomLabelDataset
+from lightning_sanity.cli import demo
+from lightning_sanity.data_randomization.datamodule import RandomLabelDataset
 
 SIZE = 320
 QUIET = {

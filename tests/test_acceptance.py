@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_sanity import Outcome, attribution, demo, parameter_randomization_test, similarity
-from lightning_sanity.normalization import min_max
+from lightning_sanity import Outcome, attribution, parameter_randomization_test, similarity
+from lightning_sanity.cli import demo
+from lightning_sanity.similarity import min_max
 
 SEEDS = (0, 1, 2)
 METHODS = {

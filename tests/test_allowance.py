@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from lightning_sanity.allowance import Allowance, Parts
+from lightning_sanity.callback.max_time import Allowance, Parts
 
 
 class Clock:

@@ -11,118 +11,148 @@ import lightning_sanity
 PACKAGE = Path(lightning_sanity.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Lower floors first; a module may import from its own floor or a lower one, never from a higher one.
-FLOORS = (
-    (
-        "_rng",
-        "weights",
-        "ranks",
-        "normalization",
-        "structural",
-        "support",
-        "hog",
-        "similarity",
-        "complexity",
-        "result",
-        "result_file",
-        "pictures",
-        "budget",
-        "allowance",
-        "settings",
-        "memory",
-        "shares",
-        "drift",
-        "scalars",
-    ),
-    (
-        "graph",
-        "units",
-        "randomization",
-        "twins",
-        "smoothing",
-        "shadow",
-        "sharded",
-        "probe",
-        "statistics",
-        "verdict",
-        "attribution",
-        "explanation",
-        "quality",
-        "faithfulness",
-        "localization",
-        "convergence",
-        "diagnostics",
-        "tracks",
-        "labels",
-        "loaders",
-        "memorization",
-        "bootstrap",
-        "label_statistics",
-        "measures",
-        "targets",
-        "question",
-        "text",
-    ),
-    ("random_labels",),
-    ("engine", "explainer"),
-    ("division", "calibration", "room"),
-    ("trained_model", "comparison"),
-    ("cascade",),
-    ("coverage", "validity", "preparation", "provenance"),
-    ("randomization_tests", "data_randomization"),
-    ("multi_input", "checkpoint", "noninferiority", "policy", "released", "trainer"),
-    ("gate",),
-    ("report", "datamodule", "callback", "testing", "registries"),
-    ("label_experiment",),
-    ("pytorch_lightning", "demo", "sentences", "cli", "__main__", "__init__"),
+# A package imports from those before it, never from one after it.
+ORDER = (
+    "resources",
+    "model",
+    "randomization",
+    "similarity",
+    "attribution",
+    "result",
+    "explanation",
+    "engine",
+    "parameter_randomization",
+    "data_randomization",
+    "quality",
+    "report",
+    "release",
+    "callback",
+    "cli",
 )
+UPWARD = {("result/sanity_result.py", "report")}
+"""``SanityResult.to_html`` and ``.plot`` draw on request: the one arrow back up, inside functions only."""
 
 
-def name_of(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0] if len(parts) > 1 else parts[-1]
+def relative(path):
+    return path.relative_to(PACKAGE).as_posix()
 
 
-def floor_of(name):
-    return next(level for level, names in enumerate(FLOORS) if name in names)
+def module_of(path):
+    parts = ("lightning_sanity", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path):
-    """Top-level names of the modules a file imports, without those for type checkers only or inside functions."""
-    found = []
-    for node in ast.parse(path.read_text()).body:
+FILES = {module_of(path): path for path in MODULES}
+
+
+def package_of(module):
+    """The package of a module; None for the doors at the top."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ORDER else None
+
+
+def imports(path, *, lazy):
+    """Modules of ours that a file imports, without those for type checkers only; ``lazy`` looks inside functions."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree) if lazy else tree.body:
+        if id(node) in typing:
+            continue
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            base = node.module
-            found += [f"{base}.{alias.name}" for alias in node.names] if base == "lightning_sanity" else [base]
-    return found
+            deeper = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {deep if deep in FILES else node.module for deep in deeper.values()}
+    return found & FILES.keys()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path):
-    own = floor_of(name_of(path))
-    for module in imports(path):
-        if module.startswith("lightning_sanity."):
-            imported = module.split(".")[1]
-            if (PACKAGE / f"{imported}.py").exists() or (PACKAGE / imported).is_dir():
-                assert floor_of(imported) <= own, f"{path.name} imports {module} from a higher floor"
+def test_every_package_has_its_place():
+    on_disk = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert on_disk == set(ORDER)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {
+        "__init__",
+        "__main__",
+        "_version",
+        "pytorch_lightning",
+        "testing",
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_go_one_way(path):
+    own = package_of(module_of(path))
+    for module in imports(path, lazy=True) if own else ():
+        other = package_of(module)
+        if (relative(path), other) not in UPWARD:
+            assert other is not None or module == "lightning_sanity._version", (
+                f"{relative(path)} imports a door: {module}"
+            )
+            assert other is None or ORDER.index(other) <= ORDER.index(own), f"{relative(path)} imports {module}"
+
+
+def test_a_gate_knows_no_test():
+    for path in (PACKAGE / "release").glob("*.py"):
+        assert {package_of(module) for module in imports(path, lazy=True)} <= {
+            "release",
+            "result",
+            "model",
+            "resources",
+            None,
+        }
+
+
+def test_what_both_tests_need_stands_above_both():
+    for path in (PACKAGE / "data_randomization").glob("*.py"):
+        assert "parameter_randomization" not in {package_of(module) for module in imports(path, lazy=True)}
+
+
+def test_no_file_needs_itself():
+    above = {module: imports(path, lazy=False) for module, path in FILES.items()}
+    done = set()
+    while ready := {module for module, needs in above.items() if module not in done and needs <= done}:
+        done |= ready
+    assert above.keys() - done == set()
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_a_package_lists_its_rooms(package):
+    doc = ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text()))
+    missing = [p.name for p in (PACKAGE / package).glob("*.py") if p.name not in doc and p.name != "__init__.py"]
+    assert missing == []
+
+
+def test_no_module_bears_the_name_of_a_function_of_its_package():
+    for package in ORDER:
+        shown = getattr(__import__(f"lightning_sanity.{package}", fromlist=["x"]), "__all__", ())
+        assert set(shown).isdisjoint(p.stem for p in (PACKAGE / package).glob("*.py"))
 
 
 @pytest.mark.parametrize(
     ("library", "doors"),
     [
-        ("lightning", {"callback", "trainer", "datamodule", "label_experiment", "report", "cli", "demo"}),
-        ("captum", {"attribution", "explanation", "quality"}),
+        ("lightning", {"callback", "data_randomization", "report", "cli"}),
+        ("captum", {"attribution", "quality"}),
         ("zennit", {"attribution"}),
         ("matplotlib", {"report"}),
-        ("jinja2", {"html"}),
+        ("jinja2", {"report"}),
+        ("rich", {"cli"}),
     ],
 )
 def test_foreign_libraries_enter_by_their_doors(library, doors):
     pattern = re.compile(rf"^\s*(from|import) {library}[. ]", re.MULTILINE)
     users = {path for path in MODULES if pattern.search(path.read_text().split("TYPE_CHECKING:")[0])}
-    assert {path.name for path in users if not {name_of(path), path.stem} & doors} == set()
+    assert {relative(path) for path in users if package_of(module_of(path)) not in doors} == set()
+
+
+def test_a_reader_sees_public_names_and_packages_alone():
+    shown = {name for name in dir(lightning_sanity) if not name.startswith("_")}
+    assert shown <= {*lightning_sanity.__all__, *ORDER, "testing", "pytorch_lightning"}
 
 
 def test_the_lowest_versions_that_are_tested_are_the_declared_ones():

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.attention import captured_attention
-from lightning_sanity.attribution.cam import gradcam
+from lightning_sanity.attribution.gradient_cam import gradcam
 from lightning_sanity.attribution.layers import last_map
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import output_gradient
-from lightning_sanity.budget import Cost, Interrupted, Shared, alarm, thin
+from lightning_sanity.resources.budget import Cost, Interrupted, Shared, alarm, thin
 
 
 def test_what_fits_is_left_alone():
@@ -213,7 +213,7 @@ def test_a_walk_over_all_depths_that_hangs_is_ended(digits_network):
 @pytest.fixture
 def _short(monkeypatch):
     """Too little time for all noisy copies, however fast the machine is."""
-    monkeypatch.setattr("lightning_sanity.trained_model._GUARDING", 0.0)
+    monkeypatch.setattr("lightning_sanity.parameter_randomization.trained_maps._GUARDING", 0.0)
 
 
 @pytest.mark.usefixtures("_short")

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult, demo
-from lightning_sanity.released import obstacle
-from lightning_sanity.shadow import state_digest, weights_digest
+from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult
+from lightning_sanity.callback.released_weights import obstacle
+from lightning_sanity.cli import demo
+from lightning_sanity.model.clone import state_digest, weights_digest
 
 METHODS = ("gradient", "guided_backprop")
 
@@ -172,7 +173,7 @@ def test_on_fail_warn_names_the_method_and_the_reason(tmp_path, loaders):
 
 
 def test_long_tests_show_progress_as_lines(tmp_path, loaders, monkeypatch, caplog):
-    monkeypatch.setattr("lightning_sanity.trainer._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("lightning_sanity.callback.trainer._PROGRESS_EVERY", 0.0)
     with caplog.at_level("INFO"):
         trainer(tmp_path, callback()).fit(demo.DigitsClassifier(), *loaders)
     assert any("randomization test: " in message and "trial 2" in message for message in caplog.messages)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lightning_sanity import attribution
 from lightning_sanity.attribution import resolve
-from lightning_sanity.attribution.cam import gradcam, internal_influence, scorecam
+from lightning_sanity.attribution.gradient_cam import gradcam, internal_influence, scorecam
 from lightning_sanity.attribution.layers import last_map, layout_of
 
 

@@ -96,7 +96,7 @@ def test_the_job_fails_on_weights_that_were_not_tested(run, command):
 
 def test_check_adds_the_callback_where_there_is_none(run, command):
     (run.folder / "plain.yaml").write_text(
-        "model: {class_path: lightning_sanity.demo.DigitsClassifier}\n"
+        "model: {class_path: lightning_sanity.cli.demo.DigitsClassifier}\n"
         "data: {class_path: examples.ci_gate.Digits}\n"
         "trainer: {accelerator: cpu, logger: false}\n"
     )
@@ -111,7 +111,7 @@ def test_check_adds_the_callback_where_there_is_none(run, command):
 
 def test_check_without_a_configuration_tests_the_same_weights(run, command):
     code, printed = command(
-        "lightning-sanity check lightning_sanity.demo:DigitsClassifier --ckpt run/best.ckpt "
+        "lightning-sanity check lightning_sanity.cli.demo:DigitsClassifier --ckpt run/best.ckpt "
         "--data examples.ci_gate:Digits --methods gradient,guided_backprop --trials 2 --samples 8 --out factory"
     )
     assert code == 1, printed.out + printed.err

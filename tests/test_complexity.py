@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_sanity import attribution, demo
-from lightning_sanity.complexity import efficient_mprt, entropy
+from lightning_sanity import attribution
+from lightning_sanity.cli import demo
+from lightning_sanity.parameter_randomization.complexity import efficient_mprt, entropy
 
 
 def histogram_entropy(values, bins):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import demo
-from lightning_sanity.convergence import cosine_similarity_convergence, gaussian_baseline
+from lightning_sanity.cli import demo
+from lightning_sanity.quality import cosine_similarity_convergence, gaussian_baseline
 
 BASELINE_32 = gaussian_baseline(32)
 

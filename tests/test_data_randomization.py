@@ -8,14 +8,15 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from lightning_sanity import Criterion, Outcome, SanityResult, data_randomization_test, demo, targets
+from lightning_sanity import Criterion, Outcome, SanityResult, data_randomization_test, targets
 from lightning_sanity.attribution.controls import edge_detector
 from lightning_sanity.attribution.gradient import gradient
-from lightning_sanity.label_statistics import label_permutation, label_sensitivity
-from lightning_sanity.memorization import Memorization
+from lightning_sanity.cli import demo
+from lightning_sanity.data_randomization import Memorization
+from lightning_sanity.data_randomization.dri import label_permutation, label_sensitivity
+from lightning_sanity.explanation.tokens import token_scores
 from lightning_sanity.report import figures
 from lightning_sanity.report.label_figures import label_maps
-from lightning_sanity.text import token_scores
 
 KNOWN = Memorization((1.0,) * 3, (0.99,) * 3, (0.1,) * 3, test_samples=400, chance=0.1)
 MEASURES = ("spearman", "spearman_support", "spearman_signed", "ssim")

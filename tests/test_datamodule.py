@@ -28,7 +28,8 @@ from recorded_labels import (
 from test_undisturbed import Noisy, Regularised, assert_identical
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, RandomSampler, Subset, random_split
 
-from lightning_sanity import RandomLabelDataModule, demo
+from lightning_sanity import RandomLabelDataModule
+from lightning_sanity.cli import demo
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use_distributed_sampler|.*fork.*:DeprecationWarning"),

@@ -5,13 +5,13 @@ import torch
 from scipy.stats import spearmanr
 
 from lightning_sanity import Criterion, SanityResult, parameter_randomization_test
-from lightning_sanity._rng import isolated_rng
 from lightning_sanity.attribution import resolve
-from lightning_sanity.complexity import efficient_mprt
-from lightning_sanity.diagnostics import NAMES, between_classes, other_classes
-from lightning_sanity.explanation import Explanation, Maps
+from lightning_sanity.explanation.maps import Explanation, Maps
+from lightning_sanity.parameter_randomization.complexity import efficient_mprt
+from lightning_sanity.parameter_randomization.diagnostics import NAMES, between_classes, other_classes
+from lightning_sanity.resources.random_streams import isolated_rng
+from lightning_sanity.result.signal import dependence, holm
 from lightning_sanity.similarity import spearman
-from lightning_sanity.statistics import dependence, holm
 
 
 @pytest.fixture(scope="module")

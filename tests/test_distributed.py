@@ -6,7 +6,8 @@ import lightning.pytorch as pl
 import pytest
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import SaliencySanityCallback, SanityResult, demo
+from lightning_sanity import SaliencySanityCallback, SanityResult
+from lightning_sanity.cli import demo
 
 
 def fit(folder, **changes):

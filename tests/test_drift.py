@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from lightning_sanity import SanityResult, demo, parameter_randomization_test
-from lightning_sanity.drift import drift
-from lightning_sanity.pictures import coarse
+from lightning_sanity import SanityResult, parameter_randomization_test
+from lightning_sanity.callback.drift import drift
+from lightning_sanity.cli import demo
+from lightning_sanity.result.pictures import coarse
 from lightning_sanity.similarity import spearman
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_sanity.explanation import Maps, Reference
+from lightning_sanity.explanation.maps import Maps, Reference
 from lightning_sanity.similarity import resolve
 
 SIMILARITIES = [resolve(name) for name in ("ssim", "spearman", "spearman_signed", "spearman_support", "hog", "kendall")]

@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult, demo
+from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult
+from lightning_sanity.cli import demo
 
 forking = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning",

@@ -11,17 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from lightning_sanity.report import figures, psi
-from lightning_sanity.result import (
-    Coverage,
-    Curve,
-    Outcome,
-    OutputChange,
-    Pictures,
-    SanityResult,
-    UnitCoverage,
-    Verdict,
-)
-from lightning_sanity.statistics import sensitivity
+from lightning_sanity.result import Coverage, Curve, Outcome, OutputChange, SanityResult, UnitCoverage, Verdict
+from lightning_sanity.result.psi import sensitivity
+from lightning_sanity.result.sanity_result import Pictures
 
 UNITS = ("fc2", "fc1", "features.6", "features.3", "features.0")
 NAN = math.nan

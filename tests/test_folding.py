@@ -11,17 +11,18 @@ from torch.nn.utils import parametrizations
 from torchvision.models import resnet18
 
 from lightning_sanity import parameter_randomization_test
-from lightning_sanity._rng import generator
 from lightning_sanity.attribution import resolve
 from lightning_sanity.engine import ENGINES, Engine, folding
 from lightning_sanity.engine.folding import Folded
 from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.engine.streams import TwoStream
-from lightning_sanity.explanation import Explanation
-from lightning_sanity.memory import bytes_of
-from lightning_sanity.shadow import clone
-from lightning_sanity.twins import Reinitializer
-from lightning_sanity.units import Unit, subsets, units
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.model.clone import clone
+from lightning_sanity.randomization import Unit, units
+from lightning_sanity.randomization.twins import Reinitializer
+from lightning_sanity.randomization.unit import subsets
+from lightning_sanity.resources.memory import bytes_of
+from lightning_sanity.resources.random_streams import generator
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=generator("images"))
 CLASSES = torch.arange(4)

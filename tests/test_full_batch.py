@@ -30,7 +30,8 @@ from lightning_sanity.engine import full_batch
 from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.engine.streams import TwoStream
-from lightning_sanity.units import ORDERS, units
+from lightning_sanity.randomization import units
+from lightning_sanity.randomization.unit import ORDERS
 
 SEQUENCES = torch.rand(5, 6, 4, generator=torch.Generator().manual_seed(5))
 

@@ -9,12 +9,13 @@ from made_results import FAILING, NOW, OPEN, PASSING, made
 from torch import nn
 
 from lightning_sanity import Criterion, Outcome, SanityResult
-from lightning_sanity.checkpoint import digests
-from lightning_sanity.gate import at_threshold, gate
-from lightning_sanity.noninferiority import compare
-from lightning_sanity.policy import Policy, duration, read_policy
-from lightning_sanity.shadow import weights_digest
-from lightning_sanity.verdict import Evidence, judge
+from lightning_sanity.model.checkpoint import digests
+from lightning_sanity.model.clone import weights_digest
+from lightning_sanity.release import Policy, gate, read_policy
+from lightning_sanity.release.gating import at_threshold
+from lightning_sanity.release.policy import duration
+from lightning_sanity.result.noninferiority import compare
+from lightning_sanity.result.verdict import Evidence, judge
 
 
 def model(seed=0):

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity.graph import trace
+from lightning_sanity.model.graph import trace
 
 
 class Functional(nn.Module):

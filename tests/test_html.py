@@ -15,7 +15,8 @@ import lightning_sanity
 from lightning_sanity import SanityResult
 from lightning_sanity.report import chart, html, thumbnails
 from lightning_sanity.report.reproduction import python_call
-from lightning_sanity.result import Outcome, OutputChange, Pictures, Verdict
+from lightning_sanity.result import Outcome, OutputChange, Verdict
+from lightning_sanity.result.sanity_result import Pictures
 
 EVIL = "<img src=x onerror=alert(1)>"
 VOID = {"meta", "link", "img", "br", "input", "hr"}

@@ -7,9 +7,10 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import Outcome, SanityResult, demo
+from lightning_sanity import Outcome, SanityResult
 from lightning_sanity.attribution import integrated_gradients
-from lightning_sanity.label_experiment import random_label_experiment
+from lightning_sanity.cli import demo
+from lightning_sanity.data_randomization import random_label_experiment
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 1}
 

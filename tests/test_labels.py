@@ -11,7 +11,7 @@ from recorded_labels import QUIET, SIZE, TRUE, Batched, Digits, Named, Recorder,
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from lightning_sanity import RandomLabelDataModule
-from lightning_sanity.datamodule import RandomLabelDataset
+from lightning_sanity.data_randomization.datamodule import RandomLabelDataset
 
 
 def test_the_agreement_is_measured_said_and_logged(tmp_path, caplog):

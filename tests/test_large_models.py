@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from lightning_sanity import SaliencySanityCallback, parameter_randomization_test, targets
 from lightning_sanity.attribution import integrated_gradients, resolve
-from lightning_sanity.text import Tokens, token_scores
+from lightning_sanity.explanation import Tokens
+from lightning_sanity.explanation.tokens import token_scores
 
 WORDS, LENGTH = 40, 10
 METHODS = ("gradient", integrated_gradients(3, tolerance=10.0), "gradcam")

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader
 
-from lightning_sanity import SaliencySanityCallback, SanityResult, demo
-from lightning_sanity.cli import main
+from lightning_sanity import SaliencySanityCallback, SanityResult
+from lightning_sanity.cli import demo, main
 
 pytestmark = [
     # Lightning 2.6 calls jsonargparse in a way that newer ones deprecate.
@@ -115,7 +115,7 @@ def test_the_printed_configuration_of_the_example_reads_as_itself(tmp_path, caps
 def test_random_labels_trains_both_kinds_from_a_configuration(tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text(
-        "model: {class_path: lightning_sanity.demo.DigitsClassifier, init_args: {learning_rate: 0.002}}\n"
+        "model: {class_path: lightning_sanity.cli.demo.DigitsClassifier, init_args: {learning_rate: 0.002}}\n"
         f"data: {{class_path: {__name__}.Digits}}\n"
         "trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false}\n"
     )

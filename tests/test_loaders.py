@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from lightning_sanity import RandomLabelDataModule
-from lightning_sanity.datamodule import RandomLabelDataset
+from lightning_sanity.data_randomization.datamodule import RandomLabelDataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*number of training batches")
 

@@ -2,14 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_sanity.memorization import (
-    Memorization,
+from lightning_sanity.data_randomization import Memorization, memorization
+from lightning_sanity.data_randomization.learned_labels import (
     accuracy,
     chance,
     confusion,
     confusion_of,
     independent_samples,
-    memorization,
 )
 
 

@@ -14,9 +14,9 @@ from lightning_sanity.attribution.gradient import smoothgrad
 from lightning_sanity.attribution.path import integrated_gradients
 from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.engine.streams import TwoStream
-from lightning_sanity.graph import trace
-from lightning_sanity.twins import reinitializer
-from lightning_sanity.units import plan
+from lightning_sanity.model.graph import trace
+from lightning_sanity.randomization.twins import reinitializer
+from lightning_sanity.randomization.unit import plan
 
 
 class Peak(TorchDispatchMode):

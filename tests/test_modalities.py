@@ -6,12 +6,13 @@ from test_examples import load
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import Outcome, attribution, demo, parameter_randomization_test
+from lightning_sanity import Outcome, attribution, parameter_randomization_test
 from lightning_sanity.attribution import integrated_gradients
 from lightning_sanity.attribution.layers import last_map
-from lightning_sanity.multi_input import multi_input_randomization_test
-from lightning_sanity.shadow import Adapted
-from lightning_sanity.text import Tokens
+from lightning_sanity.cli import demo
+from lightning_sanity.explanation import Tokens
+from lightning_sanity.model.clone import Adapted
+from lightning_sanity.parameter_randomization import multi_input_randomization_test
 
 FAILING = ("edge_detector", "input_copy")
 

@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from lightning_sanity._rng import generator
-from lightning_sanity.graph import trace
-from lightning_sanity.randomization import redraw
-from lightning_sanity.shadow import clone
-from lightning_sanity.shadow import weights_digest as digest
-from lightning_sanity.units import plan
+from lightning_sanity.model.clone import clone
+from lightning_sanity.model.clone import weights_digest as digest
+from lightning_sanity.model.graph import trace
+from lightning_sanity.randomization.strategies import redraw
+from lightning_sanity.randomization.unit import plan
+from lightning_sanity.resources.random_streams import generator
 
 QUICK = ("resnet18", "inception_v3", "mobilenet_v3_small", "densenet121", "convnext_tiny", "swin_t", "vit_b_32")
 REST = (

@@ -6,7 +6,7 @@ import torch
 from made_maps import assert_near, continuous, rectified
 
 from lightning_sanity import similarity as sim
-from lightning_sanity.normalization import NORMALIZATIONS
+from lightning_sanity.similarity.normalization import NORMALIZATIONS
 
 
 def test_percentile_clipped_is_the_abs_postprocessing_of_2018():

@@ -11,8 +11,8 @@ from lightning_sanity.attribution import optimized, perturbation, prediction_dif
 from lightning_sanity.attribution.optimized import extremal_perturbation, meaningful_perturbation
 from lightning_sanity.attribution.perturbation import occlusion, rise
 from lightning_sanity.attribution.prediction_difference import prediction_difference_analysis
+from lightning_sanity.attribution.regions import xrai
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
-from lightning_sanity.attribution.xrai import xrai
 
 NAMES = (
     "occlusion",

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_sanity import probe as probes
-from lightning_sanity.probe import ProbeError
+from lightning_sanity.explanation import probe as probes
+from lightning_sanity.explanation.probe import ProbeError
 
 
 @pytest.fixture

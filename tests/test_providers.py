@@ -7,7 +7,7 @@ from made_networks import Functional, cnn
 from reference import quietly
 
 from lightning_sanity.attribution import Method, resolve
-from lightning_sanity.attribution.cam import gradcam
+from lightning_sanity.attribution.gradient_cam import gradcam
 
 
 def test_captum_class_is_built_on_the_explained_model(batch):

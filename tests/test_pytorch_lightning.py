@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import SaliencySanityCallback, demo
+from lightning_sanity import SaliencySanityCallback
+from lightning_sanity.cli import demo
 
 pl = pytest.importorskip("pytorch_lightning")
 

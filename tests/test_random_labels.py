@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from lightning_sanity import demo
-from lightning_sanity.labels import LabelError, all_labels, identity, label_of, with_label
-from lightning_sanity.random_labels import RandomLabelDataset, draw
+from lightning_sanity.cli import demo
+from lightning_sanity.data_randomization.label_access import LabelError, all_labels, identity, label_of, with_label
+from lightning_sanity.data_randomization.random_labels import RandomLabelDataset, draw
 
 LABELS = demo.digits()[0].tensors[1].tolist()
 

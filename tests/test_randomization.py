@@ -7,11 +7,12 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_sanity._rng import generator
-from lightning_sanity.graph import trace
-from lightning_sanity.randomization import redraw, reinitialize_
-from lightning_sanity.twins import reinitializer
-from lightning_sanity.units import RandomizationError, Unit, plan, subsets, units
+from lightning_sanity.model.graph import trace
+from lightning_sanity.randomization import RandomizationError, Unit, reinitialize_, units
+from lightning_sanity.randomization.strategies import redraw
+from lightning_sanity.randomization.twins import reinitializer
+from lightning_sanity.randomization.unit import plan, subsets
+from lightning_sanity.resources.random_streams import generator
 
 
 class HeadFirst(nn.Module):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_sanity import Outcome, demo, parameter_randomization_test
-from lightning_sanity.units import units
-from lightning_sanity.validity import CONTROLS
+from lightning_sanity import Outcome, parameter_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.randomization import units
+from lightning_sanity.result.controls import CONTROLS
 
 
 def quick(model, images, methods="gradient", **changes):
@@ -285,7 +286,7 @@ def test_running_statistics_follow_the_policy(digits_network, policy):
 
 
 def test_recalibration_sets_the_statistics_of_the_probe():
-    from lightning_sanity.twins import recalibrate_
+    from lightning_sanity.randomization.twins import recalibrate_
 
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
     inputs = torch.randn(64, 4)

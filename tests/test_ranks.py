@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from lightning_sanity import similarity as sim
-from lightning_sanity.ranks import inversions
+from lightning_sanity.similarity.ranks import inversions
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

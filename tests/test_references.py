@@ -6,8 +6,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from lightning_sanity import Outcome, RandomLabelDataModule, SaliencySanityCallback, SanityResult, demo
-from lightning_sanity.drift import drift
+from lightning_sanity import Outcome, RandomLabelDataModule, SaliencySanityCallback, SanityResult
+from lightning_sanity.callback.drift import drift
+from lightning_sanity.cli import demo
 
 pytestmark = pytest.mark.filterwarnings("ignore:saliency maps failed")
 
@@ -106,7 +107,7 @@ def test_a_stored_model_with_random_labels_is_compared_at_every_validation(digit
 
 
 def test_the_stored_model_is_compared_once_and_then_left_where_time_is_short(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_sanity.allowance._LARGEST_PART", 0.0)
+    monkeypatch.setattr("lightning_sanity.callback.max_time._LARGEST_PART", 0.0)
     twin, found = demo.DigitsClassifier(), []
     trainer = pl.Trainer(max_epochs=1, **QUIET)
     trainer.fit(twin, *(DataLoader(part, 64) for part in demo.digits()))

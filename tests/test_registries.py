@@ -4,8 +4,7 @@ import warnings
 import pytest
 from made_results import FAILING, OPEN, PASSING, made
 
-from lightning_sanity.gate import gate
-from lightning_sanity.registries import promote_mlflow, promote_wandb
+from lightning_sanity.release import gate, promote_mlflow, promote_wandb
 
 PASS, FAIL, OPEN_ = (gate(made({"gradcam": similarity})) for similarity in (PASSING, FAILING, OPEN))
 

@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import Outcome, SaliencySanityCallback, demo
-from lightning_sanity.shadow import state_digest
+from lightning_sanity import Outcome, SaliencySanityCallback
+from lightning_sanity.cli import demo
+from lightning_sanity.model.clone import state_digest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:saliency maps failed the randomization test"),

@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_results import made
 
-from lightning_sanity import SanityResult, parameter_randomization_test, result_file
+from lightning_sanity import SanityResult, parameter_randomization_test
+from lightning_sanity.result import file as result_file
 
-SCHEMA = json.loads(resources.files("lightning_sanity").joinpath("result.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(
+    resources.files("lightning_sanity").joinpath("result", "result.schema.json").read_text(encoding="utf-8")
+)
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

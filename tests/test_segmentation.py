@@ -12,7 +12,8 @@ from lightning_sanity.attribution import available, resolve
 from lightning_sanity.attribution.perturbation import CoinDraw, MaskDraw, occlusion, rise
 from lightning_sanity.attribution.segmentation import regions
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
-from lightning_sanity.text import Tokens, token_scores
+from lightning_sanity.explanation import Tokens
+from lightning_sanity.explanation.tokens import token_scores
 
 SIDES = {"signal": (2, 12), "volume": (1, 4, 4, 6)}
 PARTS = {"signal": 6, "volume": 8}  # of the 6 that are asked for

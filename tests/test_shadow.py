@@ -10,8 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_sanity import SaliencySanityCallback, demo, parameter_randomization_test
-from lightning_sanity.shadow import CloneError, check_fidelity, check_liveness, clone, eager, evaluating, launder
+from lightning_sanity import SaliencySanityCallback, parameter_randomization_test
+from lightning_sanity.cli import demo
+from lightning_sanity.model import CloneError
+from lightning_sanity.model.clone import check_fidelity, check_liveness, clone, eager, evaluating, launder
 
 
 class Net(nn.Module):

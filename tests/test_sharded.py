@@ -22,12 +22,14 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import SaliencySanityCallback, checkpoint, demo, parameter_randomization_test
+from lightning_sanity import SaliencySanityCallback, parameter_randomization_test
 from lightning_sanity.attribution.method import output_gradient
-from lightning_sanity.budget import Interrupted
-from lightning_sanity.released import obstacle
-from lightning_sanity.shadow import state_digest, weights_digest
-from lightning_sanity.weights import drop_gathered, values
+from lightning_sanity.callback.released_weights import obstacle
+from lightning_sanity.cli import demo
+from lightning_sanity.model import checkpoint
+from lightning_sanity.model.clone import state_digest, weights_digest
+from lightning_sanity.model.weights import drop_gathered, values
+from lightning_sanity.resources.budget import Interrupted
 
 WORLD = 2
 PATIENCE = 240  # seconds for all processes

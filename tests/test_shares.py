@@ -8,14 +8,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lightning_sanity import Criterion, cascade, parameter_randomization_test, randomization_tests
-from lightning_sanity.budget import Interrupted, thin
-from lightning_sanity.division import Division
+from lightning_sanity import Criterion, parameter_randomization_test
 from lightning_sanity.engine import Engine
 from lightning_sanity.engine.path import NotTraceable
-from lightning_sanity.shares import PeerFailed, Share
-from lightning_sanity.targets import class_mask
-from lightning_sanity.trained_model import TrainedModel
+from lightning_sanity.explanation.targets import class_mask
+from lightning_sanity.parameter_randomization import cascade
+from lightning_sanity.parameter_randomization import mprt as randomization_tests
+from lightning_sanity.parameter_randomization.scheduling import Division
+from lightning_sanity.parameter_randomization.trained_maps import TrainedModel
+from lightning_sanity.resources.budget import Interrupted, thin
+from lightning_sanity.resources.processes import PeerFailed, Share
 
 
 def own(model, inputs, target):

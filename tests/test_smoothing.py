@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_sanity import attribution, parameter_randomization_test
-from lightning_sanity.smoothing import log_sum_exp_pool, smooth
+from lightning_sanity.quality import log_sum_exp_pool, smooth
 
 
 class Functional(nn.Module):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from lightning_sanity.statistics import sensitivity, sensitivity_curve, sensitivity_of_samples, signal
+from lightning_sanity.result.psi import sensitivity, sensitivity_curve, sensitivity_of_samples
+from lightning_sanity.result.signal import signal
 
 
 def uniform(value, shape):

@@ -10,17 +10,18 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from lightning_sanity import parameter_randomization_test
-from lightning_sanity._rng import generator
 from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import Engine
 from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.engine.plan import Plan
 from lightning_sanity.engine.streams import Trained, TwoStream
-from lightning_sanity.explanation import Explanation
-from lightning_sanity.shadow import Adapted, clone
-from lightning_sanity.twins import Reinitializer
-from lightning_sanity.units import ORDERS, subsets, units
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.model.clone import Adapted, clone
+from lightning_sanity.randomization import units
+from lightning_sanity.randomization.twins import Reinitializer
+from lightning_sanity.randomization.unit import ORDERS, subsets
+from lightning_sanity.resources.random_streams import generator
 
 IMAGES = torch.rand(5, 3, 12, 12, generator=generator("images"))
 
@@ -170,8 +171,8 @@ def walked(name, methods=("gradient",), order="cascading", networks=NETWORKS, **
 
 
 def _units(copied, face, inputs):
-    from lightning_sanity.graph import trace
-    from lightning_sanity.units import plan
+    from lightning_sanity.model.graph import trace
+    from lightning_sanity.randomization.unit import plan
 
     return plan(copied, trace(copied, (inputs,), lambda *arguments: face(*arguments))).units
 

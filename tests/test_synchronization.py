@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lightning_sanity
 from lightning_sanity import parameter_randomization_test
-from lightning_sanity.cascade import Cascade
+from lightning_sanity.parameter_randomization.cascade import Cascade
 
 PACKAGE = Path(lightning_sanity.__file__).parent
 OPERATIONS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
@@ -26,10 +26,10 @@ ON_A_CPU_ONLY = {("ranks", "_mean_positions"), ("ranks", "sort_packed"), ("ranks
 """Guarded by ``device.type == "cpu"``, where asking costs nothing."""
 ONCE_PER_RUN = {("engine", "_difference"): len(METHODS)}
 """The proof that a method's maps are the plain ones; counted per method, not per trial."""
-DRAWING = {("randomization", "_law"): 11}
+DRAWING = {("strategies", "_law"): 11}
 """Whether a tensor is constant, and thus has no spread to draw with, is asked of its values: once per run and tensor,
 once more per constant one, and of the largest where a constant is 0."""
-LISTENING = {("explanation", "listen"): DEPTHS * TRIALS}
+LISTENING = {("maps", "listen"): DEPTHS * TRIALS}
 """Whether a pass that comes by is one of the probe itself, in the plain loop alone; it saves a pass."""
 
 

@@ -5,10 +5,11 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_sanity import attribution, measures, parameter_randomization_test, similarity, targets
-from lightning_sanity.explanation import Explanation
-from lightning_sanity.question import ask
-from lightning_sanity.shadow import Adapted
+from lightning_sanity import attribution, parameter_randomization_test, similarity, targets
+from lightning_sanity.explanation import measures
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.explanation.request import ask
+from lightning_sanity.model.clone import Adapted
 
 
 def gradient_of(model, inputs, target, **arguments):

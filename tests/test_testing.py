@@ -1,7 +1,7 @@
 import pytest
 from made_results import FAILING, OPEN, PASSING, made
 
-from lightning_sanity.policy import Policy
+from lightning_sanity.release import Policy
 from lightning_sanity.testing import assert_passes
 
 

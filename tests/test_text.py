@@ -3,14 +3,16 @@
 import copy
 
 import pytest
+import sentences
 import torch
 from test_examples import load
 from torch import nn
 
-from lightning_sanity import Outcome, parameter_randomization_test, sentences, similarity
+from lightning_sanity import Outcome, parameter_randomization_test, similarity
 from lightning_sanity.attribution import integrated_gradients
+from lightning_sanity.explanation import Tokens
+from lightning_sanity.explanation.tokens import token_scores
 from lightning_sanity.report import tokens as pictures
-from lightning_sanity.text import Tokens, token_scores
 
 LOCAL_AND_GLOBAL = [integrated_gradients(6, multiply_by_inputs=whole, tolerance=1.0) for whole in (True, False)]
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_sanity import SaliencySanityCallback, demo
+from lightning_sanity import SaliencySanityCallback
+from lightning_sanity.cli import demo
 
 
 class Noisy(Dataset):

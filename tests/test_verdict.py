@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_sanity.result import Outcome
-from lightning_sanity.verdict import Criterion, Evidence, judge
+from lightning_sanity.result import Criterion, Outcome
+from lightning_sanity.result.verdict import Evidence, judge
 
 
 def evidence(similarity, *, spread=0.02, trials=6, **changes):

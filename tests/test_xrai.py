@@ -9,7 +9,7 @@ import torch
 from made_networks import classes, convolutional, images
 from torch import nn
 
-from lightning_sanity.attribution.xrai import xrai
+from lightning_sanity.attribution.regions import xrai
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_xrai_of_small_images_is_refused_unless_asked_for():
 
 def test_xrai_cuts_its_regions_once(monkeypatch):
     pytest.importorskip("saliency")
-    module = importlib.import_module("lightning_sanity.attribution.xrai")
+    module = importlib.import_module("lightning_sanity.attribution.regions")
     model, x, target = convolutional(), images(2), classes(2)
     prepared = xrai(n_steps=3, min_side=16, max_batch=4).prepare(model, x)
     monkeypatch.setattr(module, "_outlines", lambda pixels: pytest.fail("cut again"))

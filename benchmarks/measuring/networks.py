@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, resnet18
 
-from lightning_sanity.explanation import Explanation
-from lightning_sanity.question import ask
-from lightning_sanity.shadow import Adapted, clone
-from lightning_sanity.targets import Target, class_mask
+from lightning_sanity.explanation import Target
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.explanation.request import ask
+from lightning_sanity.explanation.targets import class_mask
+from lightning_sanity.model.clone import Adapted, clone
 
 PATCHES = {32: 4, 64: 8, 224: 16}
 

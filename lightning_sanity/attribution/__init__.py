@@ -1,4 +1,26 @@
-"""Attribution methods by name; any function ``(model, inputs, target) -> attribution`` works in their place."""
+"""Attribution methods by name; any function ``(model, inputs, target) -> attribution`` works in their place.
+
+method.py                 what a method is, and what the test must know about it
+gradient.py               gradient, input x gradient, SmoothGrad and relatives
+path.py                   integrated gradients and relatives; completeness.py: do they add up?
+guided.py                 Guided Backprop and the deconvnet
+deeplift.py, rescale.py   DeepLift and DeepSHAP, and their rules
+relevance.py              LRP and excitation backprop, through zennit
+gradient_cam.py           Grad-CAM and relatives; layers.py: feature maps inside a network
+class_activation.py       CAM in its original, exact form
+attention.py              attention rollout, attention weighted by its gradient
+perturbation.py           occlusion, RISE, and what their kin share
+prediction_difference.py  prediction difference analysis
+superpixels.py            feature ablation, LIME, KernelSHAP; segmentation.py: what is hidden together
+regions.py                XRAI
+optimized.py              masks found by gradient descent
+controls.py               methods whose verdict is known beforehand
+providers.py              captum's classes as methods
+baselines.py              what stands for "nothing there"
+batching.py               many altered copies of a batch within a given memory
+derived.py                attributions that follow from what a pass shows
+input_gradients.py        operations whose gradient at their input is cheaper than torch's own
+"""
 
 from __future__ import annotations
 
@@ -7,14 +29,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention
-from lightning_sanity.attribution.cam import (
-    gradcam,
-    gradcam_plus_plus,
-    guided_gradcam,
-    internal_influence,
-    layercam,
-    scorecam,
-)
 from lightning_sanity.attribution.class_activation import cam
 from lightning_sanity.attribution.controls import constant, edge_detector, input_copy, input_plus_gradient, random
 from lightning_sanity.attribution.deeplift import deeplift, deeplift_local, deepshap, deepshap_local
@@ -26,6 +40,14 @@ from lightning_sanity.attribution.gradient import (
     smoothgrad,
     smoothgrad_squared,
     vargrad,
+)
+from lightning_sanity.attribution.gradient_cam import (
+    gradcam,
+    gradcam_plus_plus,
+    guided_gradcam,
+    internal_influence,
+    layercam,
+    scorecam,
 )
 from lightning_sanity.attribution.guided import deconvnet, guided_backprop
 from lightning_sanity.attribution.method import AttributionFn, Method
@@ -39,6 +61,7 @@ from lightning_sanity.attribution.path import (
 from lightning_sanity.attribution.perturbation import occlusion, rise
 from lightning_sanity.attribution.prediction_difference import prediction_difference_analysis
 from lightning_sanity.attribution.providers import captum_method, is_captum
+from lightning_sanity.attribution.regions import xrai
 from lightning_sanity.attribution.relevance import (
     composite_method,
     excitation_backprop,
@@ -49,7 +72,6 @@ from lightning_sanity.attribution.relevance import (
     require,
 )
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
-from lightning_sanity.attribution.xrai import xrai
 
 __all__ = [
     "AttributionFn",

@@ -20,7 +20,7 @@ from lightning_sanity.attribution.layers import (
     submodule,
 )
 from lightning_sanity.attribution.method import AttributionFn, Method, Refusal, first, outputs_of
-from lightning_sanity.weights import gathered, own_class
+from lightning_sanity.model.weights import gathered, own_class
 
 
 def cam() -> Method:

@@ -26,7 +26,7 @@ from lightning_sanity.attribution.method import (
     output_gradient,
     replaced,
 )
-from lightning_sanity.graph import trace
+from lightning_sanity.model.graph import trace
 
 
 class _Rectify(torch.autograd.Function):

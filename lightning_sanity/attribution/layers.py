@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.method import first, leaf, outputs_of, replaced, select
-from lightning_sanity.graph import first_tensor
+from lightning_sanity.model.graph import first_tensor
 
 _CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
 _SEQUENTIAL = (*_CHANNELS_LAST, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)

@@ -15,15 +15,7 @@ from torch.nn import functional as F
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
 from lightning_sanity.attribution.layers import LINEAR
-from lightning_sanity.attribution.method import (
-    AttributionFn,
-    Method,
-    Segmentation,
-    first,
-    outputs_of,
-    rest,
-    select,
-)
+from lightning_sanity.attribution.method import AttributionFn, Method, Segmentation, first, outputs_of, rest, select
 from lightning_sanity.attribution.segmentation import regions, unsegmented
 
 FORWARD = 1 / 3

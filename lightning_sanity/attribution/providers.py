@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution.layers import last_map, layout_of, no_positions, resized, sides_of, submodule
 from lightning_sanity.attribution.method import Method, Refusal, first, leaf, outputs_of, rest
-from lightning_sanity.graph import trace
+from lightning_sanity.model.graph import trace
 
 _HOOKS_MODULES = (attr.GuidedBackprop, attr.Deconvolution, attr.GuidedGradCam, attr.DeepLift, attr.DeepLiftShap)
 _OURS = {

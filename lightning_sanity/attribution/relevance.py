@@ -30,7 +30,7 @@ from lightning_sanity.attribution.method import (
     replaced,
     select,
 )
-from lightning_sanity.weights import is_sharded
+from lightning_sanity.model.weights import is_sharded
 
 _MakeComposite = Callable[[], Any]
 

@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows
 from lightning_sanity.attribution.method import AttributionFn, Method, Segmentation, first
-from lightning_sanity.attribution.perturbation import (
-    FORWARD,
-    ablation,
-    check_count,
-    perturbed_outputs,
-    whole,
-)
+from lightning_sanity.attribution.perturbation import FORWARD, ablation, check_count, perturbed_outputs, whole
 from lightning_sanity.attribution.segmentation import regions, unsegmented
 
 Superpixels = Tensor | Segmentation | None

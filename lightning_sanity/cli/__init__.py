@@ -1,4 +1,11 @@
-"""The command line: ``main(argv) -> exit code``. 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive."""
+"""The command line: ``main(argv) -> exit code``. 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive.
+
+check.py     tests the weights of a checkpoint
+labels.py    the data randomization test of a LightningCLI configuration, trainings included
+release.py   gate, report, compare: the commands that read results
+demo.py      a small CNN on real digits, watched while it trains and tested before its release
+terminal.py  lines that cannot break, and tables
+"""
 
 from __future__ import annotations
 
@@ -13,8 +20,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_sanity.cli import check, labels, release
 from lightning_sanity.cli.terminal import complain, say
-from lightning_sanity.randomization import RandomizationError
-from lightning_sanity.shadow import CloneError
+from lightning_sanity.model.clone import CloneError
+from lightning_sanity.randomization.strategies import RandomizationError
 
 USAGE = 2
 _EXPECTED = (ImportError, OSError, ValueError, CloneError, MisconfigurationException, RandomizationError)
@@ -105,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from lightning_sanity import demo  # trains: needs the extra
+    from lightning_sanity.cli import demo  # trains: needs the extra
 
     return demo.run(arguments.out, arguments.epochs, arguments.trials, arguments.samples, arguments.seed)
 

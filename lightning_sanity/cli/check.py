@@ -16,13 +16,14 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_sanity import checkpoint, probe
-from lightning_sanity.callback import SaliencySanityCallback
+from lightning_sanity.callback.sanity_callback import SaliencySanityCallback
 from lightning_sanity.cli.terminal import print_decision, say
-from lightning_sanity.gate import gate
-from lightning_sanity.randomization_tests import parameter_randomization_test
-from lightning_sanity.report.decision import one_line
-from lightning_sanity.result import SanityResult
+from lightning_sanity.explanation import probe
+from lightning_sanity.model import checkpoint
+from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
+from lightning_sanity.release.decision import one_line
+from lightning_sanity.release.gating import gate
+from lightning_sanity.result.sanity_result import SanityResult
 
 _USAGE = """\
 lightning-sanity check --config CONFIG.yaml --ckpt_path CKPT [option ...] [option of LightningCLI ...]

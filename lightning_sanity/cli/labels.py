@@ -11,9 +11,9 @@ import lightning.pytorch as pl
 
 from lightning_sanity.cli.check import current_folder_first, named
 from lightning_sanity.cli.terminal import print_decision, say
-from lightning_sanity.gate import gate
-from lightning_sanity.label_experiment import random_label_experiment
-from lightning_sanity.report.decision import one_line
+from lightning_sanity.data_randomization.experiment import random_label_experiment
+from lightning_sanity.release.decision import one_line
+from lightning_sanity.release.gating import gate
 
 _USAGE = "lightning-sanity random-labels --config CONFIG.yaml [option ...] [option of LightningCLI ...]"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sanity.cli.terminal import print_decision, say, table
-from lightning_sanity.gate import EXIT_CODES, Check, Decision, gate
-from lightning_sanity.noninferiority import compare, incomparable
-from lightning_sanity.policy import Policy, read_policy
-from lightning_sanity.report import decision as forms
-from lightning_sanity.result import Outcome, SanityResult
+from lightning_sanity.release import decision as forms
+from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
+from lightning_sanity.release.policy import Policy, read_policy
+from lightning_sanity.result.noninferiority import compare, incomparable
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _GATE_EPILOG = """\
 exit codes:

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lightning_sanity.gate import Check, Decision
-from lightning_sanity.report.decision import one_line
+from lightning_sanity.release.decision import one_line
+from lightning_sanity.release.gating import Check, Decision
 
 _COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 

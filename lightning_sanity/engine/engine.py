@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_sanity._rng import reseed
 from lightning_sanity.attribution.batching import ROWS, Rows, at_most, at_once, rows_of, target_of
 from lightning_sanity.attribution.derived import Copies, Derived
 from lightning_sanity.attribution.guided import Steering
@@ -30,12 +29,13 @@ from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.path import Begun, NotTraceable, Observed, Path, Planned
 from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.engine.sums import Sums
-from lightning_sanity.explanation import Explanation
-from lightning_sanity.memory import Meter, bytes_of
-from lightning_sanity.randomization import Change
-from lightning_sanity.twins import TrialDraw
-from lightning_sanity.units import Unit
-from lightning_sanity.weights import restore
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.model.weights import restore
+from lightning_sanity.randomization.strategies import Change
+from lightning_sanity.randomization.twins import TrialDraw
+from lightning_sanity.randomization.unit import Unit
+from lightning_sanity.resources.memory import Meter, bytes_of
+from lightning_sanity.resources.random_streams import reseed
 
 Paths = tuple[type[Path], ...]
 ENGINES: Mapping[str, Paths] = {"auto": (TwoStream, FullBatch), "folded": (Folded, TwoStream, FullBatch), "plain": ()}

@@ -13,8 +13,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.engine.streams import TwoStream
-from lightning_sanity.memory import bytes_of
-from lightning_sanity.units import Unit
+from lightning_sanity.randomization.unit import Unit
+from lightning_sanity.resources.memory import bytes_of
 
 TOLERANCE = 0.05
 """Share of a map's norm by which folding may move it. Most maps move by 1e-6; but where rounding carries a rectifier's

@@ -52,7 +52,7 @@ from lightning_sanity.engine.recording import (
     record,
     rows_of_call,
 )
-from lightning_sanity.units import Unit
+from lightning_sanity.randomization.unit import Unit
 
 _JOIN = 4 * JOIN
 """Bytes of the largest value up to which depths run together. Nothing is copied for that but at modules with weights,

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_sanity.attribution.batching import rows_of
 from lightning_sanity.engine.path import NotTraceable, Path
 from lightning_sanity.engine.rows import alike, same, stretched
-from lightning_sanity.units import Unit
+from lightning_sanity.randomization.unit import Unit
 
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.method import first
-from lightning_sanity.memory import bytes_of
-from lightning_sanity.units import Unit
+from lightning_sanity.randomization.unit import Unit
+from lightning_sanity.resources.memory import bytes_of
 
 JOIN = 4 * 2**20
 """Bytes up to which rows are joined for an operation: a copy that a larger batch repays. Above it the copy costs more

@@ -39,7 +39,7 @@ from lightning_sanity.attribution.method import first, select
 from lightning_sanity.engine.network import Network
 from lightning_sanity.engine.path import JOIN, Observed, Planned, Steps
 from lightning_sanity.engine.plan import Plan
-from lightning_sanity.units import Unit
+from lightning_sanity.randomization.unit import Unit
 
 # --------------------------------------------------------------------------------------------------------- the walk
 

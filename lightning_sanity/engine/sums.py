@@ -11,7 +11,7 @@ from lightning_sanity.attribution.derived import Evidence
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine.path import Observed
-from lightning_sanity.explanation import Explanation
+from lightning_sanity.explanation.maps import Explanation
 
 
 class Sums:

@@ -1,1 +1,11 @@
-"""Figures, the HTML report and what goes to the user's loggers."""
+"""What people look at: figures, the page, Markdown, and what goes to the user's loggers.
+
+figures.py        the figures of a result
+verdicts.py, curves.py, maps.py, tokens.py, chart.py, label_figures.py, psi.py   one kind of figure each
+style.py, palette.py, thumbnails.py   how they look
+html.py           the self-contained page, from report.html.j2
+markdown.py       the same in brief
+loggers.py        TensorBoard, W&B, MLflow, CSV and others, each in its native form
+wording.py        names and sentences of figures and page
+reproduction.py   the call that repeats a result
+"""

@@ -26,7 +26,7 @@ from lightning_sanity.report.wording import (
     stage,
     subject,
 )
-from lightning_sanity.result import SanityResult
+from lightning_sanity.result.sanity_result import SanityResult
 
 _CONTROLS = "controls, not gated:"
 _MARKERS = "os^DvPX*<>hd"

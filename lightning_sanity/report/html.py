@@ -18,13 +18,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
-import lightning_sanity
+from lightning_sanity._version import __version__
 from lightning_sanity.report import chart, psi, thumbnails
 from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.reproduction import python_call
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, stage, step_title, subject
-from lightning_sanity.result import Curve, SanityResult, Verdict
+from lightning_sanity.result.sanity_result import Curve, SanityResult, Verdict
 
 _DUTY = {"random": "must be INCONCLUSIVE: it is noise", "gradient": "must not FAIL on a trained network"}
 _DASHES = 4  # patterns that the style sheet knows
@@ -50,7 +50,7 @@ def render(result: SanityResult) -> str:
         .get_template("report.html.j2")
         .render(
             result=result,
-            version=lightning_sanity.__version__,
+            version=__version__,
             light=LIGHT,
             dark=DARK,
             symbol=SYMBOL,

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, ordered, subject, wrapped
-from lightning_sanity.result import SanityResult, Verdict
+from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 _COLUMNS = ("true\nlabels", "random\nlabels")
 _SIDE, _GAP, _BETWEEN, _LEFT = 1.1, 0.07, 0.3, 2.3  # inches

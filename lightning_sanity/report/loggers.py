@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lightning_sanity.report.markdown import table
-from lightning_sanity.result import Outcome, SanityResult
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -212,12 +212,12 @@ class _Figures:
     def _recipes(self) -> dict[str, Callable[[], Any]]:
         if not self._images:
             return {}
-        from lightning_sanity.report.figures import (
+        from lightning_sanity.report.figures import (  # matplotlib takes a second to import
             curves,
             every_sample,
             sensitivity,
             verdicts,
-        )  # matplotlib takes a second to import
+        )
 
         result, pictures = self._result, self._result.pictures
         samples = range(len(pictures.inputs)) if pictures is not None and pictures.maps else ()

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, ordered, step_title, wrapped
-from lightning_sanity.result import SanityResult, Verdict
+from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 _GHOST = 0.55  # how far the picture under an overlay fades into the paper
 

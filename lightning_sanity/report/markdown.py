@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-import lightning_sanity
+from lightning_sanity._version import __version__
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, subject
-from lightning_sanity.result import SanityResult, Verdict
+from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 
 def summary(result: SanityResult) -> str:
@@ -26,7 +26,7 @@ def summary(result: SanityResult) -> str:
         f"probe {_plain(result.probe_digest)}",
         *(f"{key} {_plain(settings[key])}" for key in ("model", "trials", "samples", "seed") if key in settings),
         f"{100 * result.coverage.share:.1f} % of the used parameters proven changed",
-        f"lightning_sanity {lightning_sanity.__version__}",
+        f"lightning_sanity {__version__}",
     ]
     meaning = (
         f"{index_name(result)}: 0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_sanity.result import Outcome
+from lightning_sanity.result.sanity_result import Outcome
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_sanity.report.wording import subject
-from lightning_sanity.result import Curve, SanityResult
-from lightning_sanity.statistics import sensitivity_curve, sensitivity_of_samples
-from lightning_sanity.verdict import SIGNED
+from lightning_sanity.result.psi import sensitivity_curve, sensitivity_of_samples
+from lightning_sanity.result.sanity_result import Curve, SanityResult
+from lightning_sanity.result.verdict import SIGNED
 
 
 def over_depth(result: SanityResult, method: str, measure: str | None = None) -> Tensor | None:

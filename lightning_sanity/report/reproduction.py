@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_sanity.report.wording import subject
-from lightning_sanity.result import SanityResult
+from lightning_sanity.result.sanity_result import SanityResult
 
 _KEYWORDS = (
     "similarities",

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from lightning_sanity.report.palette import Theme
 from lightning_sanity.report.wording import SYMBOL, answer
-from lightning_sanity.result import SanityResult
+from lightning_sanity.result.sanity_result import SanityResult
 
 _PAD = 8.0  # pixels between what must not touch
 

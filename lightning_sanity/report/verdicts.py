@@ -14,7 +14,7 @@ from lightning_sanity.report import psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, index_name, labelled, ordered, short_head, subject
-from lightning_sanity.result import Outcome, SanityResult, Verdict
+from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 
 _POINT = {Outcome.PASS: "o", Outcome.FAIL: "X", Outcome.INCONCLUSIVE: "D"}
 

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from lightning_sanity.result import Outcome, SanityResult
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 SYMBOL = {Outcome.PASS: "\N{CHECK MARK}", Outcome.FAIL: "\N{BALLOT X}", Outcome.INCONCLUSIVE: "?"}
 

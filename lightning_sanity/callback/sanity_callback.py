@@ -1,0 +1,563 @@
+"""SaliencySanityCallback: when the test runs, on which ranks, and what happens with the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
+
+from lightning_sanity import similarity as similarity_module
+from lightning_sanity.attribution import Method, resolve_all
+from lightning_sanity.callback.deferred_report import Publication
+from lightning_sanity.callback.drift import drift
+from lightning_sanity.callback.max_time import Allowance
+from lightning_sanity.callback.released_weights import matches, obstacle, subject, unaveraged
+from lightning_sanity.callback.scalars import scalars
+from lightning_sanity.callback.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
+from lightning_sanity.data_randomization.drt import data_randomization_test
+from lightning_sanity.engine import ENGINES
+from lightning_sanity.explanation.probe import Probe
+from lightning_sanity.model import checkpoint
+from lightning_sanity.model.clone import clone, weights_digest
+from lightning_sanity.model.sharded import measured_in_place
+from lightning_sanity.parameter_randomization.diagnostics import check_names
+from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
+from lightning_sanity.randomization.strategies import Reinitialize
+from lightning_sanity.randomization.twins import device_named
+from lightning_sanity.randomization.unit import ORDERS, Granularity
+from lightning_sanity.resources.budget import Interrupted
+from lightning_sanity.resources.memory import check_memory
+from lightning_sanity.resources.processes import Share, Together
+from lightning_sanity.result.controls import validated
+from lightning_sanity.result.noninferiority import against
+from lightning_sanity.result.sanity_result import Outcome, SanityCheckFailed, SanityResult
+from lightning_sanity.result.verdict import Criterion
+
+
+class SaliencySanityCallback(pl.Callback):
+    """Runs the parameter randomization test at the end of validation or testing, logs it, acts on the verdict.
+
+    Training is not touched: the test works on a detached clone and has random streams of its own. Processes that train
+    together share the work and get one result. Weights that are sharded (FSDP2, tensor parallelism) cannot be cloned:
+    all processes measure them in place, restore them to the last bit, and hold signals back until then.
+
+    Args:
+        methods: Names of ``lightning_sanity.attribution.available()``, functions
+            ``(model, inputs, target) -> attribution``, or a dictionary of either.
+        probe: What is explained: an int takes that many samples of the validation set, balanced over its classes and
+            the same at every validation; or a tensor, ``(inputs, labels)``, a data set, or a loader (its first batch).
+        every_n_validations: Measure at every n-th validation only; in between, the last values are logged again with
+            their ``age`` in steps.
+        order: See ``parameter_randomization_test``, like all arguments not described here.
+        granularity: See there.
+        max_steps: See there.
+        similarities: See there; logged as ``<method>/<similarity>``.
+        reinitialize: See there.
+        twin_device: See there.
+        norm_stats: See there.
+        trials: See there. Few are enough to watch a training run; a release wants 20.
+        repeats: See there.
+        diagnostics: See there.
+        criterion: See there.
+        on_fail: ``"warn"``; ``"stop"`` ends training when a gated method FAILs; ``"raise"`` raises
+            ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
+        on_error: A test that cannot be run is a ``"warn"`` ing, or ``"raise"`` s.
+        max_time: About how long all of it may take at one validation (the first also forms the probe): seconds, or
+            below 1 a share of the training time. Depths and trials are thinned to fit, then methods are left out; the
+            result says so. A share is kept like an account: a validation goes by unmeasured, with its ``age`` logged,
+            while there is less than the least test takes, unless a callback monitors a key of this one or
+            ``on_fail="raise"`` wants the last weights measured. Figures and page wait where they would take more than
+            a third of the time, for a validation with more of it or for the end of ``fit``, which shows the last
+            result in any case; so does the data randomization test, whose last values stay meanwhile. A method that
+            hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
+        max_memory: See there; of the parameter randomization test.
+        precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
+        seed: See there.
+        name: Tells several instances apart; keys become ``sanity/<name>/...``.
+        forward: See there.
+        layer: See there.
+        target: See there; what is explained where the model does not return class scores.
+        explain: See there; which of several inputs.
+        tokens: See there.
+        clone_fn: See there.
+        engine: See there.
+        max_batch: See there.
+        log_images: Send figures to the loggers.
+        report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.
+        baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
+            more than ``max_drop``.
+        max_drop: See ``noninferiority.compare``.
+        reference_checkpoint: Checkpoint of the same module trained on permuted labels (see ``RandomLabelDataModule``).
+            Every measurement then runs the data randomization test against it as well, which informs and never gates.
+
+    Attributes:
+        result: The last ``SanityResult`` of this run, or None.
+        label_result: That of the data randomization test, or None.
+        unmeasured: Why there is no result, in words, or None.
+
+    Logged at every validation, under ``sanity/``: ``passed``, and per method ``<method>/passed``, ``<method>/psi``,
+    ``<method>/psi_low``, ``<method>/<similarity>`` (mean at full randomization), ``<method>/<similarity>_auc`` (mean
+    over the cascade), ``<method>/drift`` (correlation of the maps with those of the last validation), ``age`` (steps
+    since measured) and ``seconds``; with a baseline ``<method>/baseline_drift`` and ``<method>/baseline_change`` (PSI
+    minus the baseline's), with a reference checkpoint ``<method>/dri``. They are always finite, so that a monitor never
+    breaks: what is undefined is logged as the worst value (PSI 0, similarity 1) while the result holds NaN.
+
+    Raises:
+        MisconfigurationException: If an argument is wrong.
+
+    Example::
+
+        trainer = L.Trainer(callbacks=[SaliencySanityCallback(["gradient", "gradcam"])])
+    """
+
+    def __init__(
+        self,
+        methods: str | Sequence[Method | Callable[..., Any] | str] | Mapping[str, Method | Callable[..., Any] | str] = (
+            "gradient",
+            "gradcam",
+            "guided_backprop",
+        ),
+        probe: Any = 16,
+        *,
+        every_n_validations: int = 1,
+        order: str = "cascading",
+        granularity: Granularity = "layer",
+        max_steps: int | None = None,
+        similarities: Sequence[str] | None = None,
+        reinitialize: Reinitialize = "default",
+        twin_device: str | None = None,
+        norm_stats: str = "auto",
+        trials: int | Literal["auto"] = 3,
+        repeats: int = 3,
+        diagnostics: Sequence[str] = ("cross_image",),
+        criterion: Criterion | None = None,
+        on_fail: Literal["warn", "stop", "raise"] = "warn",
+        on_error: Literal["warn", "raise"] = "warn",
+        max_time: float | None = None,
+        max_memory: int | None = None,
+        precision: Literal["32"] | None = None,
+        seed: int = 0,
+        name: str | None = None,
+        forward: Callable[..., Any] | None = None,
+        layer: str | None = None,
+        target: Any = None,
+        explain: int | str | None = None,
+        tokens: Any = None,
+        clone_fn: Callable[..., Any] | None = None,
+        engine: str = "auto",
+        max_batch: int | None = None,
+        log_images: bool = True,
+        report: bool = True,
+        baseline: str | Path | None = None,
+        max_drop: float = 0.1,
+        reference_checkpoint: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        _check_choice("order", order, ORDERS)
+        _check_choice("engine", engine, tuple(ENGINES))
+        _check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
+        _check_choice("on_error", on_error, ("warn", "raise"))
+        _check_choice("precision", precision, (None, "32"))
+        if max_time is not None and not (isinstance(max_time, (int, float)) and max_time > 0):
+            raise MisconfigurationException(f"`max_time` must be a positive number, not {max_time!r}")
+        _check_at_least("every_n_validations", every_n_validations, 1)
+        if trials != "auto":
+            _check_at_least("trials", trials, 1)
+        if max_batch is not None:
+            _check_at_least("max_batch", max_batch, 1)
+        if isinstance(probe, int):
+            _check_at_least("probe", probe, 2)
+        try:
+            self._gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
+            self._similarities = [similarity_module.resolve(key).name for key in similarities or ("ssim", "spearman")]
+            check_names(diagnostics)
+            device_named(twin_device)
+            check_memory(max_memory)
+        except (ValueError, TypeError) as error:
+            raise MisconfigurationException(str(error)) from error
+        self.probe, self.every_n_validations = probe, every_n_validations
+        self.on_fail, self.on_error, self.max_time, self.precision = on_fail, on_error, max_time, precision
+        self.seed, self.name, self.log_images, self.report = seed, name, log_images, report
+        if not (isinstance(max_drop, (int, float)) and 0 <= max_drop <= 1):
+            raise MisconfigurationException(f"`max_drop` must be a number from 0 to 1, not {max_drop!r}")
+        self.baseline, self.max_drop, self.reference_checkpoint = baseline, max_drop, reference_checkpoint
+        self.max_memory = max_memory
+        self.result: SanityResult | None = None
+        self.label_result: SanityResult | None = None
+        self.unmeasured: str | None = None
+        self._warned: set[str] = set()
+        self._baseline: SanityResult | None = None
+        self._drift: dict[str, float] = {}
+        self._test: dict[str, Any] = {
+            "methods": methods,
+            "similarities": None if similarities is None else tuple(similarities),
+            "order": order,
+            "granularity": granularity,
+            "max_steps": max_steps,
+            "reinitialize": reinitialize,
+            "twin_device": twin_device,
+            "norm_stats": norm_stats,
+            "trials": trials,
+            "repeats": repeats,
+            "diagnostics": tuple(diagnostics),
+            "criterion": criterion,
+            "seed": seed,
+            "forward": forward,
+            "layer": layer,
+            "target": target,
+            "explain": explain,
+            "tokens": tokens,
+            "clone_fn": clone_fn,
+            "engine": engine,
+            "max_batch": max_batch,
+            "max_memory": max_memory,
+            "pictures": log_images,
+        }
+        self._probe: Probe | None = None
+        self._allowance = Allowance(max_time)
+        self._publication = Publication(self._prefix, images=log_images, report=report)
+        self._validations, self._measured_step = 0, 0
+        self._restored: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------------------------------------------- hooks
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(name=self.name)
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what can only go wrong later."""
+        if trainer.barebones:
+            raise MisconfigurationException(
+                "`Trainer(barebones=True)` drops all logging: remove SaliencySanityCallback"
+            )
+        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+        problem = obstacle(callbacks, trainer.strategy, self)
+        if problem is not None:
+            raise MisconfigurationException(problem)
+        self._refuse_shared_keys(trainer, callbacks)
+        self._refuse_stale_monitors(callbacks)
+        self._read_references()
+        self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
+        self.label_result, self._drift, self._warned = None, {}, set()
+        self._allowance = Allowance(self.max_time, every=self.on_fail == "raise" or bool(self._monitors(callbacks)))
+        self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
+
+    def _read_references(self) -> None:
+        """Find out now, not after an epoch, that a file is missing or none of ours."""
+        try:
+            self._baseline = None if self.baseline is None else SanityResult.from_json(self.baseline)
+        except (OSError, ValueError) as error:
+            raise MisconfigurationException(f"`baseline` cannot be read: {error}") from error
+        if self.reference_checkpoint is not None:
+            try:
+                checkpoint.load(self.reference_checkpoint)
+            except (OSError, ValueError) as error:
+                raise MisconfigurationException(f"`reference_checkpoint` cannot be read: {error}") from error
+
+    def _refuse_shared_keys(self, trainer: pl.Trainer, callbacks: Iterable[Any]) -> None:
+        for other in callbacks:
+            if isinstance(other, SaliencySanityCallback) and other is not self:
+                shared = sorted(self._scalars(trainer).keys() & other._scalars(trainer).keys())
+                if shared:
+                    raise MisconfigurationException(
+                        f"two instances of SaliencySanityCallback would log '{shared[0]}', and Lightning would log the "
+                        f"mean of both: tell them apart by `name`, which is {self.name!r} and {other.name!r}"
+                    )
+
+    def _monitors(self, callbacks: Iterable[Any]) -> list[tuple[str, str]]:
+        """Who acts on what is logged here: the names of callbacks and the keys they monitor."""
+        watching = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
+        return [(name, key) for name, key in watching if isinstance(key, str) and key.startswith(f"{self._prefix}/")]
+
+    def _refuse_stale_monitors(self, callbacks: Iterable[Any]) -> None:
+        for name, monitor in self._monitors(callbacks) if self.every_n_validations > 1 else ():
+            raise MisconfigurationException(
+                f"{name} monitors '{monitor}', which is measured only at every "
+                f"{self.every_n_validations}-th validation: it would act on the value of other weights. "
+                "Use every_n_validations=1."
+            )
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of a ``max_time`` that is a share of the training time."""
+        self._allowance.start()
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure, log and decide."""
+        if not trainer.sanity_checking:  # Lightning's dry validation run: nothing has been trained or will be kept
+            self._observe(trainer, pl_module)
+
+    @override
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise, on the test set."""
+        self._observe(trainer, pl_module)
+
+    def _observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._allowance.begin(training=trainer.state.fn == "fit")
+        due = self._validations % self.every_n_validations == 0
+        self._validations += 1
+        if due and self._allowance.is_share:  # the clocks of ranks differ: the first decides
+            due = trainer.strategy.broadcast(self._allowance.affords())
+        if due:
+            self._measure(trainer, pl_module)
+        pl_module.log_dict(self._scalars(trainer), on_step=False, on_epoch=True)
+        if due and self.result is not None:
+            self._publish(trainer, self.result)
+            self._act(trainer, self.result)
+        if due:
+            self._allowance.end()
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise after a stand-alone validation, once its metrics are logged."""
+        if not trainer.sanity_checking and trainer.state.fn == "validate":
+            self._raise_unless_passed()
+
+    @override
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise after testing, once its metrics are logged."""
+        self._raise_unless_passed()
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Show what ``max_time`` put off: there is no later occasion."""
+        self._show(trainer)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show what ``max_time`` put off; raise after training, when no work can be lost."""
+        self._show(trainer)
+        # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
+        if (
+            self.on_fail == "raise"
+            and self.result is not None
+            and trainer.strategy.broadcast(weights_digest(pl_module) != self.result.weights_digest)
+        ):
+            self.unmeasured = f"training went on after the last test, at step {self.result.step}"
+            self.result = None
+        self._raise_unless_passed()
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Record whether the checkpoint holds the weights that were measured."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is not None:
+            callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+            state["matches_measured"] = matches(checkpoint, callbacks, state["weights_digest"])
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self.result is None:
+            return dict(self._restored)
+        result = self.result
+        return {
+            "version": 1,
+            "stale": False,
+            "probe_ids": None if result.probe_ids is None else list(result.probe_ids),
+            "probe_digest": result.probe_digest,
+            "weights_digest": result.weights_digest,
+            "step": result.step,
+            "passed": result.passed,
+            "outcomes": {name: verdict.outcome.value for name, verdict in result.verdicts.items()},
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Of an earlier run: kept for the record, never counted as a result.
+        self._restored = {**state_dict, "stale": True}
+        self._measured_step = int(state_dict.get("step") or 0)
+
+    # ----------------------------------------------------------------------------------------------------- measure
+
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set ``self.result``, the same on every rank; None, and ``self.unmeasured``, if there is none."""
+        gather = gatherer(trainer)
+        kind = Together if measured_in_place(pl_module, self._test["clone_fn"]) else Share
+        share = kind(trainer.global_rank, trainer.world_size, gather)
+        result, labels, error = None, None, None
+        try:
+            result, labels = self._run(trainer, pl_module, share)
+        except Exception as caught:
+            share.fail(caught)
+            # A traceback keeps the clone alive, and is wanted only where it will be shown.
+            error = caught if self.on_error == "raise" else caught.with_traceback(None)
+        # Ranks must agree, or the next collective hangs; and they must log the same value.
+        unlabelled = str(labels) if isinstance(labels, Exception) else None
+        found = gather((None if error is None else str(error), 0.0 if result is None else result.seconds, unlabelled))
+        messages = [message for message, _, _ in found if message is not None]
+        unlabelled = next((message for _, _, message in found if message is not None), None)
+        self.label_result = labels if isinstance(labels, SanityResult) and unlabelled is None else None
+        if result is not None and not messages:
+            result = replace(result, seconds=max(seconds for _, seconds, _ in found))
+            untrained = unaveraged(trainer.callbacks)  # type: ignore[attr-defined]
+            if untrained is not None:
+                verdicts, valid, validity = validated(result.verdicts, untrained)
+                result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
+                self._warn_once(f"no verdict of the randomization test stands: {untrained}")
+            if self._baseline is not None:
+                result = against(result, self._baseline, self.max_drop)
+            if self.result is not None and self.result.probe_digest == result.probe_digest:
+                self._drift = drift(result, self.result)
+            self.result, self.unmeasured = result, None
+            self._measured_step = trainer.global_step
+            if unlabelled is not None and self.on_error == "raise":
+                raise labels if isinstance(labels, Exception) else RuntimeError(unlabelled)
+            if unlabelled is not None:
+                self._warn_once(f"the data randomization test could not be run and has no result: {unlabelled}")
+            return
+        self.result, self.unmeasured = None, messages[0]
+        if isinstance(error, Interrupted):
+            rank_zero_warn(f"the randomization test was interrupted and has no result: {error}")
+        elif self.on_error == "raise":
+            raise error if error is not None else RuntimeError(messages[0])
+        else:
+            rank_zero_warn(f"the randomization test could not be run; training goes on. {messages[0]}")
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            rank_zero_warn(message)
+
+    def _run(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share
+    ) -> tuple[SanityResult, SanityResult | Exception | None]:
+        """The result, and that of the comparison with the stored model or why there is none."""
+        tick = interruptible(trainer, progress_lines(trainer))
+        known = self._probe is not None
+        probe = self._fixed_probe(trainer, pl_module, share)
+        measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")
+        parts = self._allowance.divide(free=not known)
+        self._parts = share.exchange(parts)[0] if self.max_time is not None else parts
+        with trainer.precision_plugin.forward_context() if self.precision is None else nullcontext():
+            given = self._test_for(trainer) | {"max_seconds": self._parts.test, "share": share, "progress": tick}
+            with self._allowance.timing("test"):
+                result = parameter_randomization_test(measured, probe.inputs, **given)
+            labels = self._compare_labels(measured, probe)
+        digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
+        return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest), labels
+
+    def _compare_labels(self, measured: torch.nn.Module, probe: Probe) -> SanityResult | Exception | None:
+        """The data randomization test against the stored model; every rank runs it, with the same result.
+
+        An error is returned: it informs beside the other test, and must not cost its result.
+        """
+        if self.reference_checkpoint is None:
+            return None
+        if not self._parts.compare:
+            self._warn_once("max_time is too short for the data randomization test: its last result is kept")
+            return self.label_result
+        shared = ["methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures"]
+        shared += ["target", "explain", "tokens"]
+        try:
+            twin = clone(measured, self._test["clone_fn"])
+            try:
+                twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
+            except RuntimeError as error:
+                raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
+            with self._allowance.timing("labels"):
+                return data_randomization_test(
+                    measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
+                )
+        except Exception as error:
+            return error if self.on_error == "raise" else error.with_traceback(None)
+
+    def _test_for(self, trainer: pl.Trainer) -> dict[str, Any]:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # only whether it runs at all
+            return {**self._test, "trials": 1, "max_steps": 1}
+        return self._test
+
+    def _fixed_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share) -> Probe:
+        """The same probe at every validation and on every rank: formed once on rank 0 and sent to all."""
+        if self._probe is None:
+            formed: Probe | None = None
+            if share.rank == 0:
+                ids = self._restored.get("probe_ids")
+                formed = form_probe(trainer, pl_module, self.probe, ids, self.seed, self.precision == "32")
+            formed = share.exchange(formed)[0]
+            if formed is None:
+                raise RuntimeError("rank 0 sent no probe")
+            before = self._restored.get("probe_digest")
+            if before is not None and before != formed.digest:
+                rank_zero_warn(
+                    "the probe differs from the one of the checkpoint: the curves before and after do not join"
+                )
+            self._probe = formed
+        return self._probe
+
+    # ------------------------------------------------------------------------------------------------- log and act
+
+    @property
+    def _prefix(self) -> str:
+        return f"sanity/{self.name}" if self.name else "sanity"
+
+    def _scalars(self, trainer: pl.Trainer) -> dict[str, float]:
+        found = scalars(
+            self.result,
+            self._gated,
+            self._similarities,
+            age=max(trainer.global_step - self._measured_step, 0),
+            moved=self._drift,
+            baseline=self._baseline,
+            labels=self.label_result,
+            compares_labels=self.reference_checkpoint is not None,
+        )
+        return {f"{self._prefix}/{key}": value for key, value in found.items()}
+
+    def _publish(self, trainer: pl.Trainer, result: SanityResult) -> None:
+        """Files and figures, on rank 0; what there is no time for waits."""
+        log_dir = trainer.log_dir or trainer.default_root_dir  # broadcasts: every rank asks
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._publication.write(result, self.label_result, logged_step(trainer), Path(log_dir))
+        if trainer.state.fn != "fit" or (self._parts.draw and not self._allowance.exceeded()):
+            self._show(trainer)
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        if self._publication.owes:
+            with self._allowance.timing("drawing"):
+                self._publication.show(trainer.loggers)
+
+    def _act(self, trainer: pl.Trainer, result: SanityResult) -> None:
+        failed = [key for key in self._gated if result.verdicts[key].outcome is Outcome.FAIL]
+        if failed and self.on_fail == "warn":
+            reasons = "; ".join(f"{key}: {result.verdicts[key].reason}" for key in failed)
+            rank_zero_warn(f"saliency maps failed the randomization test at step {result.step}: {reasons}")
+        if failed and self.on_fail == "stop":
+            rank_zero_info(f"stopping: {', '.join(failed)} failed the randomization test")
+            trainer.should_stop = True
+
+    def _raise_unless_passed(self) -> None:
+        if self.on_fail != "raise" or (self.result is not None and self.result.passed):
+            return
+        if self.result is None:
+            why = f": {self.unmeasured}" if self.unmeasured else ""
+            raise SanityCheckFailed(
+                f"the randomization test never gave a result for these weights, which is not a pass{why}"
+            )
+        verdicts = {key: self.result.verdicts[key] for key in self._gated if not self.result.verdicts[key].passed}
+        lines = "; ".join(f"{key} is {v.outcome.value}: {v.reason}" for key, v in verdicts.items()) or "no gated method"
+        raise SanityCheckFailed(f"saliency maps did not pass the randomization test: {lines}")
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
+    if value not in choices:
+        raise MisconfigurationException(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _check_at_least(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise MisconfigurationException(f"`{name}` must be an integer of at least {least}, not {value!r}")

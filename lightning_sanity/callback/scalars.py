@@ -1,0 +1,63 @@
+"""The numbers of a result that a dashboard shows and a monitor watches: always the same keys, always finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from lightning_sanity.callback.drift import drift
+from lightning_sanity.result.sanity_result import SanityResult
+
+
+def scalars(
+    result: SanityResult | None,
+    methods: Sequence[str],
+    similarities: Sequence[str],
+    *,
+    age: int,
+    moved: Mapping[str, float],
+    baseline: SanityResult | None = None,
+    labels: SanityResult | None = None,
+    compares_labels: bool = False,
+) -> dict[str, float]:
+    """What is logged; what is undefined, or was not measured, has the worst value.
+
+    Args:
+        result: Of the last test, if there is one.
+        methods: The gated methods.
+        similarities: Those to log.
+        age: Steps since the last test.
+        moved: See ``drift``, against the test before.
+        baseline: Of the last release.
+        labels: Of the data randomization test.
+        compares_labels: Whether that test is run at all.
+    """
+    values = {
+        "passed": float(result is not None and result.passed),
+        "age": float(age),
+        "seconds": 0.0 if result is None else result.seconds,
+    }
+    comparable = result is not None and baseline is not None and result.probe_digest == baseline.probe_digest
+    from_baseline = drift(result, baseline) if comparable and result is not None and baseline is not None else {}
+    for method in methods:
+        verdict = None if result is None else result.verdicts[method]
+        values[f"{method}/passed"] = float(verdict is not None and verdict.passed)
+        values[f"{method}/psi"] = _finite(None if verdict is None else verdict.psi, 0.0)
+        values[f"{method}/psi_low"] = _finite(None if verdict is None else verdict.psi_low, 0.0)
+        values[f"{method}/drift"] = _finite(moved.get(method), 1.0)
+        for key in similarities:
+            curve = None if result is None else result.curves.get((method, key))
+            values[f"{method}/{key}"] = _finite(None if curve is None else float(curve.mean[-1]), 1.0)
+            values[f"{method}/{key}_auc"] = _finite(None if curve is None else float(curve.mean.nanmean()), 1.0)
+        if baseline is not None:
+            before = baseline.verdicts.get(method)
+            change = verdict.psi - before.psi if comparable and verdict is not None and before is not None else None
+            values[f"{method}/baseline_drift"] = _finite(from_baseline.get(method), 0.0)
+            values[f"{method}/baseline_change"] = _finite(change, -1.0)
+        if compares_labels:
+            values[f"{method}/dri"] = _finite(None if labels is None else labels.verdicts[method].psi, 0.0)
+    return values
+
+
+def _finite(value: float | None, worst: float) -> float:
+    return worst if value is None or not math.isfinite(value) else value

@@ -1,0 +1,377 @@
+"""The data randomization test of Adebayo et al. 2018: models trained on true and on permuted labels in, verdicts out.
+
+Every model is explained once on the same probe and for the same classes; then only maps are compared. Models of one
+kind that differ in their training seed say how alike maps are when nothing but chance changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sanity.attribution import resolve, resolve_all
+from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.data_randomization.comparison import Comparison
+from lightning_sanity.data_randomization.dri import label_permutation, label_sensitivity
+from lightning_sanity.data_randomization.learned_labels import Memorization
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.explanation.measurements import Track, agreement_of, correlation_of, evidence_of, spread_of
+from lightning_sanity.explanation.measures import suited, support_in
+from lightning_sanity.explanation.preparation import (
+    explained_target,
+    in_half,
+    prepared_methods,
+    quiet_copy,
+    within_reach,
+)
+from lightning_sanity.explanation.probe import batch_size
+from lightning_sanity.explanation.provenance import provenance, settings_of
+from lightning_sanity.explanation.request import ask
+from lightning_sanity.explanation.targets import Target
+from lightning_sanity.explanation.tokens import Tokens, at_embeddings, at_tokens
+from lightning_sanity.model.clone import weights_digest
+from lightning_sanity.resources.progress import Progress, progress_bar
+from lightning_sanity.result import pictures as pictures_module
+from lightning_sanity.result.controls import CONTROLS, POSITIVE_CONTROL, validated, wrong_control
+from lightning_sanity.result.sanity_result import (
+    Coverage,
+    Curve,
+    Outcome,
+    OutputChange,
+    SanityResult,
+    UnitCoverage,
+    Verdict,
+)
+from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Question, conclude
+from lightning_sanity.similarity import Similarity
+
+STEP = "random labels"
+"""The one unit of a result: what was changed."""
+
+LABELS = Question(
+    index="DRI",
+    kept="the map keeps too much of itself when the labels were permuted",
+    changed="the map changes with the labels",
+    unit="models of each kind",
+    least=3,
+    too_few="too few models to tell labels from chance: {}; train three of each kind with different seeds",
+)
+
+_GRADIENT_FAILED = "which changes with the labels of any model that learned them: did the models learn theirs?"
+_SAME_PREDICTIONS = 1e-4  # level at which predictions of both kinds of models agree more than by chance
+
+
+def data_randomization_test(
+    model: nn.Module | Sequence[nn.Module],
+    random_label_model: nn.Module | Sequence[nn.Module],
+    inputs: Any,
+    target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
+    *,
+    methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = ("gradient", "gradcam", "guided_backprop"),
+    similarities: str | Similarity | Sequence[str | Similarity] | None = None,
+    memorization: Memorization | None = None,
+    min_train_accuracy: float = 0.95,
+    repeats: int = 3,
+    seed: int = 0,
+    criterion: Criterion | None = None,
+    controls: bool = True,
+    forward: Callable[..., Any] | None = None,
+    layer: str | None = None,
+    explain: int | str | None = None,
+    tokens: Tokens | None = None,
+    clone_fn: Callable[[nn.Module], nn.Module] | None = None,
+    pictures: bool = True,
+    progress: Progress | bool | None = None,
+) -> SanityResult:
+    """Do attributions depend on what the model learned? The data randomization test.
+
+    Models of one architecture, trained on the true and on permuted labels, explain the same inputs. The data
+    randomization index of a similarity is ``DRI = (S_seed - S_perm) / (S_seed - U)``: ``S_perm`` between models of
+    different kind, ``S_seed`` between true-label models of different seeds, ``U`` between unrelated samples. 1 = as
+    different as unrelated maps, 0 = no more different than after training again. The smallest counts, over the
+    similarities in which ``S_seed`` is above ``U`` at all.
+
+    With one true-label model there is no ``S_seed``; the same explanation run again takes its place, which leaves the
+    effect of the training seed in the index. So a PASS takes three models of each kind; a FAIL does not.
+
+    Args:
+        model: The model, or several that were trained on the true labels with different seeds.
+        random_label_model: The same architecture trained on permuted labels: one, or several.
+        inputs: See ``parameter_randomization_test``, like all arguments not described here.
+        target: What to explain, for all models; None = the prediction of the true-label models (of their mean
+            probabilities). What a ``Target`` asks of each sample is chosen on the first of them.
+        methods: See there.
+        similarities: See there.
+        memorization: How well each model learned its labels; without it no verdict is a PASS. ``memorization()``
+            measures it.
+        min_train_accuracy: Training accuracy from which on a model has learned its labels.
+        repeats: See there.
+        seed: Of every draw.
+        criterion: Its ``min_psi`` is what DRI must reach; its ``min_separation`` is used for the noise guard only.
+        controls: See there.
+        forward: See there.
+        layer: See there.
+        explain: See there.
+        tokens: See there.
+        clone_fn: See there.
+        pictures: See there; of the first model of each kind.
+        progress: See there.
+
+    Returns:
+        One step, ``"random labels"``: ``curves`` holds a row per pair of a true-label and a permuted-label model, the
+        pairs of true-label models as ceiling, and as floor the mean over several other samples (of absolute values
+        for signed rank correlation); the fields called ``psi`` hold DRI. ``p_dependence`` is the probability under
+        exchange of the kinds, see ``statistics.label_permutation``. Digests of all models are in ``settings``;
+        ``coverage`` says which parameters differ between the kinds.
+
+    Raises:
+        ValueError: If an argument is wrong, or the models differ in architecture.
+        CloneError: If a model cannot be copied into a live model of its own.
+
+    Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv:1810.03292).
+    """
+    started = time.perf_counter()
+    if isinstance(inputs, tuple) and len(inputs) == 1:
+        inputs = inputs[0]
+    criterion = criterion or Criterion()
+    true, permuted = _group("model", model), _group("random_label_model", random_label_model)
+    _check_architectures([*true, *permuted])
+    if not isinstance(repeats, int) or repeats < 1:
+        raise ValueError(f"repeats must be an integer of at least 1, not {repeats!r}")
+    gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
+    unmet = memorization.unmet(len(true), len(permuted), min_train_accuracy) if memorization is not None else None
+    asked = ask(true[0], inputs, target, explain=explain, forward=forward, seed=seed)
+    with ExitStack() as stack:
+        copies = [
+            stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, clone_fn, seed))
+            for each in (*true, *permuted)
+        ]
+        device, values = copies[0][3], copies[0][2]
+        outputs = torch.stack([graph.outputs.to(device) for *_, graph in copies])  # (K, N, ...)
+        half = any(in_half(copied, at) for copied, _, _, at, *_ in copies)
+        mean = _mean_prediction(outputs[: len(true)])
+        target_, problem = explained_target(asked.target, mean, batch_size(values), half)
+        if batch_size(values) < 2:
+            problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
+        chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
+        if controls:
+            chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
+        subjects = [
+            Explanation(explained, given, None if target_ is None else target_.to(at), question=asked.place)
+            for _, explained, given, at, *_ in copies
+        ]
+        place = mask = None
+        if at_embeddings(values, tokens):
+            opened = [at_tokens(what, asked.names, tokens) for what in subjects]
+            subjects, (_, place, mask) = [what for what, *_ in opened], opened[0]
+        if place is not None:
+            chosen = {name: place.adapted(method) for name, method in chosen.items()}
+        if asked.target_name != "class":
+            mask = within_reach(subjects[0], place, mask)
+        support = support_in(values)
+        used = suited(similarities, first(values), support, mask, tokens=place is not None)
+        comparison = Comparison(len(true), subjects, used, support, device, repeats, seed)
+        refused, tracks, likeness = {}, {}, {}
+        with progress_bar(progress) as tick:
+            for number, (name, method) in enumerate(chosen.items()):
+                refusals, functions = _prepared(name, method, subjects)
+                if refusals:
+                    refused[name] = refusals
+                else:
+                    tracks[name], likeness[name] = comparison.of(method, functions)
+                if tick is not None:
+                    tick(number + 1, len(chosen), name)
+        kept_pictures = None
+        if pictures:
+            drawn = {name: track.pictures for name, track in tracks.items() if track.pictures is not None}
+            kept_pictures = pictures_module.keep(
+                first(values), pictures_module.samples(batch_size(values)), (0,), drawn
+            )
+    groups = len(true), len(permuted)
+    change = _output_change(outputs, groups, tracks.get(POSITIVE_CONTROL))
+    verdicts = {
+        name: Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
+        if name in refused
+        else _judge(evidence_of(tracks[name], problem, half), likeness[name], groups, criterion, name in gated, seed)
+        for name in chosen
+    }
+    wrong = unmet or problem or _alike(outputs, groups) or wrong_control(verdicts, _GRADIENT_FAILED)
+    verdicts, valid, validity = validated(verdicts, wrong)
+    if memorization is None:
+        verdicts = {name: _unchecked(verdict) for name, verdict in verdicts.items()}
+    return SanityResult(
+        units=(STEP,),
+        curves={
+            (name, key): Curve(track.trials.values[key], track.trials.floor[key], track.ceiling[key])
+            for name, track in tracks.items()
+            if track.error is None and track.trials is not None
+            for key in track.trials.values
+        },
+        verdicts=verdicts,
+        output_change=change,
+        coverage=_differences(true, permuted),
+        valid=valid,
+        validity=validity,
+        settings=settings_of("data_randomization", chosen, gated, used, asked, place, values)
+        | {
+            "models": list(groups),
+            "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same explanation run again",
+            "memorization": None if memorization is None else _plain(asdict(memorization)),
+            "min_train_accuracy": min_train_accuracy,
+            "weights_digests": [weights_digest(each) for each in true],
+            "random_label_digests": [weights_digest(each) for each in permuted],
+            "repeats": repeats,
+            "seed": seed,
+            "model": type(true[0]).__name__,
+            "criterion": asdict(criterion),
+        },
+        weights_digest=weights_digest(true[0]),
+        **provenance(inputs, device, started),
+        pictures=kept_pictures,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- arguments
+
+
+def _group(name: str, given: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    models = [given] if isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList) else list(given)
+    if not models:
+        raise ValueError(f"{name} is empty: pass a model or several")
+    for each in models:
+        if not isinstance(each, nn.Module):
+            raise TypeError(f"{name} must be a torch.nn.Module or several, not {type(each).__name__}")
+    return models
+
+
+def _check_architectures(models: Sequence[nn.Module]) -> None:
+    shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in models]
+    for index, other in enumerate(shapes[1:], 1):
+        if other != shapes[0]:
+            name = next(n for n in (*shapes[0], *other) if shapes[0].get(n) != other.get(n))
+            raise ValueError(
+                f"the models must have one architecture: parameter '{name}' is {shapes[0].get(name, 'missing')} in the "
+                f"first and {other.get(name, 'missing')} in model {index} (true-label models are counted first)"
+            )
+
+
+def _mean_prediction(outputs: Tensor) -> Tensor:
+    """Scores ``(N, ...)`` that stand for all true-label models ``(Ks, N, ...)``."""
+    if len(outputs) == 1 or outputs.ndim != 3:
+        return outputs.mean(0) if outputs.is_floating_point() else outputs[0]
+    return outputs.float().softmax(2).mean(0)
+
+
+def _prepared(name: str, method: Method, subjects: Sequence[Explanation]) -> tuple[str | None, list[AttributionFn]]:
+    """Why the method means nothing on one of the models, or how it attributes on each."""
+    functions: list[AttributionFn] = []
+    for what in subjects:
+        refused, prepared = prepared_methods({name: method}, what)
+        if refused:
+            return refused[name], []
+        functions.append(prepared[name][1])
+    return None, functions
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def _judge(
+    evidence: Evidence,
+    likeness: Mapping[str, Tensor],
+    groups: tuple[int, int],
+    criterion: Criterion,
+    gated: bool,
+    seed: int,
+) -> Verdict:
+    if evidence.trivial is not None:
+        return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
+    found = {
+        name: label_sensitivity(
+            values, evidence.floor[name], evidence.ceiling[name], groups, absolute=name == SIGNED, seed=seed
+        )
+        for name, values in evidence.values.items()
+        if not bool(values.isnan().all())
+    }
+    # Where training again leaves no more likeness than chance does, permuting the labels cannot take any away.
+    telling = {name: each for name, each in found.items() if each.separation_low > 0}
+    flat = None if telling else "training again changes these maps as much as another image does: labels cannot be seen"
+    verdict = conclude(telling or found, evidence, criterion, LABELS, min(groups), flat, gated=gated)
+    if groups[0] < 2:
+        return verdict
+    tables = [likeness[name].abs() if name == SIGNED else likeness[name] for name in evidence.values]
+    return replace(verdict, p_dependence=label_permutation(torch.stack(tables).nanmean((0, 3)), groups[0]))
+
+
+def _unchecked(verdict: Verdict) -> Verdict:
+    if not verdict.passed:
+        return verdict
+    reason = f"whether the models learned their labels was not checked, pass memorization=; otherwise {verdict.reason}"
+    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason)
+
+
+def _alike(outputs: Tensor, groups: tuple[int, int]) -> str | None:
+    """Whether a permuted-label model predicts like a true-label one, so that the labels cannot have been permuted."""
+    if outputs.ndim != 3 or outputs.shape[2] < 2:
+        return None
+    from scipy.stats import binomtest  # half a second to import
+
+    predicted, samples, classes = outputs.argmax(2).cpu(), outputs.shape[1], outputs.shape[2]
+    for one, other in product(range(groups[0]), range(groups[0], sum(groups))):
+        same = int((predicted[one] == predicted[other]).sum())
+        shares = [torch.bincount(predicted[k], minlength=classes) / samples for k in (one, other)]
+        chance = float((shares[0] * shares[1]).sum())
+        if same > chance * samples and binomtest(same, samples, chance, "greater").pvalue < _SAME_PREDICTIONS:
+            return (
+                f"permuted-label model {other - groups[0]} predicts the class of true-label model {one} for {same} of "
+                f"{samples} samples ({chance * samples:.0f} expected): were its labels permuted?"
+            )
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------- the record
+
+
+def _output_change(outputs: Tensor, groups: tuple[int, int], gradient: Track | None) -> OutputChange:
+    """Permuted-label against true-label predictions, a row per pair."""
+    true, permuted = outputs[: groups[0]], outputs[groups[0] :]  # (Ks, N, ...), (Kr, N, ...)
+    spread = [spread_of(each).float().cpu() for each in (true, permuted)]
+    ratio = torch.full((groups[0] * groups[1],), torch.nan)
+    if gradient is not None and gradient.norm is not None and gradient.trials is not None:
+        ratio = (gradient.trials.norm / gradient.norm[:, None]).flatten()
+    return OutputChange(
+        agreement=torch.cat([agreement_of(each, permuted[:, None]) for each in true]).cpu(),
+        correlation=torch.cat([correlation_of(each, permuted[:, None]) for each in true]).cpu(),
+        gradient_ratio=ratio,
+        spread_ratio=(spread[1] / spread[0][:, None]).flatten(),
+    )
+
+
+def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> Coverage:
+    """Which parameters differ between the kinds; equal ones, as in a frozen backbone, are named, not forbidden."""
+    names, counts, changes = [], [], []
+    others = [dict(each.named_parameters()) for each in permuted]
+    for name, parameter in true[0].named_parameters():
+        reference = parameter.detach().float().cpu()
+        norms = [float((each[name].detach().float().cpu() - reference).norm()) for each in others]
+        names.append(name)
+        counts.append(parameter.numel())
+        changes.append(min(norms) / max(float(reference.norm()), torch.finfo(torch.float32).tiny))
+    kept = tuple(name for name, change in zip(names, changes, strict=True) if change == 0)
+    changed = sum(count for count, change in zip(counts, changes, strict=True) if change > 0)
+    notes = (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
+    unit = UnitCoverage(
+        STEP, tuple(names), sum(counts), ("trained on permuted labels",) * len(names), tuple(changes), kept
+    )
+    return Coverage(changed / max(sum(counts), 1), (unit,), (), notes)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -1,0 +1,18 @@
+"""What is explained, and how maps are made of it; shared by both tests.
+
+probe.py         the fixed batch that is explained, how it is chosen and how it is recognised
+request.py       of which input, by which call, for which number per sample
+targets.py       numbers to explain where a class index does not say it: masks, positions, boxes, embeddings
+tokens.py        token ids, explained at their embeddings
+preparation.py   a quiet copy, the explained class, the methods that apply
+maps.py          attributions reduced to maps, and their comparison with the trained model's
+explainer.py     runs methods: one random stream for all models, within memory and time
+measures.py      which similarities mean something on which inputs
+measurements.py  what a test measured of one method, filled by trials
+provenance.py    what a result says of how it came about
+"""
+
+from lightning_sanity.explanation.targets import Target
+from lightning_sanity.explanation.tokens import Tokens
+
+__all__ = ["Target", "Tokens"]

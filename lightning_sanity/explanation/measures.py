@@ -1,0 +1,115 @@
+"""Which similarities mean something on which inputs, and what a verdict on them rests on.
+
+A rank correlation compares any two maps. Structural similarity and histograms of gradients look at windows: they need
+an image, of some size. Volumes are left to the ranks: slices would give another answer for every axis they are cut
+along, and an empty slice has none. A support needs positions and a constant background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.explanation.maps import Explanation, explain
+from lightning_sanity.result.verdict import MEASURES
+from lightning_sanity.similarity import Similarity, resolve, support_of, within
+from lightning_sanity.similarity.registry import LEAST_SIDE
+
+OF_TOKENS = ("cosine_signed", "euclidean_signed")
+"""Beside the verdict's measures, what Kokhlikyan et al. 2021 (arXiv:2106.07475) compare the scores of tokens by."""
+
+
+def measures_of(similarities: str | Similarity | Sequence[str | Similarity] | None) -> tuple[Similarity, ...]:
+    """The verdict's measures and the user's, each once.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    resolved = [resolve(name) for name in (*MEASURES, *_asked(similarities))]
+    return tuple({measure.name: measure for measure in resolved}.values())
+
+
+def suited(
+    similarities: str | Similarity | Sequence[str | Similarity] | None,
+    value: Tensor,
+    support: Tensor | None,
+    mask: Tensor | None = None,
+    *,
+    tokens: bool = False,
+) -> tuple[Similarity, ...]:
+    """The verdict's measures as far as they mean something on these inputs, and all of the user's.
+
+    Args:
+        similarities: What the user asked for; None for nothing in particular.
+        value: The explained input ``(N, ...)``.
+        support: See ``support_in``.
+        mask: What counts of each map ``(N, H, W)``; all of it if None.
+        tokens: Whether the maps are scores of tokens.
+
+    Raises:
+        ValueError: If the user asked for what means nothing on these inputs.
+    """
+    asked = [resolve(name) for name in _asked(similarities)]
+    for measure in asked:
+        reason = unsuited(measure, value, support)
+        if reason is not None:
+            named = ", ".join(m.name for m in measures_of(None) if fits(m, value, support))
+            raise ValueError(f"similarity '{measure.name}' means nothing here: {reason}; for these inputs: {named}")
+    extra = [resolve(name) for name in OF_TOKENS] if tokens else []
+    usual = [m for m in measures_of(None) if fits(m, value, support) and not (m.spatial and mask is not None)]
+    found = {measure.name: measure for measure in (*usual, *extra, *asked)}.values()
+    if mask is None:
+        return tuple(found)
+    inside = mask if support is None else mask & support
+    return tuple(within(measure, inside if measure.on_support else mask) for measure in found)
+
+
+def _asked(similarities: str | Similarity | Sequence[str | Similarity] | None) -> Sequence[str | Similarity]:
+    if similarities is None:
+        return ()
+    return [similarities] if isinstance(similarities, (str, Similarity)) else similarities
+
+
+def fits(measure: Similarity, value: Tensor, support: Tensor | None) -> bool:
+    """Whether a measure means something on this input."""
+    return unsuited(measure, value, support) is None
+
+
+def unsuited(measure: Similarity, value: Tensor, support: Tensor | None) -> str | None:
+    """Why a measure means nothing on this input, or None if it does."""
+    shape = tuple(value.shape)
+    if measure.on_support and support is None:
+        return "most inputs have no constant background that could be left out"
+    if measure.spatial and value.ndim != 4:
+        return f"it looks at windows of images (N, C, H, W), and the explained input has shape {shape}"
+    if measure.spatial and min(shape[-2:]) < LEAST_SIDE:
+        return f"it needs images of at least {LEAST_SIDE} pixels a side, and the explained input has shape {shape}"
+    return None
+
+
+def support_in(values: Any) -> Tensor | None:
+    """Positions that are not background, laid out like maps ``(N, H, W)``; None if most samples have no background."""
+    value = first(values)
+    if value.ndim < 3 or not value.is_floating_point():
+        return None
+    support, has_background = support_of(value.reshape(*value.shape[:2], -1, value.shape[-1]))
+    if not bool(has_background.float().mean() >= 0.5):
+        return None
+    return support & has_background[:, None, None]
+
+
+def reach_of(what: Explanation, gradient: AttributionFn, max_batch: int | None = None) -> Tensor | None:
+    """Positions on which the explained numbers depend at all, laid out like maps ``(N, H, W)``; None if on all.
+
+    The score of a region or of one position reaches as far as the network's receptive field. Beyond it every map of
+    every model is 0, and would be called alike.
+    """
+    if first(what.inputs).is_floating_point() and first(what.inputs).ndim < 3:
+        return None
+    parts = [what] if max_batch is None else what.chunks(max_batch)
+    reached = torch.cat([explain(gradient, "gradient", part, 0).magnitude for part in parts]) != 0
+    return None if bool(reached.all()) else reached

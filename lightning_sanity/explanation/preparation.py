@@ -1,0 +1,205 @@
+"""What both tests do around their walks: a quiet copy, the explained class, methods that apply, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_sanity.attribution import resolve
+from lightning_sanity.attribution.method import AttributionFn, Method
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.explanation.measures import reach_of
+from lightning_sanity.explanation.probe import batch_size
+from lightning_sanity.explanation.tokens import Embedding
+from lightning_sanity.model.clone import (
+    Adapted,
+    check_fidelity,
+    check_liveness,
+    eager,
+    evaluating,
+    launder,
+    logits,
+    preserved,
+)
+from lightning_sanity.model.graph import Graph, trace
+from lightning_sanity.model.sharded import stand_in
+from lightning_sanity.model.weights import own_class
+from lightning_sanity.resources.processes import Share
+from lightning_sanity.resources.random_streams import isolated_rng
+from lightning_sanity.result.verdict import HALF
+
+
+@contextmanager
+def quiet_copy(
+    model: nn.Module,
+    inputs: Any,
+    forward: Callable[..., Any] | None,
+    clone_fn: Callable[[nn.Module], nn.Module] | None,
+    seed: int,
+    share: Share | None = None,
+) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Mapping[str, Tensor], Graph]]:
+    """A proven copy, its explained face, laundered inputs, the trained weights and the recorded pass.
+
+    Nothing in the block disturbs the caller. A sharded model stands in for its own copy; see ``sharded.in_place``.
+    """
+    batch_size(inputs)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with (
+        isolated_rng(seed, device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        eager(),
+        stand_in(model, clone_fn, share) as (copied, kept),
+    ):
+        values = launder(inputs, device)
+        graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward))
+        plain = forward is None and isinstance(graph.outputs, Tensor)
+        graph = replace(graph, outputs=logits(graph.outputs).detach())
+        with torch.no_grad(), evaluating(model), preserved(model):
+            some, theirs = _few(values, lambda few: logits(_call(model, few, forward)))
+            ours = logits(_call(copied, some, forward))
+        check_fidelity(theirs, ours)
+        check_liveness(copied, ours, lambda: logits(_call(copied, some, forward)))
+        explained = copied if plain else Adapted(copied, forward).eval()
+        yield copied, explained, values, device, kept, graph
+
+
+def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
+    """Two samples and what ``run`` makes of them; all samples for a model that takes no other batch size."""
+    samples = batch_size(values)
+    few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
+    try:
+        outputs = run(few)
+        if len(outputs) == min(2, samples):
+            return few, outputs
+    except ValueError:
+        pass
+    return values, run(values)
+
+
+_HINTS = {
+    "not attached to a `Trainer`": "its forward needs a Trainer, which a clone does not have",
+    "inference tensor": "it was run in inference mode, which gathered shards never leave; use "
+    "Trainer(inference_mode=False)",
+}
+
+
+def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
+    arguments = _as_tuple(values)
+    try:
+        return forward(model, *arguments) if forward is not None else model(*arguments)
+    except Exception as error:
+        hint = next((hint for words, hint in _HINTS.items() if words in str(error)), "calling it on the probe failed")
+        raise ValueError(
+            f"{own_class(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
+            "Pass forward=, a function (model, *inputs) -> scores (N, classes)."
+        ) from error
+
+
+def other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> tuple[str, ...]:
+    """Whether control flow depends on the data: a note if two samples read other parameters than the whole probe."""
+    few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
+    with torch.no_grad():
+        try:
+            other = trace(copied, _as_tuple(few), lambda *arguments: explained(*arguments))
+        except Exception:  # a model for one batch size only has one path
+            return ()
+    differing = sorted(set(graph.uses) ^ set(other.uses))
+    if not differing:
+        return ()
+    return (
+        f"the forward pass depends on the data: part of the probe reads other parameters ({', '.join(differing[:5])}); "
+        "units are those of the whole probe",
+    )
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def in_half(model: nn.Module, device: torch.device) -> bool:
+    """Whether the model computes in 16 bits, by its parameters or because of autocast."""
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return autocast or any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+
+
+def explained_target(
+    target: Tensor | int | None, outputs: Tensor, samples: int, half: bool = False
+) -> tuple[Tensor | None, str | None]:
+    """The explained class of every sample, and why no verdict can be had, if so.
+
+    Raises:
+        ValueError: If outputs or targets have no meaning.
+    """
+    if outputs.ndim == 0 or len(outputs) != samples or outputs.ndim > 2:
+        raise ValueError(
+            f"the model returned shape {tuple(outputs.shape)} for {samples} samples; one score or one row of class "
+            "scores per sample is needed: pass target=, a function outputs -> (N,) or one of lightning_sanity.targets "
+            "(class_mask for segmentation, position for sequences), or forward="
+        )
+    problem = None
+    if not bool(outputs.isfinite().all()):
+        problem = (
+            f"the trained model's output holds NaN or infinity for {int((~outputs.isfinite()).any(-1).sum())} samples"
+            f"{HALF if half else ''}"
+        )
+    classes = outputs.shape[1] if outputs.ndim == 2 else 1
+    if classes == 1 and target is None:
+        return (None if outputs.ndim == 1 else outputs.new_zeros(samples, dtype=torch.long)), problem
+    if target is None:
+        target = outputs.argmax(1)
+        if problem is None and samples > 1 and bool((target == target[0]).all()):
+            problem = (
+                f"the model predicts class {int(target[0])} for all {samples} samples: unrelated samples are needed to "
+                "tell similar from unrelated maps; use a probe with several classes, or pass target="
+            )
+    chosen = torch.as_tensor(target, device=outputs.device)
+    if chosen.ndim == 0:
+        chosen = chosen.expand(samples)
+    if chosen.shape != (samples,) or chosen.is_floating_point():
+        raise ValueError(
+            f"target must be a class index per sample ({samples},) or one integer, not {tuple(chosen.shape)}"
+        )
+    chosen = chosen.long().clone()
+    if bool(((chosen < 0) | (chosen >= classes)).any()):
+        wrong = int(chosen[(chosen < 0) | (chosen >= classes)][0])
+        raise ValueError(f"target {wrong} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+    return chosen, problem
+
+
+def prepared_methods(
+    chosen: Mapping[str, Method], what: Explanation, max_batch: int | None = None
+) -> tuple[dict[str, str], dict[str, tuple[Method, AttributionFn]]]:
+    """Methods that mean nothing on this model, with the reason, and the others, prepared.
+
+    Where only ``max_batch`` samples are explained at once, a method is prepared for each part when it comes to it.
+    """
+    parts = [what] if max_batch is None else list(what.chunks(max_batch))
+    refused: dict[str, str] = {}
+    prepared: dict[str, tuple[Method, AttributionFn]] = {}
+    for name, method in chosen.items():
+        refuses = method.refuses or (lambda model, inputs, target: None)
+        reasons = (refuses(part.model, part.inputs, part.target) for part in parts)
+        reason = next((reason for reason in reasons if reason is not None), None)
+        if reason is not None:
+            refused[name] = f"not applicable: {reason}"
+        else:
+            ready = method.prepare is None or len(parts) > 1
+            function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]
+            prepared[name] = method, function
+    return refused, prepared
+
+
+def within_reach(
+    what: Explanation, place: Embedding | None, mask: Tensor | None, max_batch: int | None = None
+) -> Tensor | None:
+    """The mask ``(N, H, W)`` of what is compared, less what the explained numbers do not depend on; None = all."""
+    plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
+    reach = reach_of(what, plain.attribute, max_batch)
+    return mask if reach is None else reach if mask is None else mask & reach

@@ -1,0 +1,246 @@
+"""The probe: the fixed batch that is explained, how it is chosen and how it is recognised."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from lightning_sanity.model.clone import update_digest
+from lightning_sanity.resources.random_streams import generator, isolated_rng
+
+_LABEL_KEYS = ("label", "labels", "target", "targets", "y")
+_INPUT_KEYS = ("image", "images", "input", "inputs", "pixel_values", "x")
+_KEYWORD = ("input_ids", "inputs_embeds")
+"""Keys of batches that are a model's keyword arguments as a whole, but for the labels."""
+
+
+class ProbeError(ValueError):
+    """The probe cannot be formed from what was given."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fixed batch.
+
+    Attributes:
+        inputs: Positional arguments of the model, or a dictionary of its keyword arguments; tensors ``(N, ...)`` on
+            the CPU.
+        labels: Class labels ``(N,)`` where known; used to balance, never to explain.
+        ids: Dataset indices, where known.
+        digest: SHA-256 over the inputs.
+    """
+
+    inputs: tuple[Any, ...] | dict[str, Any]
+    labels: Tensor | None
+    ids: tuple[int, ...] | None
+    digest: str
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return batch_size(self.inputs)
+
+
+def digest(inputs: Any) -> str:
+    """SHA-256 over types, shapes and contents of every tensor in ``inputs``."""
+    sha = hashlib.sha256()
+    for leaf in tree_leaves(inputs):
+        if isinstance(leaf, Tensor):
+            update_digest(sha, leaf)
+        else:
+            sha.update(repr(leaf).encode())
+    return sha.hexdigest()
+
+
+def batch_size(inputs: Any) -> int:
+    """The common first dimension of the tensors in ``inputs``.
+
+    Raises:
+        ProbeError: If there is no tensor, one has no dimension, or they differ.
+    """
+    sizes = {int(leaf.shape[0]) if leaf.ndim else 0 for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ProbeError(
+            f"the inputs must be tensors with one common, non-empty first dimension; found {sizes or 'none'}"
+        )
+    return sizes.pop()
+
+
+def from_batch(batch: Any, ids: Sequence[int] | None = None) -> Probe:
+    """A probe from a collated batch: a tensor, ``(inputs, labels, ...)`` or a mapping.
+
+    Of a mapping the usual input key is taken; with "input_ids" among them, as language models have it, everything but
+    the labels, as keyword arguments.
+
+    Raises:
+        ProbeError: If no input tensor can be told.
+    """
+    inputs, labels = split(batch)
+    inputs = tree_map(lambda leaf: leaf.detach().cpu().clone() if isinstance(leaf, Tensor) else leaf, inputs)
+    labels = labels.detach().cpu().clone() if isinstance(labels, Tensor) else None
+    batch_size(inputs)
+    return Probe(inputs, labels, None if ids is None else tuple(ids), digest(inputs))
+
+
+def split(batch: Any) -> tuple[tuple[Any, ...] | dict[str, Any], Tensor | None]:
+    """Model inputs and class labels of a batch or sample in one of the usual forms."""
+    if isinstance(batch, Tensor):
+        return (batch,), None
+    if isinstance(batch, Mapping):
+        label = next((batch[key] for key in _LABEL_KEYS if key in batch), None)
+        if any(key in batch for key in _KEYWORD):
+            return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}, _class_labels(label)
+        value = next((batch[key] for key in _INPUT_KEYS if key in batch), None)
+        if value is None:
+            value = next((v for k, v in batch.items() if k not in _LABEL_KEYS and isinstance(v, Tensor)), None)
+        if value is None:
+            raise ProbeError(f"no input tensor among the keys {list(batch)}: pass the probe as tensors")
+        return (value,), _class_labels(label)
+    if isinstance(batch, Sequence) and batch and not isinstance(batch, str):
+        inputs = tuple(batch[0]) if isinstance(batch[0], (tuple, list)) else (batch[0],)
+        return inputs, _class_labels(batch[1] if len(batch) > 1 else None)
+    raise ProbeError(
+        f"cannot tell inputs from labels in a batch of type {type(batch).__name__}: pass the probe as tensors"
+    )
+
+
+def _class_labels(value: Any) -> Tensor | None:
+    """Integer labels, one per sample; None for regression targets, masks and the like."""
+    if value is None or isinstance(value, (str, bytes)):
+        return None
+    tensor = torch.as_tensor(value) if isinstance(value, (int, Tensor)) or hasattr(value, "__array__") else None
+    if tensor is None or tensor.is_floating_point() or tensor.is_complex() or tensor.ndim > 1:
+        return None
+    return tensor.long()
+
+
+Step = Callable[[Any], Any]
+"""What happens to a batch between loader and model: conversion, transfer hooks."""
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def from_dataset(
+    dataset: Dataset[Any],
+    size: int,
+    *,
+    seed: int = 0,
+    collate: Callable[[list[Any]], Any] | None = None,
+    transfer: Step = _as_is,
+) -> Probe:
+    """A class-balanced probe of ``size`` samples from a map-style dataset, the same for the same seed.
+
+    Samples are looked at in a seeded order, at most ``max(50 * size, 1000)`` of them, and taken in turns from the
+    classes that were found.
+
+    Raises:
+        ProbeError: If the dataset is smaller than ``size``.
+    """
+    total = len(dataset)  # type: ignore[arg-type]
+    if total < size:
+        raise ProbeError(f"probe={size} samples were asked for, but the data set has only {total}: lower probe=")
+    with isolated_rng(seed):  # data sets that augment draw from the global streams
+        order = torch.randperm(total, generator=generator(seed, "probe")).tolist()[: max(50 * size, 1000)]
+        by_class: dict[int | None, list[int]] = {}
+        for index in order:
+            label = split(dataset[index])[1]
+            by_class.setdefault(None if label is None else int(label), []).append(index)
+            if len(by_class) > 1 and min(map(len, by_class.values())) * len(by_class) >= 4 * size:
+                break  # every class seen so far has plenty
+        classes = sorted(by_class, key=lambda label: -1 if label is None else label)
+        turns = chain.from_iterable(zip_longest(*(by_class[label] for label in classes)))
+        chosen = sorted(islice((index for index in turns if index is not None), size))
+        return from_ids(dataset, chosen, seed=seed, collate=collate, transfer=transfer)
+
+
+def from_ids(
+    dataset: Dataset[Any],
+    ids: Sequence[int],
+    *,
+    seed: int = 0,
+    collate: Callable[[list[Any]], Any] | None = None,
+    transfer: Step = _as_is,
+) -> Probe:
+    """The probe made of the given indices of ``dataset``."""
+    with isolated_rng(seed):
+        samples = [dataset[index] for index in ids]
+        return from_batch(transfer((collate or default_collate)(samples)), ids)
+
+
+def from_ids_of(loader: Any, ids: Sequence[int], *, seed: int = 0, transfer: Step = _as_is) -> Probe:
+    """The probe made of the given indices of a loader's data set.
+
+    Raises:
+        ProbeError: If its data set cannot be indexed.
+        IndexError: If it has become smaller.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if dataset is None or not hasattr(dataset, "__getitem__"):
+        raise ProbeError("the validation loader has no data set that can be indexed")
+    return from_ids(dataset, ids, seed=seed, collate=getattr(loader, "collate_fn", None), transfer=transfer)
+
+
+def from_loader(loader: Iterable[Any], size: int, *, seed: int = 0, transfer: Step = _as_is) -> Probe:
+    """A probe from a loader: class-balanced where its data set can be indexed, else its first samples.
+
+    Raises:
+        ProbeError: If there are fewer than ``size`` samples.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if dataset is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return from_dataset(dataset, size, seed=seed, collate=getattr(loader, "collate_fn", None), transfer=transfer)
+    with isolated_rng(seed):
+        batches: list[Probe] = []
+        for batch in loader:
+            batches.append(from_batch(transfer(batch)))
+            if sum(map(len, batches)) >= size:
+                break
+    if sum(map(len, batches)) < size:
+        raise ProbeError(
+            f"probe={size} samples were asked for, but the loader gave {sum(map(len, batches))}: lower probe="
+        )
+    inputs = tree_map(lambda *parts: torch.cat(parts)[:size], *(p.inputs for p in batches))
+    labelled = [p.labels for p in batches if p.labels is not None]
+    labels = torch.cat(labelled)[:size] if len(labelled) == len(batches) else None
+    return Probe(inputs, labels, None, digest(inputs))
+
+
+def form(given: Any, loader: Iterable[Any] | None, *, seed: int = 0, transfer: Step = _as_is) -> Probe:
+    """The probe from whatever the user gave.
+
+    Args:
+        given: An int (that many samples of ``loader``), tensors or ``(inputs, labels)``, a data set, or a loader; of
+            the latter two, all samples of a data set of at most 1024, or the first batch of a loader.
+        loader: The validation loader; needed for an int.
+        seed: Of the choice.
+        transfer: Applied to a batch from a loader or data set before it is taken apart; tensors are used as given.
+
+    Raises:
+        ProbeError: If it cannot be formed.
+    """
+    if isinstance(given, int):
+        if loader is None:
+            raise ProbeError(
+                f"probe={given} is taken from the validation set, but there is none: pass tensors or a data set"
+            )
+        return from_loader(loader, given, seed=seed, transfer=transfer)
+    if isinstance(given, DataLoader):
+        with isolated_rng(seed):
+            return from_batch(transfer(next(iter(given))))
+    if isinstance(given, Dataset):
+        size = len(given)  # type: ignore[arg-type]
+        if size > 1024:
+            raise ProbeError(
+                f"the probe data set has {size} samples; pass a Subset of at most 1024, 16 to 64 are usual"
+            )
+        return from_ids(given, range(size), seed=seed, transfer=transfer)
+    return from_batch(given)

@@ -1,0 +1,12 @@
+"""What is known of a module and done to it, whatever the test.
+
+graph.py       one eager forward pass, recorded: what each operation reads, where the maps are spatial
+clone.py       a live, detached copy of a module, and the proofs that it is one
+sharded.py     measuring in place where the weights are shards, of which no copy can be made
+weights.py     the weights of a module, held whole or as shards; its own class
+checkpoint.py  the weights in a file, read without executing anything in it
+"""
+
+from lightning_sanity.model.clone import CloneError
+
+__all__ = ["CloneError"]

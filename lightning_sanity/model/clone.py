@@ -1,0 +1,271 @@
+"""A live, detached copy of a module, and the proofs that it is one.
+
+The test re-initialises a copy and never the module that is being trained: a signal handler or a background thread may
+save the trained weights at any moment. A copy can be dead, though: it may still compute with the original's weights
+(compiled or closed-over ``forward``), and every similarity would then read 1.0.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_sanity.model.graph import first_tensor
+from lightning_sanity.model.weights import gathered, zeroed
+
+# Lightning writes compiled versions of these over the methods, closed over the module they were compiled for. A bound
+# method in their place is fine: deepcopy binds it to the copy.
+_PATCHED = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+_COMPILED = ("_compiler_ctx", "_compiled_call_impl")
+
+
+class CloneError(RuntimeError):
+    """The module could not be copied, or its copy is not a live model of its own."""
+
+
+def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+    """A detached copy of ``module`` in eval mode, fit for gradients even when made inside inference mode.
+
+    Args:
+        module: The user's module; left as it is.
+        clone_fn: Makes the copy instead of ``copy.deepcopy``, for modules that cannot be deep-copied.
+
+    Raises:
+        CloneError: If copying fails; names the attribute where that can be told.
+    """
+    module = getattr(module, "_orig_mod", module)  # torch.compile(model) hides the model itself there
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            made = clone_fn(module) if clone_fn is not None else _deepcopy(module)
+        except Exception as error:
+            raise CloneError(
+                f"cannot copy {type(module).__name__}{_culprit(module)}: {type(error).__name__}: {error}. "
+                "Pass clone_fn=, a function of the module that returns an independent copy."
+            ) from error
+        for parameter in made.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    return made.eval()
+
+
+def _deepcopy(module: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
+    for child in module.modules():
+        for value in vars(child).values():
+            # An activation or a derived weight cached on the module cannot be deep-copied while it has a history.
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    stale = [key for key in _PATCHED if key in vars(module) and not inspect.ismethod(vars(module)[key])]
+    stale += [key for key in _COMPILED if vars(module).get(key) is not None]
+    if not stale:
+        return copy.deepcopy(module, memo)
+    memo[id(module)] = made = module.__class__.__new__(module.__class__)
+    state = module.__getstate__() if hasattr(module, "__getstate__") else vars(module)
+    made.__dict__.update(copy.deepcopy({key: value for key, value in dict(state).items() if key not in stale}, memo))
+    made.__dict__.update({key: None for key in _COMPILED if key in vars(module)})
+    return made
+
+
+def _culprit(module: nn.Module) -> str:
+    """The attribute that cannot be copied, for the message."""
+    for path, child in module.named_modules():
+        for key, value in vars(child).items():
+            if key in ("_parameters", "_buffers", "_modules", "_trainer", "_fabric"):
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                return f" (attribute '{path + '.' if path else ''}{key}')"
+    return ""
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode inside the block; every submodule's own flag restored afterwards."""
+    flags = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield module
+    finally:
+        for child, flag in flags:
+            child.training = flag
+
+
+@contextmanager
+def preserved(module: nn.Module) -> Iterator[None]:
+    """Whatever a forward pass inside the block writes to the module is undone: buffers, caches, counters, metrics.
+
+    What hooks write elsewhere is not.
+    """
+    saved = [(child, dict(vars(child)), _contents(child)) for child in module.modules()]
+    try:
+        yield
+    finally:
+        for child, attributes, contents in saved:
+            now = vars(child)  # put back one by one: a signal handler may look at the module at any moment
+            for key in now.keys() - attributes.keys():
+                del now[key]
+            now.update({key: value for key, value in attributes.items() if now.get(key, _Plain) is not value})
+            for held, before in contents:
+                if isinstance(held, Tensor):
+                    if not torch.equal(held, before):
+                        held.copy_(before)
+                elif isinstance(held, list):
+                    held[:] = before
+                else:
+                    held.clear()
+                    held.update(before)
+
+
+def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
+    """What a module holds that can be changed in place, each with a copy; not its parameters."""
+    held = [value for key, value in vars(module).items() if key != "_parameters"] + list(module._buffers.values())
+    found: list[tuple[Any, Any]] = []
+    for value in held:
+        if isinstance(value, Tensor) and not value.is_inference():
+            found.append((value, value.detach().clone()))
+        elif isinstance(value, (list, dict, set)):
+            found.append((value, copy.copy(value)))
+    return found
+
+
+class _Plain:
+    """Runs a checkpointed function as it is."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Nothing is compiled inside the block, and no checkpointed part refuses ``torch.autograd.grad``.
+
+    A compiled module would be compiled again for the probe's shapes; the reentrant kind of activation checkpointing
+    only supports ``backward()``. The results are the same.
+    """
+    reentrant = torch.utils.checkpoint.CheckpointFunction
+    with torch.compiler.set_stance("force_eager"):
+        torch.utils.checkpoint.CheckpointFunction = _Plain  # type: ignore[misc,assignment]
+        try:
+            yield
+        finally:
+            torch.utils.checkpoint.CheckpointFunction = reentrant  # type: ignore[misc]
+
+
+def launder(inputs: Any, device: torch.device | None = None) -> Any:
+    """Copies of the tensors in ``inputs`` that can take part in autograd, wherever they were born.
+
+    Call it inside ``torch.inference_mode(False)``: an inference tensor stays one under ``detach`` or ``to`` the same
+    device, and only a copy made outside inference mode is free.
+    """
+    return tree_map(lambda t: t.detach().to(device or t.device, copy=True) if isinstance(t, Tensor) else t, inputs)
+
+
+def check_fidelity(original: Tensor, copied: Tensor) -> None:
+    """Raise ``CloneError`` unless the untouched copy reproduces the model's output."""
+    if original.shape != copied.shape or not torch.allclose(
+        original.float(), copied.float(), rtol=1e-4, atol=1e-5, equal_nan=True
+    ):
+        raise CloneError(
+            "the copy does not reproduce the model's output on the probe: its forward depends on state that a copy "
+            "does not carry, or is random in eval mode. Pass clone_fn=, or forward= with a deterministic function."
+        )
+
+
+@torch.no_grad()
+def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor]) -> None:
+    """Raise ``CloneError`` unless zeroing the copy's weights changes its output from ``before``; they are restored."""
+    with zeroed(copied):
+        after = run()
+    if torch.equal(before, after):
+        raise CloneError(
+            "the copy is dead: zeroing all its weights did not change its output, so it still computes with the "
+            "original's (a compiled or closed-over forward) or ignores its weights. Pass clone_fn= that returns an "
+            "independent model, or test the module before compiling it."
+        )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of a module's ``state_dict``."""
+    return state_digest(getattr(module, "_orig_mod", module).state_dict())
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and bytes of a ``state_dict``, wherever its tensors lie.
+
+    A pruned weight counts as the product with its mask, which is what a checkpoint may hold in its place. Sharded
+    tensors count as the whole ones, for which every process must ask.
+    """
+    effective = dict(state)
+    for name in [name[: -len("_mask")] for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state]:
+        original, mask = effective.pop(f"{name}_orig"), effective.pop(f"{name}_mask")
+        effective[name] = gathered(mask).to(original.dtype) * gathered(original)
+    sha = hashlib.sha256()
+    for name, tensor in sorted(effective.items()):
+        sha.update(name.encode())
+        if isinstance(tensor, Tensor):
+            update_digest(sha, tensor)
+    return sha.hexdigest()
+
+
+def update_digest(sha: hashlib._Hash, tensor: Tensor) -> None:
+    """Feed type, shape and contents of a tensor, the same on every device and for shards of it."""
+    flat = gathered(tensor.detach()).cpu().contiguous().reshape(-1)
+    sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    sha.update(flat.view(torch.uint8).numpy().data)
+
+
+def logits(outputs: Any) -> Tensor:
+    """The tensor to be explained among a model's outputs: the output itself, its ``logits``, or the first tensor."""
+    if isinstance(outputs, _TENSORS):
+        return outputs
+    named = getattr(outputs, "logits", None)
+    if named is None and isinstance(outputs, dict):
+        named = outputs.get("logits")
+    found = named if isinstance(named, _TENSORS) else first_tensor(outputs, _TENSORS)
+    if found is None:
+        raise TypeError(
+            f"the model returned {type(outputs).__name__} without a tensor: pass forward=, a function "
+            "(model, *inputs) -> outputs (N, classes)"
+        )
+    return found
+
+
+_TENSORS: Any = (Tensor, Proxy)  # a proxy stands for a tensor while a model is traced symbolically
+
+
+def as_one_operation(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function; where a model is traced symbolically it becomes one operation, free to look at its values."""
+    proxy = next((leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Proxy)), None)
+    return (
+        function(*arguments) if proxy is None else proxy.tracer.create_proxy("call_function", function, arguments, {})
+    )
+
+
+class Adapted(nn.Module):
+    """A module whose call returns the explained outputs ``(N, classes)`` alone.
+
+    Args:
+        model: The copy; reachable as ``.model``.
+        forward: ``forward(model, *inputs) -> outputs``; ``model(*inputs)`` if None.
+    """
+
+    def __init__(self, model: nn.Module, forward: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self._forward = forward
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """Outputs ``(N, classes)`` or ``(N,)``."""
+        return logits(self._forward(self.model, *inputs) if self._forward is not None else self.model(*inputs))

@@ -1,0 +1,21 @@
+"""The model parameter randomization test: do maps change when the weights become random?
+
+mprt.py          the front door: model and probe in, result out
+multi_input.py   models of several inputs, each explained in its turn
+settings.py      how a cascade is walked
+cascade.py       the walk: re-initialise, explain again, compare
+trained_maps.py  what is known of the trained model before any weight is random
+walk.py          what a walk measured as a whole
+coverage.py      the proof of what was re-initialised
+judging.py       whether the run can be trusted, and the verdicts
+diagnostics.py   second opinions of the literature, which never gate
+complexity.py    entropy of maps, and how much it rises
+timing.py        what trials will take, measured on the walk itself
+headroom.py      how much is explained at once where memory is limited
+scheduling.py    who explains what where several processes share a walk
+"""
+
+from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
+from lightning_sanity.parameter_randomization.multi_input import multi_input_randomization_test
+
+__all__ = ["multi_input_randomization_test", "parameter_randomization_test"]

@@ -1,0 +1,517 @@
+"""Walks a cascade: re-initialise a unit, explain again, compare; fills one ``(trials, depths, N)`` tensor per measure.
+
+Everything stays on the model's device; what a step needs of the reference maps is prepared once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.engine import ENGINES, Engine, Trial, engine_for
+from lightning_sanity.explanation.explainer import Explainer
+from lightning_sanity.explanation.maps import AttributionFailed, Explanation, Maps, reduced
+from lightning_sanity.explanation.measurements import Track, Trials, agreement_of, correlation_of, spread_of
+from lightning_sanity.model.weights import restore, snapshot
+from lightning_sanity.parameter_randomization.complexity import efficient_mprt
+from lightning_sanity.parameter_randomization.diagnostics import other_classes
+from lightning_sanity.parameter_randomization.headroom import Room
+from lightning_sanity.parameter_randomization.scheduling import Division, Part, SharedWalks, in_common
+from lightning_sanity.parameter_randomization.settings import Settings
+from lightning_sanity.parameter_randomization.timing import clock, drawn, shared_walks, steps_cost, timed
+from lightning_sanity.parameter_randomization.trained_maps import TrainedModel, pictured
+from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.randomization.strategies import Change
+from lightning_sanity.randomization.twins import Reinitializer, TrialDraw, recalibrate_
+from lightning_sanity.randomization.unit import Unit
+from lightning_sanity.resources.budget import Cost, Shared, thin
+from lightning_sanity.resources.processes import Share
+from lightning_sanity.resources.progress import Progress
+from lightning_sanity.resources.random_streams import stream_seed
+from lightning_sanity.result.controls import POSITIVE_CONTROL
+from lightning_sanity.result.pictures import depths as picture_depths
+from lightning_sanity.similarity import Similarity
+
+_BUSY = 5  # factor by which a walk may take longer than planned before it is said to hang
+_MARGIN = 0.1  # of the time that is left, not planned for
+
+
+Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
+"""A depth's maps, and what they are like where that is known already; see ``Reference.against``."""
+
+
+class Cascade:
+    """One walk: ``start``, then ``extend`` by trials as often as needed; ``walk`` says what was measured so far.
+
+    Args:
+        model: The live clone whose weights are replaced; restored at the end of every trial.
+        what: The explanation of the untouched clone.
+        methods: The methods to follow, prepared.
+        similarities: The measures to fill.
+        support: Pixels that are not background ``(N, H, W)``, or None.
+        steps: Which units are random at each depth.
+        reinitializer: Draws them.
+        settings: How to walk.
+        progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
+        deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
+        share: This process's part of the work.
+        trained: The trained weights, where they are kept anyway and need no second safekeeping.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        what: Explanation,
+        methods: Mapping[str, tuple[Method, AttributionFn]],
+        similarities: Sequence[Similarity],
+        support: Tensor | None,
+        steps: Sequence[Sequence[Unit]],
+        reinitializer: Reinitializer,
+        settings: Settings,
+        progress: Progress | None = None,
+        deadline: float | None = None,
+        share: Share | None = None,
+        trained: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.trained = trained
+        self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
+        self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
+        self.samples = len(first(what.inputs))
+        self.trials = 0
+        self.tracks: dict[str, Track] = {name: Track() for name in methods}
+        self._progress = progress or (lambda done, total, label: None)
+        self._done = self._total = 0
+        self._deadline, self._share = deadline, share or Share()
+        self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
+        self._clock = clock(first(what.inputs).device)
+        self._trained_model = TrainedModel(what, methods, similarities, support, settings, self._explain, self._share)
+        self.references = self._trained_model.references
+        self._cost: Cost | None = None
+        self._spent = {"predicted_seconds": 0.0, "measured_seconds": 0.0}
+        self._walker: Engine | None = None
+        self._ahead: dict[int, Trial] = {}
+        self._thinned: dict[str, Any] = {}
+        self._room: Room | None = None
+        self._limit: float = math.inf
+        self._wanted = 0
+        self._outputs: list[Tensor] = []
+        self._changes: dict[str, list[Change]] = {}
+        self._engines: dict[str, str] = {}
+
+    def start(self, trials: int) -> None:
+        """Explain the trained model: reference maps, their ceiling and the noise guard.
+
+        With a deadline, depths and methods are chosen so that this many trials fit.
+        """
+        self._total = (1 + trials * len(self.steps)) * len(self.methods)
+        if self.settings.max_memory is not None:
+            self._room = Room(
+                self.settings.max_memory,
+                self.model,
+                self.reinitializer.twin is not None,
+                self.what,
+                self.methods,
+                self.similarities,
+                self.support,
+                self.steps,
+                self.settings.repeats,
+                trials,
+            )
+            self._room.divide(self._explain)
+        self._walker = in_common(self._share, self._engine(list(self.methods)))
+        sharing = self._walker if self._room is None else None
+        self._trained_model.share_passes(sharing, self._clock, self._left())
+        with self.what.overheard() as heard:
+            for name in self.methods:
+                self._guarded(name, self.tracks[name], (-1, 0), self._refer)
+                self._tick(f"trained model, {name}")
+        self._trained_outputs = heard[0] if heard else self.what.outputs()
+        if "random_logit" in self.settings.diagnostics:
+            others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
+            for name in filter(self._trained_model.mine, self.methods):
+                self._guarded(
+                    name, self.tracks[name], (-1, 1), lambda key, track: self._trained_model.other(key, track, others)
+                )
+        self._trained_model.unite(self.tracks)
+        if self._deadline is not None:
+            self._thin(trials)
+        self.picture_depths = picture_depths(len(self.steps)) if self.settings.picture_samples else ()
+
+    def extend(self, trials: int, methods: Iterable[str] | None = None) -> None:
+        """Walk that many more trials with ``methods``, all by default; the clone is trained again afterwards.
+
+        A trial's draws depend on its number alone: five trials and five more are ten trials.
+        """
+        self._wanted += trials
+        trials = int(min(trials, self._limit - self.trials))
+        following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
+        self._total = self._done + trials * len(self.steps) * len(following)
+        part = Part({name: self._tables(name, trials) for name in following})
+        engine = (
+            self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
+        )
+        saved = snapshot(self.model, self.trained)
+        ahead, self._ahead = self._ahead, {}
+        begun, walked = self._clock(), 0
+        try:
+            walks = SharedWalks(
+                self._share,
+                engine,
+                partial(self._divided, following, trials),
+                lambda place: self.reinitializer.start_trial(self.trials + place),
+                lambda engine, redraw: self._attempt(engine, redraw, saved),
+                ahead,
+            )
+            while walked < trials and self._in_time(begun, walked, following, walks.division):
+                self._walk_trial(walked, part, walks, saved)
+                walked += 1
+        finally:
+            restore(self.model, saved)
+        part.walked = walks.names()
+        part = part.cpu()
+        self._account(following, walked, self._clock() - begun)
+        walked = walks.division.unite(part, walked, self.picture_depths)
+        self._compare_twins(part.tables.get(POSITIVE_CONTROL), walked)
+        for name, table in part.tables.items():
+            self.tracks[name].append(table, walked)
+        for trial in range(walked):
+            self._outputs.append(torch.stack([part.outputs[trial, depth][1] for depth in range(len(self.steps))]))
+            for change in part.changes[trial]:
+                self._changes.setdefault(change.parameter, []).append(change)
+        self.trials += walked
+        if engine is not None and self._walker is not None:
+            self._engines |= dict.fromkeys(part.walked, engine.path.name)
+            given_up = engine.methods.keys() - set(part.walked)  # for good: who trusted them may walk them next
+            self._walker = self._walker.keep([name for name in self._walker.methods if name not in given_up])
+
+    def walk(self) -> Walk:
+        """What was measured so far, on the CPU."""
+        trained, outputs = self._trained_outputs.cpu(), torch.stack(self._outputs)  # (N, ...), (trials, depths, N, ...)
+        if self.trials < self._wanted:
+            self._thinned["trials"] = [self.trials, self._wanted]
+        control = self.tracks.get(POSITIVE_CONTROL)
+        twins = control.trials.twins if control is not None and control.trials is not None else []
+        return Walk(
+            tracks={name: track.cpu() for name, track in self.tracks.items()},
+            steps=self.steps,
+            picture_depths=self.picture_depths,
+            thinned=dict(self._thinned),
+            cost=dict(self._spent) if self._cost is not None else {},
+            memory={} if self._room is None else self._room.settings(self._explain),
+            notes=() if self._room is None else self._room.notes(),
+            agreement=agreement_of(trained, outputs),
+            correlation=correlation_of(trained, outputs),
+            spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float(),
+            finite=bool(trained.isfinite().all()),
+            twin_agreement=float(torch.cat(twins).nanmean()) if twins else math.nan,
+            changes=self._changes,
+            engines={name: self._engines.get(name, "plain") for name in self.methods},
+        )
+
+    def _tables(self, name: str, trials: int) -> Trials:
+        """Room for what so many more trials will measure of a method."""
+        like, picture = self.references[name].maps.magnitude, self.tracks[name].picture
+        tables = Trials.empty(like, self.similarities, trials, len(self.steps), self.settings.diagnostics)
+        if self.trials == 0 and picture is not None:  # until it is drawn, a picture is the trained model's
+            tables.pictures = picture[:, None].repeat(1, len(self.picture_depths), 1, 1)
+        return tables
+
+    def _passes(self, names: Iterable[str]) -> dict[str, float]:
+        return {name: self.methods[name][0].passes for name in names}
+
+    def _refer(self, name: str, track: Track) -> None:
+        walked = self._walker is not None and name in self._walker.methods and self.what.question is None
+        depths = len(self.steps) if walked else 1
+        self._trained_model.refer(name, track, self._clock, self._left(), depths)
+
+    def _left(self) -> float | None:
+        """Seconds that are left of a limit on time."""
+        return None if self._deadline is None else max(self._deadline - time.perf_counter(), 0.0)
+
+    # ------------------------------------------------------------------------------------------------ limited in time
+
+    def _thin(self, trials: int) -> None:
+        """Keep of the walk what fits."""
+        assert self._deadline is not None
+        cost = self._calibrated(trials)
+        parts = self._share.exchange((cost, self._deadline - time.perf_counter(), self._trained_model.fewest_copies()))
+        cost = Cost.largest([part[0] for part in parts])
+        controls = [name for name in cost.step if self.methods[name][0].control]
+        depths = len(self.steps)
+        # A little is left for what comes after, and so that the last trial is not lost to a breath of delay.
+        left = (1 - _MARGIN) * min(part[1] for part in parts)
+        plan = thin(cost, trials, depths, left, controls=controls, whole=not self._nested())
+        for name in plan.dropped:
+            self.tracks[name].error = "left out: max_time is too short for this method"
+        self._cost = cost
+        self.steps = [self.steps[depth] for depth in plan.depths]
+        self._walker = self._walker.only(plan.depths) if self._walker is not None else None
+        self._ahead = {place: trial.only(plan.depths) for place, trial in self._ahead.items()}
+        self._limit = plan.trials if plan.trials < trials else math.inf
+        self._thinned = plan.settings(trials, depths)
+        if (copies := min(part[2] for part in parts)) < self.settings.repeats:
+            self._thinned["noisy copies"] = [copies, self.settings.repeats]
+
+    def _nested(self) -> bool:
+        """Whether every depth's random units stay random at the next."""
+        return all(unit in self.steps[-1] for step in self.steps for unit in step)
+
+    def _calibrated(self, trials: int) -> Cost:
+        """What trials will take, by the trained model's explanations and, where there is an engine, by its walks.
+
+        Of several processes each walks a trial of its own, and one proves for all.
+        """
+        saved = snapshot(self.model, self.trained)
+        plain = {name: explaining for name, (explaining, _) in self._trained_model.seconds.items()}
+        shared: tuple[Shared, ...] = ()
+        workers = self._share.workers
+        if self._walker is not None:
+            assert self._deadline is not None
+            place = self._share.rank % trials
+            if place > 0 and self._trained_model.pass_seconds is None:  # else nobody walks, and nobody proves, yet
+                self._walker.trust()
+            found = shared_walks(
+                self._walker,
+                lambda engine: self._attempt(engine, self.reinitializer.start_trial(place), saved),
+                plain,
+                math.ceil(trials / workers),
+                self._deadline - time.perf_counter(),
+                self._trained_model.pass_seconds,
+            )
+            self._walker = in_common(self._share, None if found is None else self._walker)
+            if self._walker is not None and found is not None:
+                common = [replace(walk, methods=walk.methods.intersection(self._walker.methods)) for walk in found[0]]
+                shared = tuple(walk for walk in common if walk.methods)
+                self._ahead = {} if found[1] is None else {place: found[1]}
+        walked = frozenset[str]().union(*(walk.methods for walk in shared))
+        asked = 0 if self.what.question is None else 1  # an unrelated sample is asked the same question
+        again = "dependence" in self.settings.diagnostics
+        passes = self._passes(self._trained_model.seconds)
+        step, once = steps_cost(
+            self._trained_model.seconds, passes, walked, asked=asked, again=again, workers=1 if walked else workers
+        )
+        drawing = restoring = outputs = 0.0
+        if self._needs_weights(list(plain), walked):
+            drawing, restoring = drawn(
+                self.model, self.reinitializer, self.steps, lambda: restore(self.model, saved), self._clock
+            )
+        if self.settings.retarget or self.settings.norm_stats == "recalibrate":
+            _, outputs = timed(self.what.outputs, self._clock, 0.0)
+        return Cost(
+            step,
+            once,
+            trial=drawing + restoring,
+            depth=outputs + (0.0 if self._nested() else restoring),
+            shared=shared,
+            ahead=len(self._ahead),
+            workers=workers if walked else 1,
+        )
+
+    def _in_time(self, begun: float, walked: int, following: Sequence[str], division: Division) -> bool:
+        """Whether another trial fits, going by those that this process walked; its first of all always does."""
+        done = sum(map(division.concerns, range(walked)))
+        if self._deadline is None or self._cost is None or self.trials + done == 0:
+            return True
+        if not division.concerns(walked):
+            return True
+        now = self._clock()
+        ahead = self._cost.ahead if self.trials == 0 else 0
+        known = (now - begun) / done if done > ahead else 0.0
+        if ahead or done == 0:  # the first was partly walked before
+            known = max(known, replace(self._cost, ahead=0).seconds(following, 1, len(self.steps)))
+        fits: bool = self._share.agreed(now + known <= self._deadline)
+        return fits
+
+    def _account(self, following: Sequence[str], walked: int, seconds: float) -> None:
+        """Note what some trials took and what they were expected to take."""
+        if self._cost is not None:
+            cost = self._cost if self.trials == 0 else replace(self._cost, ahead=0)
+            self._spent["predicted_seconds"] += cost.seconds(following, walked, len(self.steps))
+            self._spent["measured_seconds"] += seconds
+
+    # -------------------------------------------------------------------------------------------------------- the walk
+
+    def _walk_trial(self, place: int, part: Part, walks: SharedWalks, saved: Mapping[str, Tensor]) -> None:
+        """What this process does of one trial, which is row ``place`` of the tables."""
+        trial, tables, division = self.trials + place, part.tables, walks.division
+        names = division.names(place)
+        if not names and not division.tells(place):
+            self._tick(f"trial {trial + 1}", len(self.steps) * len(tables))
+            return
+        redraw = self.reinitializer.start_trial(trial)
+        ready = walks.trial(place, redraw)
+        made = {} if ready is None else {n: self._compared(n, each, trial) for n, each in ready.attributions.items()}
+        changes = [] if ready is None else [change for each in ready.changes.values() for change in each]
+        looking = [name for name in names if self.methods[name][0].passes > 0]
+        needs_weights = bool(looking) and self._needs_weights(looking, made)
+        needs_weights |= ready is None and division.tells(place)
+        random: list[Unit] = []
+        for depth, step in enumerate(self.steps):
+            if any(unit not in step for unit in random):
+                restore(self.model, saved)
+                random = []
+            for unit in (unit for unit in step if needs_weights and unit not in random):
+                changed = redraw(self.model, unit)
+                changes += changed if ready is None else ()
+            random = list(step)
+            now = self.what
+            if needs_weights and self.settings.norm_stats == "recalibrate":
+                recalibrate_(self.model, random, self.what.outputs)
+            if needs_weights and self.settings.retarget:
+                now = self.what.retargeted()
+            with now.overheard() as heard:
+                told: int | None = None
+                for order, (name, table) in enumerate(tables.items()):
+                    if division.mine(name, place, depth):
+                        act = partial(self._step, now=now, place=place, depth=depth, made=made.get(name))
+                        self._guarded(name, table, (trial, depth), act)
+                    told = order if heard and told is None else told
+                    self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
+            if ready is not None:
+                part.outputs[place, depth] = -1, ready.outputs[depth]
+            elif told is not None:
+                part.outputs[place, depth] = told, heard[0]
+            elif division.tell(place, depth):
+                part.outputs[place, depth] = len(tables), now.outputs()
+        if changes:
+            part.changes[place] = changes
+        if "dependence" in self.settings.diagnostics:
+            for name, table in tables.items():
+                if division.mine(name, place, len(self.steps) - 1):
+                    self._guarded(name, table, (trial, len(self.steps)), partial(self._depend, place=place))
+        if needs_weights:
+            restore(self.model, saved)
+
+    def _divided(self, following: Sequence[str], trials: int, walked: Mapping[str, Hashable]) -> Division:
+        """Who does what of so many more trials, given the methods that share walks, by their kinds."""
+        passes = self._passes(following)
+        in_step = self._deadline is not None and not walked
+        return Division(self._share, passes, walked, trials, len(self.steps), in_step)
+
+    def _engine(self, following: Sequence[str]) -> Engine | None:
+        """What explains all depths of a trial at once, where that is exact and this process may walk by itself."""
+        alone = self._share.apart and self._explain.whole(self.samples)
+        exact = not self.settings.retarget and self.settings.norm_stats != "recalibrate"
+        if self.settings.engine == "plain" or not (alone and exact and following):
+            return None
+        if self._room is not None and not self._room.traces(self._explain):
+            return None
+        methods = {name: self.methods[name] for name in following}
+        seed = stream_seed(self.settings.seed, "explainer")
+        engine = engine_for(self.model, self.what, methods, self.steps, seed, ENGINES[self.settings.engine])
+        if engine is None or self._room is None or self._room.holds(engine, self._explain):
+            return engine
+        return None
+
+    def _attempt(self, engine: Engine, redraw: TrialDraw, saved: Mapping[str, Tensor]) -> Trial | None:
+        """All depths of a trial at once, where that is to be had."""
+        # What is left of a short time may be less than the least walk takes, on a busy machine several times less.
+        takes = 0.0 if self._cost is None else self._cost.seconds(engine.methods, 1, len(engine.steps))
+        with self._explain.patience("a walk over all depths", max(1.0, _BUSY * takes)):
+            read = time.perf_counter if self._deadline is None else self._clock
+            return engine.attempt(redraw, saved, read)
+
+    def _needs_weights(self, names: Iterable[str], walked: Collection[str]) -> bool:
+        """Whether something is still to be explained on the re-initialised clone itself."""
+        if not walked or self.what.question is not None or "dependence" in self.settings.diagnostics:
+            return True
+        return any(self.methods[name][0].passes > 0 and name not in walked for name in names)
+
+    def _tick(self, label: str, steps: int = 1) -> None:
+        self._done += steps
+        self._progress(self._done, self._total, label)
+
+    def _guarded(self, name: str, table: Any, at: tuple[int, int], act: Callable[[str, Any], None]) -> None:
+        """A method that fails is given up with its reason; the others go on."""
+        if table.error is None:
+            try:
+                act(name, table)
+            except AttributionFailed as error:
+                table.error, table.failed_at = str(error), at
+
+    # --------------------------------------------------------------------------------------------- randomised models
+
+    def _compared(self, name: str, attributions: Iterable[Tensor], trial: int) -> Iterator[Compared]:
+        """What a walk over all depths made of a method, compared where nothing else needs to be explained for that."""
+        maps = (reduced(attribution, name, self.what) for attribution in attributions)
+        if self.what.question is not None:
+            return ((each, None) for each in maps)
+        return self.references[name].against_each(maps, (self._shift(trial, d) for d in range(len(self.steps))))
+
+    def _shift(self, trial: int, depth: int) -> int:
+        """How far away the sample is that a map is compared with for the floor.
+
+        It changes from step to step, so that the floor averages over pairs.
+        """
+        return 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
+
+    def _step(
+        self, name: str, table: Trials, now: Explanation, place: int, depth: int, made: Iterator[Compared] | None
+    ) -> None:
+        method = self.methods[name][0]
+        trial = self.trials + place
+        if method.passes == 0 and depth > 0:  # never looks at the model, so one map per trial says all
+            for rows in (*table.values.values(), *table.floor.values()):
+                rows[place, depth] = rows[place, 0]
+            if method.fresh and self._pictured(trial, depth):
+                self._draw(table, depth, self._explain(name, now, trial, depth))
+            return
+        maps, found = next(made) if made is not None else (self._explain(name, now, trial, depth), None)
+        shift = self._shift(trial, depth)
+        unrelated = None if now.question is None else self._explain(name, now.crossed(shift), trial, depth)
+        if found is None:
+            found = self.references[name].against(maps, shift, unrelated)
+        for key, (same, other) in found.items():
+            table.values[key][place, depth] = same
+            table.floor[key][place, depth] = other
+        if depth == len(self.steps) - 1 or method.passes == 0:
+            self._end(name, table, maps, unrelated, place)
+        if self._pictured(trial, depth):
+            self._draw(table, depth, maps)
+
+    def _end(self, name: str, table: Trials, maps: Maps, unrelated: Maps | None, place: int) -> None:
+        """What is measured at full randomization only."""
+        table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
+        if table.entropy_rise is not None:
+            table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
+        if name == POSITIVE_CONTROL:
+            table.last[place] = maps.magnitude
+            table.last_crossed |= {} if unrelated is None else {place: unrelated.magnitude}
+
+    def _compare_twins(self, table: Trials | None, walked: int) -> None:
+        """Twins must not resemble one another: their weights should draw the map."""
+        if table is None or table.error is not None:
+            return
+        device = first(self.what.inputs).device
+        maps, crossed = (
+            {trial: Maps(each.to(device), each.to(device)) for trial, each in found.items()}
+            for found in (table.last, table.last_crossed)
+        )
+        for trial in range(1, walked):
+            before = self._trained_model.ranked(maps[trial - 1])
+            agreement = before.against(maps[trial], 0)["spearman"][0]
+            if crossed:  # beyond what the question alone makes alike
+                alike = before.against(crossed[trial], 0)["spearman"][0]
+                agreement = (agreement - alike) / (1 - alike)
+            table.twins.append(agreement)
+
+    def _depend(self, name: str, table: Trials, place: int) -> None:
+        """Likeness to the trained map, at full randomization and under input noise."""
+        key = stream_seed(self.settings.seed, "dependence", self.trials + place)
+        maps = self._explain(name, self.what.with_noise([key]), "dependence", self.trials + place)
+        one = self._trained_model.ranked(self.references[name].maps).against(maps, 0)["spearman"][0]
+        table.dependence[place] = one  # type: ignore[index]
+
+    def _pictured(self, trial: int, depth: int) -> bool:
+        return trial == 0 and depth in self.picture_depths
+
+    def _draw(self, table: Trials, depth: int, maps: Maps) -> None:
+        table.pictures[:, self.picture_depths.index(depth)] = pictured(maps, self.settings.picture_samples)  # type: ignore[index]

@@ -1,0 +1,52 @@
+"""What a cascade measured as a whole: a track per method, the outputs' change and the parameters' changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sanity.explanation.measurements import Track
+from lightning_sanity.randomization.strategies import Change
+from lightning_sanity.randomization.unit import Unit
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What a cascade measured: a track per method, the outputs' change, and the parameters' changes per trial.
+
+    Attributes:
+        tracks: Per method.
+        steps: Which units were random at each depth; a deadline may have thinned them.
+        picture_depths: Depths that have pictures.
+        thinned: What a deadline left out, in plain values.
+        cost: What the trials were expected to take under a deadline, and took.
+        memory: What was decided to keep a limit on memory, in plain values.
+        notes: What a reader should know of that.
+        agreement: Share of equal predictions ``(trials, depths)``.
+        correlation: Correlation with the trained model's outputs ``(trials, depths)``.
+        spread_ratio: Spread of the outputs over the trained model's ``(trials,)``.
+        finite: Whether the trained model's outputs are.
+        twin_agreement: Mean Spearman correlation between the plain gradients of consecutive twins, same sample: near
+            the floor for random twins, near 1 for twins that differ in name only; NaN where it was not measured.
+        changes: Per parameter, one per trial.
+        engines: Per method, how its depths were explained: "two_stream" (all at once; "two_stream, folded" on request),
+            "full_batch" (many at once), or "plain".
+    """
+
+    tracks: dict[str, Track]
+    steps: Sequence[Sequence[Unit]]
+    picture_depths: tuple[int, ...]
+    thinned: dict[str, Any]
+    cost: dict[str, float]
+    memory: dict[str, Any]
+    notes: tuple[str, ...]
+    agreement: Tensor
+    correlation: Tensor
+    spread_ratio: Tensor
+    finite: bool
+    twin_agreement: float
+    changes: Mapping[str, Sequence[Change]]
+    engines: Mapping[str, str]

@@ -1,0 +1,11 @@
+"""Which weights become random, in what order, and how.
+
+unit.py        units and steps: which parameters are re-initialised together, from the output to the input
+strategies.py  normal, shuffle, reset, xavier, kaiming, a function: in place, and the proof of the change
+twins.py       a strategy bound to a model and a seed: the same (trial, unit) always gets the same draw
+"""
+
+from lightning_sanity.randomization.strategies import reinitialize_
+from lightning_sanity.randomization.unit import RandomizationError, Unit, units
+
+__all__ = ["RandomizationError", "Unit", "reinitialize_", "units"]

@@ -1,0 +1,356 @@
+"""Re-initialises units, in place, and proves that they changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sanity.model.weights import whole
+from lightning_sanity.randomization.unit import RandomizationError, Unit, has_fan, owner_of, units
+from lightning_sanity.resources.random_streams import generator as make_generator
+from lightning_sanity.resources.random_streams import isolated_rng
+
+__all__ = ["STRATEGIES", "Change", "RandomizationError", "Reinitialize", "Unit", "redraw", "reinitialize_", "units"]
+
+Reinitialize = str | Callable[..., Any] | nn.Module
+_CONSTANT = 1e-5
+"""Spread, as a share of the mean, up to which values count as equal: rounding of a sum leaves that much."""
+_PIECE = 2**16
+"""Values that are compared at once."""
+STRATEGIES = ("default", "normal", "shuffle", "reset", "xavier", "kaiming")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened to one parameter: how it was drawn and ``|new - old| / max(|new|, |old|)``, a 0-d tensor."""
+
+    parameter: str
+    strategy: str
+    relative: Tensor
+
+
+class Redraw(Protocol):
+    """Re-initialises a unit and says what changed."""
+
+    def __call__(
+        self, model: nn.Module, unit: Unit, rng: torch.Generator, trained: nn.Module | None = None
+    ) -> tuple[Change, ...]:
+        """Draw.
+
+        Args:
+            model: Whose unit.
+            unit: Which.
+            rng: Of the draws.
+            trained: Another module with the values that ``model`` has, which saves a copy of them.
+        """
+
+
+def reinitialize_(
+    model: nn.Module, unit: Unit, how: Reinitialize = "normal", generator: torch.Generator | None = None
+) -> None:
+    """Give the parameters of ``unit`` new values, in place.
+
+    Args:
+        model: The model that holds them; never the one being trained.
+        unit: One of ``units(model, ...)``.
+        how: ``"normal"`` draws with each tensor's own mean and standard deviation; ``"shuffle"`` permutes each tensor;
+            ``"reset"`` calls the modules' own ``reset_parameters``; ``"xavier"``, ``"kaiming"``; a function of a
+            module; or a twin (module of the same structure) to copy from. ``"default"`` means ``"normal"`` here.
+        generator: CPU generator of the draws; the global streams are never touched.
+
+    Raises:
+        RandomizationError: If a parameter kept its value: which one, and what to do.
+        ValueError: If ``how`` is unknown.
+    """
+    changes = redraw(how)(model, unit, generator or make_generator(0, unit.name))
+    kept = [change.parameter for change in changes if not bool(change.relative > 0)]
+    if kept:
+        raise RandomizationError(
+            f"cannot re-initialise {', '.join(map(repr, kept))} of unit '{unit.name}': the value did not change under "
+            f"{describe(how)}. Pass reinitialize='normal', or a function that sets it."
+        )
+
+
+def describe(how: Reinitialize) -> str:
+    return f"'{how}'" if isinstance(how, str) else getattr(how, "__name__", type(how).__name__)
+
+
+def redraw(how: Reinitialize) -> Redraw:
+    """The function behind ``reinitialize_``: it reports what changed instead of raising.
+
+    What a draw matches of the trained values is looked up once, so call it on units that carry them.
+    """
+    act = _replacement(how)
+
+    @torch.no_grad()
+    def measured(
+        model: nn.Module, unit: Unit, rng: torch.Generator, trained: nn.Module | None = None
+    ) -> tuple[Change, ...]:
+        with whole(model, unit.parameters):
+            if trained is None:
+                before = {name: _effective(model, name).clone() for name in unit.parameters}
+            else:
+                before = {name: _effective(trained, name) for name in unit.parameters}
+            strategies = act(model, unit, rng)
+            return tuple(
+                Change(name, strategies[name], _relative(before.pop(name), _effective(model, name)))
+                for name in unit.parameters
+            )
+
+    return measured
+
+
+def _replacement(how: Reinitialize) -> Callable[[nn.Module, Unit, torch.Generator], dict[str, str]]:
+    """What replaces a unit's values and names how it did so, by parameter."""
+    if isinstance(how, nn.Module):
+        return partial(_copy_from, how)
+    if how in ("default", "normal", "shuffle", "xavier", "kaiming"):
+        return partial(_draw_each, _DRAWS["normal" if how == "default" else str(how)], _Laws())
+    if how == "reset":
+        return _reset_modules
+    if callable(how):
+        return partial(_apply_callable, how)
+    raise ValueError(f"unknown re-initialisation '{how}'; choose from: {', '.join(STRATEGIES)}, a function or a twin")
+
+
+def _effective(model: nn.Module, name: str) -> Tensor:
+    """What the forward pass computes with: a parametrised parameter stands for the tensor it produces."""
+    owner, rest = owner_of(model, name), name
+    if "parametrizations." in name:
+        rest = name.split("parametrizations.", 1)[1].split(".")[0]
+        tensor = getattr(model.get_submodule(owner), rest)
+        if isinstance(tensor, Tensor):
+            return tensor.detach()
+    return model.get_parameter(name).detach()
+
+
+def _relative(old: Tensor, new: Tensor) -> Tensor:
+    """``|new - old| / max(|new|, |old|)``."""
+    if old.shape != new.shape:
+        return torch.ones((), device=new.device)
+    pairs = zip(_pieces(old), _pieces(new), strict=True)
+    norms = [[torch.linalg.vector_norm(each) for each in (a, b, b - a)] for a, b in pairs]
+    before, after, change = torch.linalg.vector_norm(torch.stack([torch.stack(row) for row in norms]), dim=0)
+    return (change / torch.maximum(before, after).clamp_min(torch.finfo(torch.float32).tiny)).float()
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """Small enough for a cache, so that a difference takes neither the time nor the memory of another tensor."""
+    return _wide(tensor).reshape(-1).split(_PIECE)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Real, at least float32."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _parametrized(model: nn.Module, unit: Unit) -> dict[tuple[str, str], list[str]]:
+    """``(owner, tensor) -> raw parameters`` of new-style parametrisations."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in unit.parameters:
+        if "parametrizations." in name:
+            tensor = name.split("parametrizations.", 1)[1].split(".")[0]
+            found.setdefault((owner_of(model, name), tensor), []).append(name)
+    return found
+
+
+@dataclass(frozen=True)
+class _Law:
+    """The normal law that a tensor is redrawn from, so that a deep network keeps its signal.
+
+    Attributes:
+        mean: Of the trained values.
+        spread: Their standard deviation.
+        strategy: What to call it.
+    """
+
+    mean: complex
+    spread: float
+    strategy: str
+
+
+class _Laws:
+    """Laws by tensor, each found once: all trials start from the same trained values."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Law] = {}
+
+    def of(self, unit: Unit, tensors: Mapping[str, Tensor]) -> Mapping[str, _Law]:
+        """The laws of a unit's tensors, which carry their trained values the first time."""
+        unknown = {name: tensor for name, tensor in tensors.items() if name not in self._known}
+        moments = {name: _moments(tensor) for name, tensor in unknown.items()}
+        if unknown:
+            largest = max(tensors.values(), key=Tensor.numel)
+            for name, (mean, spread) in moments.items():
+                self._known[name] = _law(mean, spread, lambda: _moments(largest)[1])
+        return self._known
+
+
+def _moments(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of all values; of complex ones the latter is that of their parts."""
+    wide = _wide(tensor)
+    mean = wide.mean()
+    centred = [torch.linalg.vector_norm(piece - mean) for piece in _pieces(tensor)]
+    spread = torch.linalg.vector_norm(torch.stack(centred)) / max(wide.numel() - 1, 1) ** 0.5
+    return tensor.mean() if tensor.is_complex() else mean, spread
+
+
+def _law(mean: Tensor, spread: Tensor, of_largest: Callable[[], Tensor]) -> _Law:
+    centre, deviation = torch.stack([mean, spread.to(mean.dtype)]).tolist()  # one question to the device, not two
+    if deviation.real > _CONSTANT * abs(centre):
+        return _Law(centre, deviation.real, "normal")
+    # All values equal: nothing to match, yet the value itself was trained. A tenth of it keeps a scale near one.
+    scale = 0.1 * abs(centre) or float(of_largest()) or 0.02
+    return _Law(centre, scale, "normal (around a constant)")
+
+
+Draw = Callable[[Tensor, _Law, torch.Generator], str]
+"""Replaces a tensor's values in place; what that is called."""
+
+
+def _draw_each(draw: Draw, laws: _Laws, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
+    """Draw every tensor of the unit in the order of its names; parametrised ones through what they produce."""
+    strategies: dict[str, str] = {}
+    produced = {
+        (owner, tensor): getattr(model.get_submodule(owner), tensor).detach().clone()
+        for owner, tensor in _parametrized(model, unit)
+    }
+    tensors = {name: model.get_parameter(name).detach() for name in unit.parameters}
+    law = laws.of(unit, tensors | {".".join(place): value for place, value in produced.items()})
+    for (owner, made), names in _parametrized(model, unit).items():
+        value = produced[owner, made]
+        strategy = draw(value, law[f"{owner}.{made}"], rng)
+        with isolated_rng(int(torch.randint(2**62, (), generator=rng)), device_of(model)):  # some inverses draw
+            assigned = _assign_through(model.get_submodule(owner), made, value)
+        if assigned:
+            strategies.update(dict.fromkeys(names, f"{strategy} (through its parametrisation)"))
+    for name, tensor in tensors.items():
+        if name not in strategies:
+            strategies[name] = draw(tensor, law[name], rng)
+    return strategies
+
+
+def _assign_through(module: nn.Module, tensor: str, value: Tensor) -> bool:
+    """Set a parametrised tensor; False where its parametrisation has no inverse."""
+    try:
+        setattr(module, tensor, value)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    for parametrization in module.parametrizations[tensor]:  # type: ignore[index]
+        power_method = getattr(parametrization, "_power_method", None)
+        if power_method is not None:  # spectral norm estimates the largest singular value by iteration
+            matrix = parametrization._reshape_weight_to_matrix(module.parametrizations[tensor].original)  # type: ignore[index,union-attr]
+            power_method(matrix, 15)
+    return True
+
+
+def _normal(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
+    """A normal draw with the tensor's own mean and spread."""
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous():
+        drawn = tensor
+    else:  # on the CPU, so that all devices agree
+        dtype = tensor.dtype if tensor.is_complex() else torch.float32
+        drawn = torch.empty(tensor.shape, dtype=dtype, pin_memory=tensor.device.type == "cuda")
+    if isinstance(law.mean, complex) or not math.isfinite(law.spread):  # of weights that are NaN, all draws are
+        drawn.normal_(generator=rng).mul_(law.spread).add_(law.mean)
+    else:
+        drawn.normal_(law.mean, law.spread, generator=rng)
+    if drawn is not tensor:
+        tensor.copy_(drawn, non_blocking=True)
+    return law.strategy
+
+
+def _shuffle(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
+    flat = tensor.reshape(-1)
+    shuffled = flat[torch.randperm(flat.numel(), generator=rng).to(flat.device)]
+    if torch.equal(shuffled, flat):  # one element, or all of them equal
+        return _normal(tensor, law, rng)
+    tensor.copy_(shuffled.reshape(tensor.shape))
+    return "shuffle"
+
+
+def _variance_scaling(fill: Callable[..., Tensor], name: str) -> Draw:
+    def draw(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
+        if tensor.ndim < 2 or tensor.is_complex() or not has_fan(tensor):
+            return _normal(tensor, law, rng)
+        tensor.copy_(fill(torch.empty(tensor.shape), generator=rng))
+        return name
+
+    return draw
+
+
+_DRAWS: dict[str, Draw] = {
+    "normal": _normal,
+    "shuffle": _shuffle,
+    "xavier": _variance_scaling(nn.init.xavier_normal_, "xavier"),
+    "kaiming": _variance_scaling(nn.init.kaiming_normal_, "kaiming"),
+}
+
+
+def _owners(model: nn.Module, unit: Unit) -> dict[str, nn.Module]:
+    return {owner: model.get_submodule(owner) for owner in dict.fromkeys(owner_of(model, n) for n in unit.parameters)}
+
+
+def _reset_modules(model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
+    """Each module's own initialiser; a matched normal draw where it has none or does not reach a parameter."""
+
+    def reset(module: nn.Module) -> None:
+        own = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(own):
+            own()
+
+    before = {name: model.get_parameter(name).detach().clone() for name in unit.parameters}
+    strategies = _apply_callable(reset, model, unit, rng, "reset")
+    unreached = tuple(n for n in unit.parameters if torch.equal(before[n], model.get_parameter(n).detach()))
+    if unreached:
+        normal = _draw_each(_normal, _Laws(), model, Unit(unit.name, unreached), rng)
+        strategies.update({name: f"{how} (no reset of its own)" for name, how in normal.items()})
+    return strategies
+
+
+def _apply_callable(
+    function: Callable[[nn.Module], Any], model: nn.Module, unit: Unit, rng: torch.Generator, name: str = ""
+) -> dict[str, str]:
+    """Run a function on each owner under its own random stream; what lies outside the unit is put back."""
+    names = set(unit.parameters) | set(unit.statistics)
+    with isolated_rng(int(torch.randint(2**62, (), generator=rng)), device_of(model)):
+        for owner, module in _owners(model, unit).items():
+            prefix = f"{owner}." if owner else ""
+            outside = {
+                key: value.detach().clone() for key, value in module.state_dict().items() if prefix + key not in names
+            }
+            function(module)
+            current = module.state_dict(keep_vars=True)
+            for key, value in outside.items():
+                if key in current and current[key].shape == value.shape:
+                    current[key].data.copy_(value)
+    return dict.fromkeys(unit.parameters, name or describe(function))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _copy_from(twin: nn.Module, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
+    """Copy the unit from a fresh twin; where the twin holds the trained value itself, a constant, draw instead."""
+    source = dict(twin.named_parameters())
+    strategies: dict[str, str] = {}
+    same: list[str] = []
+    for name in unit.parameters:
+        parameter = model.get_parameter(name)
+        value = source[name].detach().to(parameter.device, parameter.dtype)
+        if torch.equal(parameter.detach(), value):
+            same.append(name)
+        parameter.copy_(value)
+        strategies[name] = "twin"
+    if same:
+        normal = _draw_each(_normal, _Laws(), model, Unit(unit.name, tuple(same)), rng)
+        strategies.update({name: f"{how}, the twin's value being the trained one" for name, how in normal.items()})
+    return strategies

@@ -1,0 +1,13 @@
+"""May these weights go out? Files and policies in, one decision out; knows no test.
+
+gating.py      the gate: results and a policy in, a decision out
+policy.py      what a release asks of a result
+decision.py    a decision as JSON, JUnit XML and Markdown
+registries.py  mark a version in MLflow's or W&B's registry if the gate let it pass
+"""
+
+from lightning_sanity.release.gating import Check, Decision, gate
+from lightning_sanity.release.policy import Policy, read_policy
+from lightning_sanity.release.registries import promote_mlflow, promote_wandb
+
+__all__ = ["Check", "Decision", "Policy", "gate", "promote_mlflow", "promote_wandb", "read_policy"]

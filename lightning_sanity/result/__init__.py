@@ -1,0 +1,36 @@
+"""What a test returns: frozen nouns, their file, and the verdict on the numbers in them.
+
+sanity_result.py   SanityResult, Verdict, Curve, Coverage: frozen, and their round trip through JSON
+file.py            the file: strict reading, nothing executed; result.schema.json describes it
+pictures.py        small copies of inputs and maps
+psi.py             the parameter sensitivity index and its interval
+signal.py          the noise guard, rank tests, Holm's correction
+verdict.py         the criterion, and from numbers to PASS, FAIL or INCONCLUSIVE
+controls.py        methods whose verdict is known beforehand, and what makes a run invalid
+bootstrap.py       resampling, for indices whose interval has no closed form
+noninferiority.py  two results on the same probe: did a method get worse?
+"""
+
+from lightning_sanity.result.sanity_result import (
+    Coverage,
+    Curve,
+    Outcome,
+    OutputChange,
+    SanityCheckFailed,
+    SanityResult,
+    UnitCoverage,
+    Verdict,
+)
+from lightning_sanity.result.verdict import Criterion
+
+__all__ = [
+    "Coverage",
+    "Criterion",
+    "Curve",
+    "Outcome",
+    "OutputChange",
+    "SanityCheckFailed",
+    "SanityResult",
+    "UnitCoverage",
+    "Verdict",
+]

@@ -1,0 +1,346 @@
+"""What a test returns: frozen nouns, and their round trip through JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_sanity.result import file as result_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class SanityCheckFailed(RuntimeError):
+    """A gated attribution method did not pass and the caller asked for an error."""
+
+
+class Outcome(str, Enum):
+    """What a verdict says about a method."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One similarity of one method along a cascade.
+
+    Attributes:
+        values: Trained model's map against the map at each depth, same sample; float32 ``(trials, depths, N)``.
+        floor: The same against the map of another sample: unrelated model and unrelated input; ``(trials, depths, N)``.
+        ceiling: Trained model's map against a second run of the explanation with another explainer seed; ``(R, N)``,
+            all ones for a deterministic method.
+
+    NaN marks a pair in which a map was constant or not finite.
+    """
+
+    values: Tensor
+    floor: Tensor
+    ceiling: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over trials and samples at each depth, NaN pairs left out; ``(depths,)``."""
+        return self.values.nanmean(dim=(0, 2))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision on one method.
+
+    Attributes:
+        outcome: ``PASS``, ``FAIL`` or ``INCONCLUSIVE``.
+        reason: One sentence that a person can act on.
+        psi: Parameter sensitivity index of the measure that decided: 1 = as different as unrelated maps, 0 = the map
+            ignores the model. NaN if undefined.
+        psi_low: Lower end of the 95 % interval of ``psi``.
+        psi_high: Upper end.
+        measure: Name of the similarity with the smallest PSI.
+        psi_first: PSI of ``measure`` after the first step alone.
+        psi_last: PSI of ``measure`` at the last step alone.
+        p_dependence: Diagnostic: probability of maps this different if they did not depend on the weights at all;
+            None if not computed.
+        gated: Whether the method counts for ``SanityResult.passed``; controls do not.
+        psi_of: PSI of every measure with its interval, ``{measure: (psi, low, high)}``.
+    """
+
+    outcome: Outcome
+    reason: str
+    psi: float = math.nan
+    psi_low: float = math.nan
+    psi_high: float = math.nan
+    measure: str | None = None
+    psi_first: float = math.nan
+    psi_last: float = math.nan
+    p_dependence: float | None = None
+    gated: bool = True
+    psi_of: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the outcome is ``PASS``."""
+        return self.outcome is Outcome.PASS
+
+
+@dataclass(frozen=True)
+class UnitCoverage:
+    """What re-initialising one unit changed.
+
+    Attributes:
+        name: The unit.
+        parameters: Names of its parameters.
+        count: Number of scalar parameters.
+        strategy: How each parameter was drawn, in the order of ``parameters``.
+        relative_change: ``|new - trained| / |trained|`` of each parameter, smallest over trials.
+        kept: Parameters that kept their trained value.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    count: int
+    strategy: tuple[str, ...]
+    relative_change: tuple[float, ...]
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which of the parameters that the forward pass uses were proven to have changed.
+
+    Attributes:
+        share: Changed scalars / used scalars; 1.0 = every used parameter.
+        units: One entry per unit, in the order of ``SanityResult.units``.
+        unused: Parameters that the forward pass never read; they were left alone.
+        notes: What a reader should know, for example which twin was used or refused and why.
+    """
+
+    share: float
+    units: tuple[UnitCoverage, ...]
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the used parameters that kept their trained value."""
+        return tuple(name for unit in self.units for name in unit.kept)
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """How the predictions moved along the cascade, against the trained model's.
+
+    Attributes:
+        agreement: Share of samples with the same predicted class; ``(trials, depths)``, NaN for a single output.
+        correlation: Pearson correlation of the outputs over samples and classes; ``(trials, depths)``.
+        gradient_ratio: Norm of the input gradient at full randomization over the trained model's; ``(trials,)``.
+        spread_ratio: Spread of the outputs over inputs at full randomization over the trained model's; ``(trials,)``.
+    """
+
+    agreement: Tensor
+    correlation: Tensor
+    gradient_ratio: Tensor
+    spread_ratio: Tensor
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Small copies of inputs and maps for figures and reports.
+
+    Attributes:
+        inputs: ``(K, H, W, 3)`` uint8.
+        depths: Number of randomised units of each column after the trained one.
+        maps: Per method int8 ``(K, 1 + len(depths), H, W)``: signed maps scaled to +-127 each, trained one first.
+    """
+
+    inputs: Tensor
+    depths: tuple[int, ...]
+    maps: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SanityResult:
+    """Everything a randomization test found.
+
+    Attributes:
+        units: Unit names in the order in which they were re-initialised; one curve point each.
+        curves: ``curves[method, similarity]``.
+        verdicts: ``verdicts[method]``.
+        output_change: How the predictions moved along the cascade.
+        coverage: Proof of what changed.
+        valid: False if a control came out wrong: then no verdict can be trusted.
+        validity: One sentence on that.
+        settings: Everything needed to run the test again: plain values.
+        environment: Library versions and device.
+        weights_digest: SHA-256 over the measured ``state_dict``.
+        probe_digest: SHA-256 over the probe's inputs and targets.
+        probe_ids: Dataset indices of the probe, where known.
+        step: The trainer's step when measured, where known.
+        seconds: Wall time of the test.
+        pictures: Small copies of inputs and maps, or None.
+        diagnostics: Second opinions, ``diagnostics[method][name]``; see ``diagnostics.diagnose``. They never gate.
+        trained_maps: Per method the trained model's maps of the whole probe, uint8 magnitudes ``(N, h, w)`` of at most
+            32 pixels a side, each scaled by its own largest value: what ``drift`` compares.
+        created: When the test ended, ISO 8601 in UTC; empty where unknown.
+    """
+
+    units: tuple[str, ...]
+    curves: Mapping[tuple[str, str], Curve]
+    verdicts: Mapping[str, Verdict]
+    output_change: OutputChange
+    coverage: Coverage
+    valid: bool
+    validity: str
+    settings: Mapping[str, Any]
+    environment: Mapping[str, str]
+    weights_digest: str
+    probe_digest: str
+    probe_ids: tuple[int, ...] | None = None
+    step: int | None = None
+    seconds: float = math.nan
+    pictures: Pictures | None = None
+    diagnostics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    trained_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def passed(self) -> bool:
+        """True only if there is a gated method and every gated method passed."""
+        gated = [verdict for verdict in self.verdicts.values() if verdict.gated]
+        return bool(gated) and all(verdict.passed for verdict in gated)
+
+    @property
+    def engine(self) -> dict[str, str]:
+        """How each method's depths were explained: "two_stream" or "full_batch" (many at once), "plain" (one by one).
+
+        Empty for a test that walks no cascade.
+        """
+        return dict(self.settings.get("engine", {}))
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One flat dictionary per (method, similarity, depth), ready for a data frame or a logger's table."""
+        records = []
+        for (method, similarity), curve in self.curves.items():
+            values = curve.values.transpose(0, 1).flatten(1)  # (depths, trials * N)
+            columns = {
+                "mean": curve.values.nanmean((0, 2)),
+                "low": values.nanquantile(0.025, dim=1),
+                "high": values.nanquantile(0.975, dim=1),
+                "floor": curve.floor.nanmean((0, 2)),
+                "ceiling": curve.ceiling.nanmean().expand(len(values)),
+                "undefined": values.isnan().sum(1),
+            }
+            rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+            for depth, row in enumerate(rows):
+                place = {"method": method, "similarity": similarity, "depth": depth + 1, "unit": self.units[depth]}
+                numbers = dict(zip(columns, row, strict=True))
+                records.append({**place, **numbers, "outcome": self.verdicts[method].outcome.value})
+        return records
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; tensors as base64 of little-endian values with their shape."""
+        own = {f.name: result_file.encode(getattr(self, f.name)) for f in fields(self) if f.name != "curves"}
+        curves = [
+            {"method": method, "similarity": similarity, **result_file.encode(curve)}
+            for (method, similarity), curve in self.curves.items()
+        ]
+        head = {"schema": result_file.SCHEMA, "version": result_file.VERSION, "passed": self.passed}
+        return {**head, **own, "curves": curves}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SanityResult:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ValueError: If ``data`` is not a result, is damaged, or was written by a newer version of the library.
+        """
+        data = result_file.header(data)
+        decoder = result_file.Decoder()
+        try:
+            entries = decoder.decode(tuple[_CurveEntry, ...], data.get("curves"), "curves")
+            curves = {
+                (entry.method, entry.similarity): decoder.decode(Curve, item, f"curves[{i}]")
+                for i, (entry, item) in enumerate(zip(entries, data["curves"], strict=True))
+            }
+            if len(curves) < len(entries):
+                raise ValueError("'curves' holds one of its entries twice")
+            result: SanityResult = decoder.record(cls, data, "", curves=curves)
+            _check_shapes(result)
+        except ValueError as error:
+            sentence = " ".join(str(error).split())  # which may quote the file
+            raise ValueError(f"damaged lightning_sanity result: {sentence}") from error
+        return result
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result; the file appears whole or not at all."""
+        return result_file.write(self.to_dict(), path)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> SanityResult:
+        """Read a result that ``to_json`` wrote.
+
+        Raises:
+            ValueError: If the file is not such a result, is damaged, or is too new.
+            OSError: If it cannot be read.
+        """
+        return cls.from_dict(result_file.read(path))
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write the report, one self-contained page; see ``report.html``."""
+        from lightning_sanity.report import html  # the template engine is needed by nothing else
+
+        return html.write(self, path)
+
+    def plot(self) -> Figure:
+        """The curves over depth with their intervals; see ``report.figures.curves``."""
+        from lightning_sanity.report import figures  # matplotlib takes a second to import
+
+        return figures.curves(self)
+
+
+@dataclass(frozen=True)
+class _CurveEntry:
+    """What names a curve in a file."""
+
+    method: str
+    similarity: str
+
+
+def _check_shapes(result: SanityResult) -> None:
+    """Raise ``ValueError`` unless the tensors of a file fit one another."""
+    depths = len(result.units)
+    for (method, similarity), curve in result.curves.items():
+        shape = curve.values.shape
+        fits = curve.values.ndim == 3 and shape[1] == depths and min(shape) > 0 and curve.floor.shape == shape
+        fits &= curve.ceiling.ndim == 2 and curve.ceiling.shape[1:] == shape[2:]
+        if not fits or {t.dtype for t in (curve.values, curve.floor, curve.ceiling)} != {torch.float32}:
+            raise ValueError(f"the curve of {method} by {similarity} does not fit {depths} units")
+        if method not in result.verdicts:
+            raise ValueError(f"there is a curve of {method}, but no verdict")
+    change = result.output_change
+    if (change.agreement.ndim, change.correlation.ndim, change.gradient_ratio.ndim, change.spread_ratio.ndim) != (
+        2, 2, 1, 1,
+    ):  # fmt: skip
+        raise ValueError("'output_change' has tensors of wrong dimensions")
+    pictures = result.pictures
+    if pictures is not None:
+        fits = pictures.inputs.ndim == 4 and pictures.inputs.shape[-1] == 3 and pictures.inputs.dtype == torch.uint8
+        for maps in pictures.maps.values():
+            fits &= maps.ndim == 4 and maps.shape[:2] == (len(pictures.inputs), 1 + len(pictures.depths))
+            fits &= maps.dtype == torch.int8
+        if not fits:
+            raise ValueError("'pictures' does not hold one map per input and depth")

@@ -1,0 +1,272 @@
+"""From numbers to a decision: PASS, FAIL or INCONCLUSIVE, with the reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from lightning_sanity.result.psi import Interval, Sensitivity, sensitivity
+from lightning_sanity.result.sanity_result import Outcome, Verdict
+from lightning_sanity.result.signal import Signal, signal
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a method must show.
+
+    Args:
+        min_psi: The parameter sensitivity index whose 95 % interval a passing method's must reach, in ``(0, 1]``. A
+            convention, supported by the networks in the project's documentation.
+        alpha: Level of the test that maps carry signal.
+        max_dead_rate: Largest share of constant or non-finite maps of the trained model.
+        min_separation: Least distance between ceiling and floor, and between a map's likeness to itself under a little
+            input noise and to another sample's map.
+        max_undefined_rate: Largest share of pairs without a similarity because a re-initialised model's map was
+            constant; they are left out. A rectified method often leaves half of them blank and is judged by the rest.
+            But whole trials go blank together, so that the rest comes from few of them: in simulated studies of 3 to
+            20 trials whose maps vanish like Grad-CAM's, 95 % intervals hold in 93 to 95 % with nothing undefined, in
+            79 to 93 % at a share of 0.8, and in 66 to 85 % at 0.9.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    min_psi: float = 0.65
+    alpha: float = 0.05
+    max_dead_rate: float = 0.1
+    min_separation: float = 0.2
+    max_undefined_rate: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+                raise ValueError(f"Criterion: {name} must be a number between 0 and 1, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What ``judge`` looks at for one method.
+
+    Attributes:
+        values: Per verdict measure ``(trials, depths, N)``.
+        floor: The same for unrelated samples.
+        ceiling: Per verdict measure ``(repeats, N)``.
+        noise: See ``signal.signal``.
+        cross: See ``signal.signal``.
+        dead: Share of constant or non-finite maps of the trained model.
+        trivial: Why no measurement could decide (not applicable, an error, ...), or None.
+        half: Whether it was measured in 16-bit precision, which may be why a map is constant or not finite.
+    """
+
+    values: Mapping[str, Tensor]
+    floor: Mapping[str, Tensor]
+    ceiling: Mapping[str, Tensor]
+    noise: Tensor | None
+    cross: Tensor | None
+    dead: float
+    trivial: str | None = None
+    half: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """How a test words its verdicts.
+
+    Attributes:
+        index: Name of the index that is compared with ``Criterion.min_psi``.
+        kept: What a failing map did.
+        changed: What a passing map did.
+        unit: What was repeated, in the plural.
+        least: So many of them are needed for a PASS.
+        too_few: What to say, and advise, below that.
+    """
+
+    index: str
+    kept: str
+    changed: str
+    unit: str
+    least: int
+    too_few: str
+
+
+WEIGHTS = Question(
+    index="PSI",
+    kept="the map keeps too much of itself when the weights are noise",
+    changed="the map changes with the weights",
+    unit="trials",
+    least=2,
+    too_few="one trial is not evidence: {}; use trials=5 or more",
+)
+
+HALF = (
+    "; this was measured in 16-bit precision, in which small gradients become zero and large ones infinite: use "
+    'precision="32" of the callback, or without one model.float()'
+)
+"""What to add to a reason where the precision may be the cause."""
+
+_MENTIONED = 0.1  # share of undefined pairs from which a reason says so
+
+SIGNED = "spearman_signed"
+MEASURES = ("spearman", "spearman_support", SIGNED, "ssim")
+"""What a verdict rests on: failures show in different ones. Rank correlation of magnitudes sees an input factor, its
+sign sees what magnitudes hide, and structural similarity sees shapes."""
+
+
+def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Verdict:
+    """The verdict on one method.
+
+    PASS needs the whole interval of every measure at or above ``min_psi``; FAIL needs one measure's whole interval
+    below; whatever is undefined, or carries no signal, is INCONCLUSIVE.
+    """
+    if evidence.trivial is not None:
+        return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
+    found = {
+        name: sensitivity(evidence.values[name], evidence.floor[name], evidence.ceiling[name], absolute=name == SIGNED)
+        for name in evidence.values
+        if not bool(evidence.values[name].isnan().all())
+    }
+    trials = min((informative(evidence.values[name]) for name in found), default=0)
+    return conclude(found, evidence, criterion, WEIGHTS, trials, _flat(found, criterion), gated=gated)
+
+
+def informative(values: Tensor) -> int:
+    """How many trials of ``(trials, depths, N)`` hold a similarity at all."""
+    return int((~values.isnan()).flatten(1).any(1).sum())
+
+
+def conclude(
+    found: Mapping[str, Sensitivity],
+    evidence: Evidence,
+    criterion: Criterion,
+    question: Question,
+    repeats: int,
+    flat: str | None,
+    *,
+    gated: bool,
+) -> Verdict:
+    """The verdict from the index of every measure.
+
+    Args:
+        found: Per measure, its index.
+        evidence: What it was computed from.
+        criterion: What a method must show.
+        question: What was asked, for the reason.
+        repeats: How many ``question.unit`` there are.
+        flat: Why the index means nothing, if so.
+        gated: Whether the method counts.
+    """
+    half = HALF if evidence.half else ""
+    if not found:
+        nothing = f"no similarity is defined: every map was constant or not finite{half}"
+        return Verdict(Outcome.INCONCLUSIVE, nothing, gated=gated)
+    worst = min(found, key=lambda name: found[name].psi.value if math.isfinite(found[name].psi.value) else -math.inf)
+    verdict = Verdict(
+        Outcome.INCONCLUSIVE,
+        "",
+        psi=found[worst].psi.value,
+        psi_low=found[worst].psi.low,
+        psi_high=found[worst].psi.high,
+        measure=worst,
+        psi_first=found[worst].first,
+        psi_last=found[worst].last,
+        gated=gated,
+        psi_of={name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()},
+    )
+    undefined = float(evidence.values[worst].isnan().double().mean())
+    no_signal = _without_signal(evidence, criterion)
+    if no_signal is None and undefined > criterion.max_undefined_rate:
+        no_signal = (
+            f"{undefined:.0%} of the pairs have no similarity, because the other model's map was constant (at most "
+            f"{criterion.max_undefined_rate:.0%} allowed), and the rest comes from too few {question.unit}: more of "
+            "them, or a method that is not rectified, would tell"
+        )
+    if no_signal is not None or flat is not None:
+        # An index relative to a ceiling that is no ceiling means nothing; NaN says so.
+        reason = flat or "" if no_signal is None else no_signal + (half if gated else "")
+        return replace(verdict, reason=reason, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
+    samples = evidence.values[worst].shape[-1]
+    outcome, reason = _decide(found, criterion, question, repeats, samples)
+    if undefined > _MENTIONED:
+        reason += f" ({undefined:.0%} of the pairs are left out: the other model's map was constant)"
+    return replace(verdict, outcome=outcome, reason=reason)
+
+
+def is_open(verdict: Verdict, criterion: Criterion) -> bool:
+    """Whether more trials could decide it: an interval straddles the threshold and nothing else speaks against it."""
+    return (
+        verdict.outcome is Outcome.INCONCLUSIVE
+        and math.isfinite(verdict.psi)
+        and any(low < criterion.min_psi <= high for _, low, high in verdict.psi_of.values())
+    )
+
+
+def _without_signal(evidence: Evidence, criterion: Criterion) -> str | None:
+    if evidence.dead > criterion.max_dead_rate:
+        return (
+            f"{evidence.dead:.0%} of the trained model's maps are constant or not finite "
+            f"(at most {criterion.max_dead_rate:.0%} allowed)"
+        )
+    guard = Signal(math.nan, math.nan)
+    if evidence.noise is not None and evidence.cross is not None:
+        guard = signal(evidence.noise, evidence.cross)
+    if not (guard.separation >= criterion.min_separation and guard.p <= criterion.alpha):
+        return (
+            "the maps carry no signal: under a little input noise a map resembles itself hardly more than another "
+            f"sample's map (by {guard.separation:.2f}; at least {criterion.min_separation:g} needed, p = {guard.p:.2g})"
+        )
+    return None
+
+
+def _flat(found: Mapping[str, Sensitivity], criterion: Criterion) -> str | None:
+    """Why a measure cannot tell similar from unrelated maps, if one cannot."""
+    flat = {name: s.separation for name, s in found.items() if not s.separation >= criterion.min_separation}
+    if flat:
+        name = min(flat, key=lambda key: flat[key])
+        return (
+            f"{name} cannot tell: ceiling and floor are {flat[name]:.2f} apart (at least {criterion.min_separation:g} "
+            "needed), so that similar and unrelated maps look alike"
+        )
+    return None
+
+
+def _decide(
+    found: Mapping[str, Sensitivity], criterion: Criterion, question: Question, repeats: int, samples: int
+) -> tuple[Outcome, str]:
+    threshold, index = criterion.min_psi, question.index
+    failing = {name: s.psi for name, s in found.items() if s.psi.high < threshold}
+    if failing:
+        name = min(failing, key=lambda key: failing[key].value)
+        psi = failing[name]
+        return Outcome.FAIL, (
+            f"{question.kept}: {index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name}, below {threshold:g}"
+        )
+    name = min(found, key=lambda key: found[key].psi.low)
+    psi = found[name].psi
+    if repeats < question.least:
+        return Outcome.INCONCLUSIVE, question.too_few.format(f"{index} {psi.value:.2f} by {name}")
+    if psi.low >= threshold:
+        worst = min(found, key=lambda key: found[key].psi.value)
+        psi = found[worst].psi
+        return Outcome.PASS, (
+            f"{question.changed}: {index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {worst}, "
+            f"at least {threshold:g}"
+        )
+    return Outcome.INCONCLUSIVE, (
+        f"{index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name} straddles {threshold:g}; "
+        f"{_what_would_settle(psi, threshold, repeats, question.unit, samples)}"
+    )
+
+
+def _what_would_settle(psi: Interval, threshold: float, repeats: int, unit: str, samples: int) -> str:
+    """How many repeats or samples would narrow the interval past the threshold, whichever causes more of its width."""
+    half = (psi.value - psi.low) if psi.value >= threshold else (psi.high - psi.value)
+    distance = abs(psi.value - threshold)
+    if distance <= 0.05 * half or not math.isfinite(half):
+        return "it lies too close to the threshold for more data to settle"
+    factor = (half / distance) ** 2
+    if psi.trial_share >= 0.5:
+        return f"about {math.ceil(repeats * factor)} {unit} instead of {repeats} would settle it"
+    return f"about {math.ceil(samples * factor)} samples instead of {samples} would settle it"
