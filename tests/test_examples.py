@@ -1,18 +1,7 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
+from made_examples import EXAMPLES, load
 
 from lightning_sanity import attribution
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.filterwarnings("ignore:saliency maps failed")

@@ -3,7 +3,7 @@
 drt.py            the front door: models of both kinds in, result out
 comparison.py     explains all models with a method and compares their maps
 dri.py            the data randomization index, and the exchange of the kinds
-memorization.py   did every model learn the labels it was given?
+learned_labels.py did every model learn the labels it was given?
 experiment.py     trains both kinds of models and compares them
 datamodule.py     RandomLabelDataModule: any data, with labels that say nothing about the inputs
 random_labels.py  which label each sample gets instead of its own

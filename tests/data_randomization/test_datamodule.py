@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
+from made_trainings import Noisy, Regularised, assert_identical
 from recorded_labels import (
     EXPECTED,
     QUIET,
@@ -25,7 +26,6 @@ from recorded_labels import (
     received,
     validation_digits,
 )
-from test_undisturbed import Noisy, Regularised, assert_identical
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, RandomSampler, Subset, random_split
 
 from lightning_sanity import RandomLabelDataModule

@@ -13,7 +13,7 @@ import yaml
 from lightning_sanity import SanityResult
 from lightning_sanity.cli import main
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 WORKFLOW = yaml.safe_load((EXAMPLES / "github_workflow.yaml").read_text())
 STEPS = {step["name"]: step["run"] for step in WORKFLOW["jobs"]["saliency_maps"]["steps"] if "run" in step}
 

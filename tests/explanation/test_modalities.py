@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_examples import load
+from made_examples import load
 from torch import nn
 from torch.nn import functional as F
 

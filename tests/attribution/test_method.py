@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from made_methods import MINE
 from made_networks import cnn
 from torch import nn
 
@@ -16,35 +17,6 @@ from lightning_sanity.attribution.gradient_cam import scorecam
 from lightning_sanity.attribution.path import integrated_gradients
 from lightning_sanity.attribution.relevance import lrp_alpha_beta
 
-MINE = [
-    "gradient",
-    "input_x_gradient",
-    "competition_input_x_gradient",
-    "integrated_gradients",
-    "integrated_gradients_local",
-    "smoothgrad",
-    "smoothgrad_squared",
-    "vargrad",
-    "smooth_integrated_gradients",
-    "expected_gradients",
-    "deeplift",
-    "deeplift_local",
-    "deepshap",
-    "deepshap_local",
-    "guided_backprop",
-    "deconvnet",
-    "cam",
-    "gradcam",
-    "gradcam_plus_plus",
-    "layercam",
-    "scorecam",
-    "guided_gradcam",
-    "internal_influence",
-    "lrp_epsilon",
-    "lrp_z_plus",
-    "lrp_alpha_beta",
-    "excitation_backprop",
-]
 CONTROLS = ["edge_detector", "input_copy", "input_plus_gradient", "random", "constant"]
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_streams import (
+from made_walks import (
     IMAGES,
     NETWORKS,
     SUITE,

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from test_shares import forking, in_processes, whole
+from made_processes import forking, in_processes, whole
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations

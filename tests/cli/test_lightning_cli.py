@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 QUIET = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
-EXAMPLE = Path(__file__).parent.parent / "examples" / "lightning_cli.yaml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lightning_cli.yaml"
 
 
 class Digits(LightningDataModule):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from made_figures import make_result
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
-from test_figures import make_result
 
 from lightning_sanity.report import figures
 from lightning_sanity.report.loggers import log_result
@@ -348,7 +348,7 @@ import comet_ml
 from types import SimpleNamespace
 experiment = comet_ml.OfflineExperiment(offline_directory={str(tmp_path)!r}, log_code=False, log_env_details=False)
 from lightning_sanity.report import loggers
-from test_figures import make_result
+from made_figures import make_result
 loggers.log_result([SimpleNamespace(experiment=experiment)], make_result(), step=7)
 experiment.end()
 """

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from test_figures import make_result
-from test_html import EVIL
+from made_figures import EVIL, make_result
 
 import lightning_sanity
 from lightning_sanity.result import Outcome, Verdict

@@ -5,7 +5,7 @@ import copy
 import pytest
 import sentences
 import torch
-from test_examples import load
+from made_examples import load
 from torch import nn
 
 from lightning_sanity import Outcome, parameter_randomization_test, similarity

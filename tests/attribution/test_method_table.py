@@ -5,8 +5,8 @@ import inspect
 import made_families
 import pytest
 import torch
+from made_methods import MINE
 from made_networks import Functional
-from test_attribution import MINE
 from torch import nn
 from torchvision import models
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from test_figures import crowd, invalid, make_result, nothing_defined
+from made_figures import EVIL, crowd, invalid, make_result, nothing_defined
 
 import lightning_sanity
 from lightning_sanity import SanityResult
@@ -18,7 +18,6 @@ from lightning_sanity.report.reproduction import python_call
 from lightning_sanity.result import Outcome, OutputChange, Verdict
 from lightning_sanity.result.sanity_result import Pictures
 
-EVIL = "<img src=x onerror=alert(1)>"
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 

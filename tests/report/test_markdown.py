@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from test_figures import invalid, make_result, nothing_defined
+from made_figures import invalid, make_result, nothing_defined
 
 from lightning_sanity.report import markdown
 

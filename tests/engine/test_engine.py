@@ -5,7 +5,7 @@ import logging
 import made_families
 import pytest
 import torch
-from test_networks import EXOTIC
+from made_exotic import EXOTIC
 from torch import nn
 
 from lightning_sanity import parameter_randomization_test, targets
