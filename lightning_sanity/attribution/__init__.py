@@ -1,10 +1,10 @@
 """Attribution methods by name; any function ``(model, inputs, target) -> attribution`` works in their place.
 
 method.py                 what a method is, and what the test must know about it
-gradient.py               gradient, input x gradient, SmoothGrad and relatives
+gradients.py               gradient, input x gradient, SmoothGrad and relatives
 path.py                   integrated gradients and relatives; completeness.py: do they add up?
 guided.py                 Guided Backprop and the deconvnet
-deeplift.py, rescale.py   DeepLift and DeepSHAP, and their rules
+differences.py, rescale.py   DeepLift and DeepSHAP, and their rules
 relevance.py              LRP and excitation backprop, through zennit
 gradient_cam.py           Grad-CAM and relatives; layers.py: feature maps inside a network
 class_activation.py       CAM in its original, exact form
@@ -31,16 +31,7 @@ from typing import Any
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention
 from lightning_sanity.attribution.class_activation import cam
 from lightning_sanity.attribution.controls import constant, edge_detector, input_copy, input_plus_gradient, random
-from lightning_sanity.attribution.deeplift import deeplift, deeplift_local, deepshap, deepshap_local
-from lightning_sanity.attribution.gradient import (
-    competition_input_x_gradient,
-    gradient,
-    input_x_gradient,
-    smoothed,
-    smoothgrad,
-    smoothgrad_squared,
-    vargrad,
-)
+from lightning_sanity.attribution.differences import deeplift, deeplift_local, deepshap, deepshap_local
 from lightning_sanity.attribution.gradient_cam import (
     gradcam,
     gradcam_plus_plus,
@@ -48,6 +39,15 @@ from lightning_sanity.attribution.gradient_cam import (
     internal_influence,
     layercam,
     scorecam,
+)
+from lightning_sanity.attribution.gradients import (
+    competition_input_x_gradient,
+    gradient,
+    input_x_gradient,
+    smoothed,
+    smoothgrad,
+    smoothgrad_squared,
+    vargrad,
 )
 from lightning_sanity.attribution.guided import deconvnet, guided_backprop
 from lightning_sanity.attribution.method import AttributionFn, Method

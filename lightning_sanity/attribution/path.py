@@ -13,7 +13,7 @@ from lightning_sanity.attribution.baselines import Baseline, baseline_for, check
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
 from lightning_sanity.attribution.completeness import TOLERANCE, incomplete, relative_gap
 from lightning_sanity.attribution.derived import Copies, Derived, Evidence
-from lightning_sanity.attribution.gradient import over_noise
+from lightning_sanity.attribution.gradients import over_noise
 from lightning_sanity.attribution.method import (
     AttributionFn,
     Method,

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
@@ -23,23 +23,22 @@ from lightning_sanity.callback.released_weights import matches, obstacle, subjec
 from lightning_sanity.callback.scalars import scalars
 from lightning_sanity.callback.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
 from lightning_sanity.data_randomization.drt import data_randomization_test
-from lightning_sanity.engine import ENGINES
+from lightning_sanity.explanation.options import DEFAULTS as COMMON
+from lightning_sanity.explanation.options import METHODS, check_choice, check_integer, check_number, spelled_out
 from lightning_sanity.explanation.probe import Probe
 from lightning_sanity.model import checkpoint
 from lightning_sanity.model.clone import clone, weights_digest
 from lightning_sanity.model.sharded import measured_in_place
-from lightning_sanity.parameter_randomization.diagnostics import check_names
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
-from lightning_sanity.randomization.strategies import Reinitialize
-from lightning_sanity.randomization.twins import device_named
-from lightning_sanity.randomization.unit import ORDERS, Granularity
+from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled
 from lightning_sanity.resources.budget import Interrupted
-from lightning_sanity.resources.memory import check_memory
 from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.controls import validated
 from lightning_sanity.result.noninferiority import against
 from lightning_sanity.result.sanity_result import Outcome, SanityCheckFailed, SanityResult
-from lightning_sanity.result.verdict import Criterion
+
+OPTIONS: WalkOptions = {**DEFAULTS, "trials": 3}
+"""Few trials are enough to watch a training run."""
 
 
 class SaliencySanityCallback(pl.Callback):
@@ -56,17 +55,6 @@ class SaliencySanityCallback(pl.Callback):
             the same at every validation; or a tensor, ``(inputs, labels)``, a data set, or a loader (its first batch).
         every_n_validations: Measure at every n-th validation only; in between, the last values are logged again with
             their ``age`` in steps.
-        order: See ``parameter_randomization_test``, like all arguments not described here.
-        granularity: See there.
-        max_steps: See there.
-        similarities: See there; logged as ``<method>/<similarity>``.
-        reinitialize: See there.
-        twin_device: See there.
-        norm_stats: See there.
-        trials: See there. Few are enough to watch a training run; a release wants 20.
-        repeats: See there.
-        diagnostics: See there.
-        criterion: See there.
         on_fail: ``"warn"``; ``"stop"`` ends training when a gated method FAILs; ``"raise"`` raises
             ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
         on_error: A test that cannot be run is a ``"warn"`` ing, or ``"raise"`` s.
@@ -78,18 +66,9 @@ class SaliencySanityCallback(pl.Callback):
             a third of the time, for a validation with more of it or for the end of ``fit``, which shows the last
             result in any case; so does the data randomization test, whose last values stay meanwhile. A method that
             hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
-        max_memory: See there; of the parameter randomization test.
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
-        seed: See there.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
-        forward: See there.
-        layer: See there.
-        target: See there; what is explained where the model does not return class scores.
-        explain: See there; which of several inputs.
-        tokens: See there.
-        clone_fn: See there.
-        engine: See there.
-        max_batch: See there.
+        target: What is explained where the model does not return class scores; see ``parameter_randomization_test``.
         log_images: Send figures to the loggers.
         report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.
         baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
@@ -97,6 +76,7 @@ class SaliencySanityCallback(pl.Callback):
         max_drop: See ``noninferiority.compare``.
         reference_checkpoint: Checkpoint of the same module trained on permuted labels (see ``RandomLabelDataModule``).
             Every measurement then runs the data randomization test against it as well, which informs and never gates.
+        **options: See ``WalkOptions``.
 
     Attributes:
         result: The last ``SanityResult`` of this run, or None.
@@ -118,109 +98,56 @@ class SaliencySanityCallback(pl.Callback):
         trainer = L.Trainer(callbacks=[SaliencySanityCallback(["gradient", "gradcam"])])
     """
 
+    @spelled_out(WalkOptions, OPTIONS)
     def __init__(
         self,
-        methods: str | Sequence[Method | Callable[..., Any] | str] | Mapping[str, Method | Callable[..., Any] | str] = (
-            "gradient",
-            "gradcam",
-            "guided_backprop",
-        ),
+        methods: str
+        | Sequence[Method | Callable[..., Any] | str]
+        | Mapping[str, Method | Callable[..., Any] | str] = METHODS,
         probe: Any = 16,
         *,
         every_n_validations: int = 1,
-        order: str = "cascading",
-        granularity: Granularity = "layer",
-        max_steps: int | None = None,
-        similarities: Sequence[str] | None = None,
-        reinitialize: Reinitialize = "default",
-        twin_device: str | None = None,
-        norm_stats: str = "auto",
-        trials: int | Literal["auto"] = 3,
-        repeats: int = 3,
-        diagnostics: Sequence[str] = ("cross_image",),
-        criterion: Criterion | None = None,
         on_fail: Literal["warn", "stop", "raise"] = "warn",
         on_error: Literal["warn", "raise"] = "warn",
         max_time: float | None = None,
-        max_memory: int | None = None,
         precision: Literal["32"] | None = None,
-        seed: int = 0,
         name: str | None = None,
-        forward: Callable[..., Any] | None = None,
-        layer: str | None = None,
         target: Any = None,
-        explain: int | str | None = None,
-        tokens: Any = None,
-        clone_fn: Callable[..., Any] | None = None,
-        engine: str = "auto",
-        max_batch: int | None = None,
         log_images: bool = True,
         report: bool = True,
         baseline: str | Path | None = None,
         max_drop: float = 0.1,
         reference_checkpoint: str | Path | None = None,
+        **options: Unpack[WalkOptions],
     ) -> None:
         super().__init__()
-        _check_choice("order", order, ORDERS)
-        _check_choice("engine", engine, tuple(ENGINES))
-        _check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
-        _check_choice("on_error", on_error, ("warn", "raise"))
-        _check_choice("precision", precision, (None, "32"))
-        if max_time is not None and not (isinstance(max_time, (int, float)) and max_time > 0):
-            raise MisconfigurationException(f"`max_time` must be a positive number, not {max_time!r}")
-        _check_at_least("every_n_validations", every_n_validations, 1)
-        if trials != "auto":
-            _check_at_least("trials", trials, 1)
-        if max_batch is not None:
-            _check_at_least("max_batch", max_batch, 1)
-        if isinstance(probe, int):
-            _check_at_least("probe", probe, 2)
         try:
-            self._gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
-            self._similarities = [similarity_module.resolve(key).name for key in similarities or ("ssim", "spearman")]
-            check_names(diagnostics)
-            device_named(twin_device)
-            check_memory(max_memory)
+            given = settled({**OPTIONS, **options}, "SaliencySanityCallback")
+            check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
+            check_choice("on_error", on_error, ("warn", "raise"))
+            check_choice("precision", precision, (None, "32"))
+            check_integer("every_n_validations", every_n_validations, 1)
+            if isinstance(probe, int):
+                check_integer("probe", probe, 2)
+            check_number("max_time", max_time, above=0)
+            check_number("max_drop", max_drop, least=0, most=1)
+            gated = [key for key, method in resolve_all(methods, given["layer"]).items() if not method.control]
+            shown = [similarity_module.resolve(key).name for key in given["similarities"] or ("ssim", "spearman")]
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
+        self._gated, self._similarities = gated, shown
         self.probe, self.every_n_validations = probe, every_n_validations
         self.on_fail, self.on_error, self.max_time, self.precision = on_fail, on_error, max_time, precision
-        self.seed, self.name, self.log_images, self.report = seed, name, log_images, report
-        if not (isinstance(max_drop, (int, float)) and 0 <= max_drop <= 1):
-            raise MisconfigurationException(f"`max_drop` must be a number from 0 to 1, not {max_drop!r}")
+        self.seed, self.name, self.log_images, self.report = given["seed"], name, log_images, report
         self.baseline, self.max_drop, self.reference_checkpoint = baseline, max_drop, reference_checkpoint
-        self.max_memory = max_memory
+        self.max_memory = given["max_memory"]
         self.result: SanityResult | None = None
         self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None
         self._warned: set[str] = set()
         self._baseline: SanityResult | None = None
         self._drift: dict[str, float] = {}
-        self._test: dict[str, Any] = {
-            "methods": methods,
-            "similarities": None if similarities is None else tuple(similarities),
-            "order": order,
-            "granularity": granularity,
-            "max_steps": max_steps,
-            "reinitialize": reinitialize,
-            "twin_device": twin_device,
-            "norm_stats": norm_stats,
-            "trials": trials,
-            "repeats": repeats,
-            "diagnostics": tuple(diagnostics),
-            "criterion": criterion,
-            "seed": seed,
-            "forward": forward,
-            "layer": layer,
-            "target": target,
-            "explain": explain,
-            "tokens": tokens,
-            "clone_fn": clone_fn,
-            "engine": engine,
-            "max_batch": max_batch,
-            "max_memory": max_memory,
-            "pictures": log_images,
-        }
+        self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
         self._probe: Probe | None = None
         self._allowance = Allowance(max_time)
         self._publication = Publication(self._prefix, images=log_images, report=report)
@@ -460,8 +387,7 @@ class SaliencySanityCallback(pl.Callback):
         if not self._parts.compare:
             self._warn_once("max_time is too short for the data randomization test: its last result is kept")
             return self.label_result
-        shared = ["methods", "similarities", "repeats", "criterion", "seed", "forward", "layer", "clone_fn", "pictures"]
-        shared += ["target", "explain", "tokens"]
+        shared = ("methods", "target", "pictures", *COMMON)
         try:
             twin = clone(measured, self._test["clone_fn"])
             try:
@@ -551,13 +477,3 @@ class SaliencySanityCallback(pl.Callback):
         verdicts = {key: self.result.verdicts[key] for key in self._gated if not self.result.verdicts[key].passed}
         lines = "; ".join(f"{key} is {v.outcome.value}: {v.reason}" for key, v in verdicts.items()) or "no gated method"
         raise SanityCheckFailed(f"saliency maps did not pass the randomization test: {lines}")
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
-    if value not in choices:
-        raise MisconfigurationException(f"`{name}` must be one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-def _check_at_least(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise MisconfigurationException(f"`{name}` must be an integer of at least {least}, not {value!r}")

@@ -1,6 +1,7 @@
 """The command line: ``main(argv) -> exit code``. 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive.
 
 check.py     tests the weights of a checkpoint
+options.py   the test's options as arguments of a command
 labels.py    the data randomization test of a LightningCLI configuration, trainings included
 release.py   gate, report, compare: the commands that read results
 demo.py      a small CNN on real digits, watched while it trains and tested before its release

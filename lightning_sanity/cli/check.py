@@ -17,14 +17,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_sanity.callback.sanity_callback import SaliencySanityCallback
+from lightning_sanity.cli.options import add_options, given_options
 from lightning_sanity.cli.terminal import print_decision, say
 from lightning_sanity.explanation import probe
+from lightning_sanity.explanation.options import METHODS
 from lightning_sanity.model import checkpoint
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
+from lightning_sanity.parameter_randomization.options import DEFAULTS, settled
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import gate
 from lightning_sanity.result.sanity_result import SanityResult
 
+_TRIALS = 20
 _USAGE = """\
 lightning-sanity check --config CONFIG.yaml --ckpt_path CKPT [option ...] [option of LightningCLI ...]
        lightning-sanity check MODULE:FACTORY --ckpt CKPT --data MODULE:DATA [option ...]"""
@@ -70,9 +74,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("sanity"), metavar="DIR", help="default: %(default)s")
     test = parser.add_argument_group("the test, unless a callback in the configuration says")
     test.add_argument("--methods", metavar="A,B", help="default: gradient,gradcam,guided_backprop")
-    test.add_argument("--trials", type=int, metavar="N", help="default: 20, as for a release")
     test.add_argument("--samples", type=int, metavar="N", help="default: 64")
-    test.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    add_options(test, {"trials": f"default: {_TRIALS}, as for a release"})
     parser.set_defaults(run=_check, passes_on=True)
 
 
@@ -91,12 +94,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> dict[str, Any]:
-    methods = arguments.methods or "gradient,gradcam,guided_backprop"
-    return {
-        "methods": [name.strip() for name in methods.split(",")],
-        "trials": 20 if arguments.trials is None else arguments.trials,
-        "seed": arguments.seed or 0,
-    }
+    methods = ",".join(METHODS) if arguments.methods is None else arguments.methods
+    chosen = {"methods": [name.strip() for name in methods.split(",")]}
+    options = {"trials": _TRIALS} | given_options(arguments, named)
+    settled(options, "check")  # before anything is read or trained
+    return chosen | options
 
 
 def _samples(arguments: argparse.Namespace) -> int:
@@ -126,7 +128,8 @@ def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
             for test in tests:
                 test.on_fail, test.on_error = "warn", "raise"
 
-    given = [f"--{name}" for name in ("methods", "trials", "samples", "seed") if getattr(arguments, name) is not None]
+    options = ("methods", "samples", *DEFAULTS)
+    given = [f"--{name.replace('_', '-')}" for name in options if getattr(arguments, name) is not None]
     configs = [f"--config={path}" for path in arguments.config]
     data = [] if arguments.data is None else [f"--data={arguments.data}"]
     with warnings.catch_warnings():
@@ -170,7 +173,7 @@ def _by_factory(arguments: argparse.Namespace) -> SanityResult:
     if not isinstance(model, nn.Module):
         raise ValueError(f"'{arguments.rest[0]}' gave a {type(model).__name__}, not a torch.nn.Module")
     _load(model, arguments.ckpt)
-    values = _probe(named(arguments.data, "--data"), samples, test["seed"], arguments.data)
+    values = _probe(named(arguments.data, "--data"), samples, test.get("seed", 0), arguments.data)
     return parameter_randomization_test(model, values, **test)
 
 

@@ -7,14 +7,15 @@ kind that differ in their training seed say how alike maps are when nothing but 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
@@ -24,6 +25,7 @@ from lightning_sanity.data_randomization.learned_labels import Memorization
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import Track, agreement_of, correlation_of, evidence_of, spread_of
 from lightning_sanity.explanation.measures import suited, support_in
+from lightning_sanity.explanation.options import DEFAULTS, METHODS, CommonOptions, check_common, known, spelled_out
 from lightning_sanity.explanation.preparation import (
     explained_target,
     in_half,
@@ -33,9 +35,9 @@ from lightning_sanity.explanation.preparation import (
 )
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
-from lightning_sanity.explanation.request import ask
+from lightning_sanity.explanation.request import Request, ask
 from lightning_sanity.explanation.targets import Target
-from lightning_sanity.explanation.tokens import Tokens, at_embeddings, at_tokens
+from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
@@ -45,17 +47,18 @@ from lightning_sanity.result.sanity_result import (
     Curve,
     Outcome,
     OutputChange,
+    Pictures,
     SanityResult,
     UnitCoverage,
     Verdict,
 )
-from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Question, conclude
+from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Wording, conclude
 from lightning_sanity.similarity import Similarity
 
 STEP = "random labels"
 """The one unit of a result: what was changed."""
 
-LABELS = Question(
+LABELS = Wording(
     index="DRI",
     kept="the map keeps too much of itself when the labels were permuted",
     changed="the map changes with the labels",
@@ -68,27 +71,19 @@ _GRADIENT_FAILED = "which changes with the labels of any model that learned them
 _SAME_PREDICTIONS = 1e-4  # level at which predictions of both kinds of models agree more than by chance
 
 
+@spelled_out(CommonOptions, DEFAULTS)
 def data_randomization_test(
     model: nn.Module | Sequence[nn.Module],
     random_label_model: nn.Module | Sequence[nn.Module],
     inputs: Any,
     target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
     *,
-    methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = ("gradient", "gradcam", "guided_backprop"),
-    similarities: str | Similarity | Sequence[str | Similarity] | None = None,
+    methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = METHODS,
     memorization: Memorization | None = None,
     min_train_accuracy: float = 0.95,
-    repeats: int = 3,
-    seed: int = 0,
-    criterion: Criterion | None = None,
-    controls: bool = True,
-    forward: Callable[..., Any] | None = None,
-    layer: str | None = None,
-    explain: int | str | None = None,
-    tokens: Tokens | None = None,
-    clone_fn: Callable[[nn.Module], nn.Module] | None = None,
     pictures: bool = True,
     progress: Progress | bool | None = None,
+    **options: Unpack[CommonOptions],
 ) -> SanityResult:
     """Do attributions depend on what the model learned? The data randomization test.
 
@@ -104,32 +99,24 @@ def data_randomization_test(
     Args:
         model: The model, or several that were trained on the true labels with different seeds.
         random_label_model: The same architecture trained on permuted labels: one, or several.
-        inputs: See ``parameter_randomization_test``, like all arguments not described here.
+        inputs: The probe; see ``parameter_randomization_test``.
         target: What to explain, for all models; None = the prediction of the true-label models (of their mean
             probabilities). What a ``Target`` asks of each sample is chosen on the first of them.
-        methods: See there.
-        similarities: See there.
+        methods: See ``parameter_randomization_test``.
         memorization: How well each model learned its labels; without it no verdict is a PASS. ``memorization()``
             measures it.
         min_train_accuracy: Training accuracy from which on a model has learned its labels.
-        repeats: See there.
-        seed: Of every draw.
-        criterion: Its ``min_psi`` is what DRI must reach; its ``min_separation`` is used for the noise guard only.
-        controls: See there.
-        forward: See there.
-        layer: See there.
-        explain: See there.
-        tokens: See there.
-        clone_fn: See there.
-        pictures: See there; of the first model of each kind.
-        progress: See there.
+        pictures: Keep small pictures of some inputs, and of the maps of the first model of each kind.
+        progress: See ``parameter_randomization_test``.
+        **options: See ``CommonOptions``. Of the criterion, ``min_psi`` is what DRI must reach, and ``min_separation``
+            is used for the noise guard only.
 
     Returns:
         One step, ``"random labels"``: ``curves`` holds a row per pair of a true-label and a permuted-label model, the
         pairs of true-label models as ceiling, and as floor the mean over several other samples (of absolute values
         for signed rank correlation); the fields called ``psi`` hold DRI. ``p_dependence`` is the probability under
-        exchange of the kinds, see ``statistics.label_permutation``. Digests of all models are in ``settings``;
-        ``coverage`` says which parameters differ between the kinds.
+        exchange of the kinds, see ``dri.label_permutation``. Digests of all models are in ``settings``; ``coverage``
+        says which parameters differ between the kinds.
 
     Raises:
         ValueError: If an argument is wrong, or the models differ in architecture.
@@ -138,71 +125,35 @@ def data_randomization_test(
     Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv:1810.03292).
     """
     started = time.perf_counter()
+    given = cast(CommonOptions, known(options, DEFAULTS, "data_randomization_test()"))
+    check_common(given)
     if isinstance(inputs, tuple) and len(inputs) == 1:
         inputs = inputs[0]
-    criterion = criterion or Criterion()
     true, permuted = _group("model", model), _group("random_label_model", random_label_model)
     _check_architectures([*true, *permuted])
-    if not isinstance(repeats, int) or repeats < 1:
-        raise ValueError(f"repeats must be an integer of at least 1, not {repeats!r}")
-    gated = {name for name, method in resolve_all(methods, layer).items() if not method.control}
-    unmet = memorization.unmet(len(true), len(permuted), min_train_accuracy) if memorization is not None else None
-    asked = ask(true[0], inputs, target, explain=explain, forward=forward, seed=seed)
-    with ExitStack() as stack:
-        copies = [
-            stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, clone_fn, seed))
-            for each in (*true, *permuted)
-        ]
-        device, values = copies[0][3], copies[0][2]
-        outputs = torch.stack([graph.outputs.to(device) for *_, graph in copies])  # (K, N, ...)
-        half = any(in_half(copied, at) for copied, _, _, at, *_ in copies)
-        mean = _mean_prediction(outputs[: len(true)])
-        target_, problem = explained_target(asked.target, mean, batch_size(values), half)
-        if batch_size(values) < 2:
-            problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
-        chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
-        if controls:
-            chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
-        subjects = [
-            Explanation(explained, given, None if target_ is None else target_.to(at), question=asked.place)
-            for _, explained, given, at, *_ in copies
-        ]
-        place = mask = None
-        if at_embeddings(values, tokens):
-            opened = [at_tokens(what, asked.names, tokens) for what in subjects]
-            subjects, (_, place, mask) = [what for what, *_ in opened], opened[0]
-        if place is not None:
-            chosen = {name: place.adapted(method) for name, method in chosen.items()}
-        if asked.target_name != "class":
-            mask = within_reach(subjects[0], place, mask)
-        support = support_in(values)
-        used = suited(similarities, first(values), support, mask, tokens=place is not None)
-        comparison = Comparison(len(true), subjects, used, support, device, repeats, seed)
-        refused, tracks, likeness = {}, {}, {}
-        with progress_bar(progress) as tick:
-            for number, (name, method) in enumerate(chosen.items()):
-                refusals, functions = _prepared(name, method, subjects)
-                if refusals:
-                    refused[name] = refusals
-                else:
-                    tracks[name], likeness[name] = comparison.of(method, functions)
-                if tick is not None:
-                    tick(number + 1, len(chosen), name)
-        kept_pictures = None
-        if pictures:
-            drawn = {name: track.pictures for name, track in tracks.items() if track.pictures is not None}
-            kept_pictures = pictures_module.keep(
-                first(values), pictures_module.samples(batch_size(values)), (0,), drawn
-            )
     groups = len(true), len(permuted)
-    change = _output_change(outputs, groups, tracks.get(POSITIVE_CONTROL))
+    gated = {name for name, method in resolve_all(methods, given["layer"]).items() if not method.control}
+    unmet = memorization.unmet(*groups, min_train_accuracy) if memorization is not None else None
+    with _prepared(true, permuted, inputs, target, methods, given) as ready:
+        with progress_bar(progress) as tick:
+            refused, tracks, likeness = _compared(ready, len(true), given, tick)
+        kept_pictures = _pictures(tracks, ready.values) if pictures else None
+    criterion = given["criterion"] or Criterion()
     verdicts = {
         name: Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
         if name in refused
-        else _judge(evidence_of(tracks[name], problem, half), likeness[name], groups, criterion, name in gated, seed)
-        for name in chosen
+        else _judge(
+            evidence_of(tracks[name], ready.problem, ready.half),
+            likeness[name],
+            groups,
+            criterion,
+            name in gated,
+            given["seed"],
+        )
+        for name in ready.chosen
     }
-    wrong = unmet or problem or _alike(outputs, groups) or wrong_control(verdicts, _GRADIENT_FAILED)
+    alike = _alike(ready.outputs, groups)
+    wrong = unmet or ready.problem or alike or wrong_control(verdicts, _GRADIENT_FAILED)
     verdicts, valid, validity = validated(verdicts, wrong)
     if memorization is None:
         verdicts = {name: _unchecked(verdict) for name, verdict in verdicts.items()}
@@ -215,11 +166,13 @@ def data_randomization_test(
             for key in track.trials.values
         },
         verdicts=verdicts,
-        output_change=change,
+        output_change=_output_change(ready.outputs, groups, tracks.get(POSITIVE_CONTROL)),
         coverage=_differences(true, permuted),
         valid=valid,
         validity=validity,
-        settings=settings_of("data_randomization", chosen, gated, used, asked, place, values)
+        settings=settings_of(
+            "data_randomization", ready.chosen, gated, ready.used, ready.asked, ready.place, ready.values
+        )
         | {
             "models": list(groups),
             "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same explanation run again",
@@ -227,15 +180,104 @@ def data_randomization_test(
             "min_train_accuracy": min_train_accuracy,
             "weights_digests": [weights_digest(each) for each in true],
             "random_label_digests": [weights_digest(each) for each in permuted],
-            "repeats": repeats,
-            "seed": seed,
+            "repeats": given["repeats"],
+            "seed": given["seed"],
             "model": type(true[0]).__name__,
             "criterion": asdict(criterion),
         },
         weights_digest=weights_digest(true[0]),
-        **provenance(inputs, device, started),
+        **provenance(inputs, ready.device, started),
         pictures=kept_pictures,
     )
+
+
+# ---------------------------------------------------------------------------------------------- prepare and compare
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Copies of all models, what is explained on each, and how."""
+
+    device: torch.device
+    values: Any
+    outputs: Tensor
+    asked: Request
+    subjects: Sequence[Explanation]
+    place: Embedding | None
+    chosen: Mapping[str, Method]
+    used: Sequence[Similarity]
+    support: Tensor | None
+    problem: str | None
+    half: bool
+
+
+@contextmanager
+def _prepared(
+    true: Sequence[nn.Module],
+    permuted: Sequence[nn.Module],
+    inputs: Any,
+    target: Tensor | int | Target | Callable[[Any], Tensor] | None,
+    methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any],
+    given: CommonOptions,
+) -> Iterator[_Ready]:
+    asked = ask(true[0], inputs, target, explain=given["explain"], forward=given["forward"], seed=given["seed"])
+    with ExitStack() as stack:
+        copies = [
+            stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, given["clone_fn"], given["seed"]))
+            for each in (*true, *permuted)
+        ]
+        device, values = copies[0][3], copies[0][2]
+        outputs = torch.stack([graph.outputs.to(device) for *_, graph in copies])  # (K, N, ...)
+        half = any(in_half(copied, at) for copied, _, _, at, *_ in copies)
+        mean = _mean_prediction(outputs[: len(true)])
+        target_, problem = explained_target(asked.target, mean, batch_size(values), half)
+        if batch_size(values) < 2:
+            problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
+        layer = given["layer"]
+        chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
+        if given["controls"]:
+            chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
+        subjects = [
+            Explanation(explained, each, None if target_ is None else target_.to(at), question=asked.place)
+            for _, explained, each, at, *_ in copies
+        ]
+        place = mask = None
+        if at_embeddings(values, given["tokens"]):
+            opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]
+            subjects, (_, place, mask) = [what for what, *_ in opened], opened[0]
+        if place is not None:
+            chosen = {name: place.adapted(method) for name, method in chosen.items()}
+        if asked.target_name != "class":
+            mask = within_reach(subjects[0], place, mask)
+        support = support_in(values)
+        used = suited(given["similarities"], first(values), support, mask, tokens=place is not None)
+        yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half)
+
+
+def _compared(
+    ready: _Ready, true: int, given: CommonOptions, tick: Progress | None
+) -> tuple[dict[str, str], dict[str, Track], dict[str, dict[str, Tensor]]]:
+    """Why methods mean nothing on these models, and what was measured of the others; see ``Comparison.of``."""
+    comparison = Comparison(
+        true, ready.subjects, ready.used, ready.support, ready.device, given["repeats"], given["seed"]
+    )
+    refused: dict[str, str] = {}
+    tracks: dict[str, Track] = {}
+    likeness: dict[str, dict[str, Tensor]] = {}
+    for number, (name, method) in enumerate(ready.chosen.items()):
+        refusals, functions = _functions(name, method, ready.subjects)
+        if refusals:
+            refused[name] = refusals
+        else:
+            tracks[name], likeness[name] = comparison.of(method, functions)
+        if tick is not None:
+            tick(number + 1, len(ready.chosen), name)
+    return refused, tracks, likeness
+
+
+def _pictures(tracks: Mapping[str, Track], values: Any) -> Pictures | None:
+    drawn = {name: track.pictures for name, track in tracks.items() if track.pictures is not None}
+    return pictures_module.keep(first(values), pictures_module.samples(batch_size(values)), (0,), drawn)
 
 
 # ---------------------------------------------------------------------------------------------------------- arguments
@@ -269,7 +311,7 @@ def _mean_prediction(outputs: Tensor) -> Tensor:
     return outputs.float().softmax(2).mean(0)
 
 
-def _prepared(name: str, method: Method, subjects: Sequence[Explanation]) -> tuple[str | None, list[AttributionFn]]:
+def _functions(name: str, method: Method, subjects: Sequence[Explanation]) -> tuple[str | None, list[AttributionFn]]:
     """Why the method means nothing on one of the models, or how it attributes on each."""
     functions: list[AttributionFn] = []
     for what in subjects:

@@ -4,6 +4,7 @@ probe.py         the fixed batch that is explained, how it is chosen and how it 
 request.py       of which input, by which call, for which number per sample
 targets.py       numbers to explain where a class index does not say it: masks, positions, boxes, embeddings
 tokens.py        token ids, explained at their embeddings
+options.py       what both tests can be told, stated once: types, defaults, documentation
 preparation.py   a quiet copy, the explained class, the methods that apply
 maps.py          attributions reduced to maps, and their comparison with the trained model's
 explainer.py     runs methods: one random stream for all models, within memory and time

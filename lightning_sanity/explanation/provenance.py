@@ -14,7 +14,7 @@ import torch
 
 from lightning_sanity.attribution.method import first
 from lightning_sanity.explanation.probe import batch_size, digest
-from lightning_sanity.explanation.request import Question
+from lightning_sanity.explanation.request import Request
 from lightning_sanity.explanation.tokens import Embedding
 from lightning_sanity.similarity import Similarity
 
@@ -40,7 +40,7 @@ def settings_of(
     methods: Iterable[str],
     gated: Collection[str],
     similarities: Sequence[Similarity],
-    asked: Question,
+    asked: Request,
     place: Embedding | None,
     values: Any,
 ) -> dict[str, Any]:

@@ -23,7 +23,7 @@ _NAMES = ("input_ids", "image", "images", "input", "inputs", "pixel_values", "x"
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """A question to a model.
 
     Attributes:
@@ -55,7 +55,7 @@ def ask(
     explain: int | str | None = None,
     forward: Forward | None = None,
     seed: int = 0,
-) -> Question:
+) -> Request:
     """The question that the arguments of a test mean.
 
     Args:
@@ -76,7 +76,7 @@ def ask(
     arranged = tuple(values[k] for k in order)
     if isinstance(inputs, Mapping) or order != sorted(order):
         forward = _called_by(tuple(names[k] for k in order), forward)
-    asked = Question(
+    asked = Request(
         arranged[0] if len(arranged) == 1 else arranged,
         forward,
         None if callable(target) or isinstance(target, Target) else target,
@@ -140,7 +140,7 @@ def _plainly(model: nn.Module, *values: Any) -> Any:
     return model(*values)
 
 
-def _with_score(asked: Question, name: str, score: Callable[..., Any], **changes: Any) -> Question:
+def _with_score(asked: Request, name: str, score: Callable[..., Any], **changes: Any) -> Request:
     """Ask for ``score(outputs, *values)``; the values are those that ``changes`` put behind the inputs."""
     run, total = asked.forward or _plainly, len(asked.names)
 
@@ -157,7 +157,7 @@ def _with_score(asked: Question, name: str, score: Callable[..., Any], **changes
     return replace(asked, forward=scored, target=None, target_name=name, **changes)
 
 
-def _settled(asked: Question, model: nn.Module, target: Target, seed: int) -> Question:
+def _settled(asked: Request, model: nn.Module, target: Target, seed: int) -> Request:
     """The choice of a target made on the trained model and put behind the other inputs."""
     run, values = asked.forward or _plainly, asked.inputs if isinstance(asked.inputs, tuple) else (asked.inputs,)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -2,6 +2,7 @@
 
 mprt.py          the front door: model and probe in, result out
 multi_input.py   models of several inputs, each explained in its turn
+options.py       what the test can be told, for the function, the callback and the command line
 settings.py      how a cascade is walked
 cascade.py       the walk: re-initialise, explain again, compare
 trained_maps.py  what is known of the trained model before any weight is random

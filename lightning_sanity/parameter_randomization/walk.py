@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_sanity.explanation.measurements import Track
+from lightning_sanity.explanation.measurements import Track, Trials
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.unit import Unit
 
@@ -50,3 +50,9 @@ class Walk:
     twin_agreement: float
     changes: Mapping[str, Sequence[Change]]
     engines: Mapping[str, str]
+
+    @property
+    def measured(self) -> dict[str, Trials]:
+        """The trials of every method that was not given up."""
+        tracks = self.tracks.items()
+        return {name: track.trials for name, track in tracks if track.error is None and track.trials is not None}

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from lightning_sanity.attribution.gradient import gradient
+from lightning_sanity.attribution.gradients import gradient
 from lightning_sanity.attribution.guided import deconvnet, guided_backprop
 from lightning_sanity.attribution.layers import Layer, layer_named, maps_of, submodule
 from lightning_sanity.attribution.method import Method, first, outputs_of

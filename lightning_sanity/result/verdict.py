@@ -72,7 +72,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Question:
+class Wording:
     """How a test words its verdicts.
 
     Attributes:
@@ -92,7 +92,7 @@ class Question:
     too_few: str
 
 
-WEIGHTS = Question(
+WEIGHTS = Wording(
     index="PSI",
     kept="the map keeps too much of itself when the weights are noise",
     changed="the map changes with the weights",
@@ -141,7 +141,7 @@ def conclude(
     found: Mapping[str, Sensitivity],
     evidence: Evidence,
     criterion: Criterion,
-    question: Question,
+    question: Wording,
     repeats: int,
     flat: str | None,
     *,
@@ -233,7 +233,7 @@ def _flat(found: Mapping[str, Sensitivity], criterion: Criterion) -> str | None:
 
 
 def _decide(
-    found: Mapping[str, Sensitivity], criterion: Criterion, question: Question, repeats: int, samples: int
+    found: Mapping[str, Sensitivity], criterion: Criterion, question: Wording, repeats: int, samples: int
 ) -> tuple[Outcome, str]:
     threshold, index = criterion.min_psi, question.index
     failing = {name: s.psi for name, s in found.items() if s.psi.high < threshold}

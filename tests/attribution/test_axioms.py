@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_sanity import attribution
-from lightning_sanity.attribution.deeplift import deeplift, deeplift_local
-from lightning_sanity.attribution.gradient import gradient, input_x_gradient, smoothgrad
+from lightning_sanity.attribution.differences import deeplift, deeplift_local
+from lightning_sanity.attribution.gradients import gradient, input_x_gradient, smoothgrad
 from lightning_sanity.attribution.guided import deconvnet, guided_backprop
 from lightning_sanity.attribution.path import expected_gradients, integrated_gradients, integrated_gradients_local
 

@@ -11,9 +11,9 @@ from torch import nn
 from lightning_sanity import attribution
 from lightning_sanity.attribution import available, resolve, resolve_all, table
 from lightning_sanity.attribution.batching import Rows
-from lightning_sanity.attribution.deeplift import deepshap
-from lightning_sanity.attribution.gradient import smoothgrad, vargrad
+from lightning_sanity.attribution.differences import deepshap
 from lightning_sanity.attribution.gradient_cam import scorecam
+from lightning_sanity.attribution.gradients import smoothgrad, vargrad
 from lightning_sanity.attribution.path import integrated_gradients
 from lightning_sanity.attribution.relevance import lrp_alpha_beta
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_sanity import Criterion, Outcome, SanityResult, data_randomization_test, targets
 from lightning_sanity.attribution.controls import edge_detector
-from lightning_sanity.attribution.gradient import gradient
+from lightning_sanity.attribution.gradients import gradient
 from lightning_sanity.cli import demo
 from lightning_sanity.data_randomization import Memorization
 from lightning_sanity.data_randomization.dri import label_permutation, label_sensitivity

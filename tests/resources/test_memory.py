@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity import SaliencySanityCallback, parameter_randomization_test
-from lightning_sanity.attribution.gradient import smoothgrad
+from lightning_sanity.attribution.gradients import smoothgrad
 from lightning_sanity.attribution.path import integrated_gradients
 from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.engine.streams import TwoStream

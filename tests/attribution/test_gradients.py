@@ -4,7 +4,7 @@ import torch
 from made_networks import cnn
 
 from lightning_sanity.attribution import resolve
-from lightning_sanity.attribution.gradient import smoothed, smoothgrad, smoothgrad_squared, vargrad
+from lightning_sanity.attribution.gradients import smoothed, smoothgrad, smoothgrad_squared, vargrad
 from lightning_sanity.attribution.path import integrated_gradients, smooth_integrated_gradients
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from lightning_sanity.attribution import resolve
-from lightning_sanity.attribution.deeplift import deeplift, deepshap
+from lightning_sanity.attribution.differences import deeplift, deepshap
 
 
 def test_deeplift_matches_captum_on_modules(batch):

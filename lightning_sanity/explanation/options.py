@@ -1,0 +1,155 @@
+"""The options that both tests share, stated once: a type for checkers, a default, a sentence of documentation each.
+
+A function that takes them says ``**options: Unpack[...]`` and is decorated with ``spelled_out``, so that ``help()``,
+completion in a notebook and LightningCLI list every option by its name, type and default.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, get_type_hints
+
+from torch import nn
+from typing_extensions import TypedDict
+
+from lightning_sanity.explanation.measures import measures_of
+from lightning_sanity.explanation.tokens import Tokens
+from lightning_sanity.result.verdict import Criterion
+from lightning_sanity.similarity import Similarity
+
+METHODS = ("gradient", "gradcam", "guided_backprop")
+"""What is tested by default: two that should pass, and one that the literature found to fail."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class CommonOptions(TypedDict, total=False):
+    """What both tests can be told.
+
+    Args:
+        similarities: Names of ``similarity.available()``, with another normalisation than their own as in
+            ``"spearman.percentile_clipped"``. They are added to those that the verdict rests on, as far as they mean
+            something on these inputs.
+        repeats: Noisy copies for the noise guard, and re-runs of stochastic methods with other seeds.
+        seed: Of every draw; the same seed gives the same result on any device.
+        criterion: What a method must show to pass.
+        controls: Run the controls as well; without them a result cannot show that the test worked.
+        forward: ``forward(model, *inputs) -> scores`` (``**inputs`` for a mapping) where calling the model is not
+            enough.
+        layer: Module for the class activation maps, by its name; if None the last spatial feature map, of a segmenter
+            that of its bottleneck.
+        explain: Which of several inputs is explained, by its place or key; if None the first floating-point one.
+        tokens: Where and how token ids are explained; found out if None.
+        clone_fn: Copies the model where ``copy.deepcopy`` cannot.
+    """
+
+    similarities: Sequence[str | Similarity] | None
+    repeats: int
+    seed: int
+    criterion: Criterion | None
+    controls: bool
+    forward: Callable[..., Any] | None
+    layer: str | None
+    explain: int | str | None
+    tokens: Tokens | None
+    clone_fn: Callable[[nn.Module], nn.Module] | None
+
+
+DEFAULTS: CommonOptions = {
+    "similarities": None,
+    "repeats": 3,
+    "seed": 0,
+    "criterion": None,
+    "controls": True,
+    "forward": None,
+    "layer": None,
+    "explain": None,
+    "tokens": None,
+    "clone_fn": None,
+}
+
+
+def check_common(given: CommonOptions) -> None:
+    """Refuse what is wrong whatever the model.
+
+    Raises:
+        ValueError: Which option, why, and what would be right.
+    """
+    measures_of(given["similarities"])  # raises on an unknown name
+    check_integer("repeats", given["repeats"], 1)
+    check_integer("seed", given["seed"], None)
+
+
+def check_integer(name: str, value: Any, least: int | None) -> None:
+    """Raise a ValueError unless it is an integer of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be an integer{bound}, not {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
+    """Raise a ValueError unless it is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} '{value}'; choose from: {', '.join(map(str, choices))}")
+
+
+def check_number(
+    name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> None:
+    """Raise a ValueError unless it is None or a number in that range."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and value > above and least <= value <= most):
+        bounds = f"above {above:g}" if above > -math.inf else f"from {least:g} to {most:g}"
+        raise ValueError(f"{name} must be a number {bounds}, not {value!r}")
+
+
+def known(options: Mapping[str, Any], defaults: Mapping[str, Any], of: str) -> dict[str, Any]:
+    """All options with their defaults.
+
+    Raises:
+        TypeError: If one is unknown.
+    """
+    for name in options:
+        if name not in defaults:
+            raise TypeError(f"{of} got an unexpected keyword argument '{name}'; options: {', '.join(defaults)}")
+    return {**defaults, **options}
+
+
+def spelled_out(options: type, defaults: Mapping[str, Any]) -> Callable[[F], F]:
+    """List the options behind ``**options`` one by one in a function's signature and docstring."""
+
+    def listed(function: F) -> F:
+        hints = get_type_hints(options)
+        if set(hints) != set(defaults):
+            raise TypeError(f"{options.__name__} and its defaults differ: {set(hints) ^ set(defaults)}")
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        more = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint)
+            for name, hint in hints.items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+        if function.__doc__ is None:
+            function.__doc__ = f"Args:\n{described(options)}"
+        else:
+            function.__doc__ = with_descriptions(function.__doc__, options)
+        return function
+
+    return listed
+
+
+def with_descriptions(doc: str, options: type) -> str:
+    """A docstring in which the line of ``**options`` is replaced by the description of each."""
+    return re.sub(r"^( *)\*\*options:.*\n(?:\1 +.*\n)*", lambda _: f"{described(options)}\n", doc, flags=re.MULTILINE)
+
+
+def described(options: type) -> str:
+    """The lines below ``Args:`` in the docstrings of a class of options and of those that it extends."""
+    bases = [base for base in getattr(options, "__orig_bases__", ()) if hasattr(base, "__annotations__")]
+    above = [described(base) for base in bases if base is not TypedDict]
+    found = re.search(r"Args:\n(.*?)(?=\n\s*\n|\Z)", options.__doc__ or "", re.DOTALL)
+    own = [] if found is None else [found.group(1).rstrip()]
+    return "\n".join([*own, *above])

@@ -1,0 +1,106 @@
+"""The options of the parameter randomization test, stated once for the function, the callback and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+from lightning_sanity.engine import ENGINES
+from lightning_sanity.explanation.options import DEFAULTS as SHARED
+from lightning_sanity.explanation.options import CommonOptions, check_choice, check_common, check_integer, known
+from lightning_sanity.parameter_randomization.diagnostics import check_names
+from lightning_sanity.randomization.strategies import Reinitialize
+from lightning_sanity.randomization.twins import NORM_STATS, device_named
+from lightning_sanity.randomization.unit import ORDERS, Granularity
+from lightning_sanity.resources.memory import check_memory
+
+
+class WalkOptions(CommonOptions, total=False):
+    """How the cascade is walked.
+
+    Args:
+        order: ``"cascading"`` from the output down, ``"bottom_up"``, ``"independent"`` one unit at a time, or
+            ``"full"`` all at once.
+        granularity: ``"layer"``, ``"block"``, or a list of module names / regular expressions.
+        max_steps: Merge neighbouring units evenly into at most this many steps.
+        reinitialize: ``"default"``: a fresh twin of the architecture where one can be built (from a LightningModule's
+            saved hyper-parameters), else ``"normal"``: each tensor redrawn with its own mean and standard deviation.
+            Also ``"shuffle"``, ``"reset"``, ``"xavier"``, ``"kaiming"``, a function of a module, or a twin factory
+            (a function without arguments).
+        twin_device: Where twins live, one at a time, from which each unit is copied over in its turn: ``"cpu"`` keeps
+            them out of a GPU's memory. None = where their factory makes them, which is the CPU unless it says
+            otherwise. The result is the same.
+        norm_stats: Running statistics of normalisation layers: ``"auto"`` (the twin's own, else kept), ``"keep"``,
+            ``"reset"`` or ``"recalibrate"`` on the inputs.
+        trials: Independent re-initialisations; a release wants 20, a look during training less. One trial never
+            passes. ``"auto"`` runs 5, then up to 10 and 20 for the gated methods whose interval still straddles the
+            threshold.
+        retarget: Explain each randomised model's own prediction instead, as the original code did.
+        diagnostics: Second opinions on the same maps, which never gate: ``"cross_image"``, ``"random_logit"`` (four
+            more explanations of the trained model), ``"entropy"``, ``"dependence"`` (one more explanation per trial).
+        engine: ``"auto"`` explains many depths of a trial at once where that gives the same maps, at the price of one
+            more copy of the weights; ``result.engine`` says how (``"two_stream"``, or ``"full_batch"`` where the
+            network cannot be traced). ``"folded"`` also folds batch normalisations into the layers before them, where
+            that pays: a few per cent of the time for two copies of their weights. Its maps are equal to rounding,
+            which moves one by up to some per cent where a rectifier's input is nearly zero. ``"plain"`` explains one
+            depth after the other, without any copy.
+        max_batch: Most samples that are explained at once, against running out of memory; all if None. A stochastic
+            method draws other noise for other parts. Methods that run many altered copies of a sample have a
+            ``max_batch`` of their own for these.
+        max_memory: Bytes that the test may keep above the trained model, on its device: weights, maps and activations,
+            not what a library needs inside one operation. Fewer samples, copies or depths are explained at a time; the
+            result stays the same. Stochastic methods are not split into smaller batches: that would change their
+            noise. ``settings["memory"]`` has what was decided; the notes say where even one sample takes more.
+    """
+
+    order: str
+    granularity: Granularity
+    max_steps: int | None
+    reinitialize: Reinitialize
+    twin_device: str | None
+    norm_stats: str
+    trials: int | Literal["auto"]
+    retarget: bool
+    diagnostics: Sequence[str]
+    engine: str
+    max_batch: int | None
+    max_memory: int | None
+
+
+DEFAULTS: WalkOptions = {
+    **SHARED,
+    "order": "cascading",
+    "granularity": "layer",
+    "max_steps": None,
+    "reinitialize": "default",
+    "twin_device": None,
+    "norm_stats": "auto",
+    "trials": 5,
+    "retarget": False,
+    "diagnostics": ("cross_image",),
+    "engine": "auto",
+    "max_batch": None,
+    "max_memory": None,
+}
+
+
+def settled(options: Mapping[str, Any], of: str) -> WalkOptions:
+    """All options of a call, checked as far as they do not depend on the model.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: Which option is wrong, why, and what would be right.
+    """
+    given = cast(WalkOptions, known(options, DEFAULTS, of))
+    check_common(given)
+    check_choice("order", given["order"], ORDERS)
+    check_choice("norm_stats", given["norm_stats"], NORM_STATS)
+    check_choice("engine", given["engine"], tuple(ENGINES))
+    if given["trials"] != "auto":
+        check_integer("trials", given["trials"], 1)
+    for name in ("max_steps", "max_batch"):
+        if given[name] is not None:
+            check_integer(name, given[name], 1)
+    check_memory(given["max_memory"])
+    device_named(given["twin_device"])
+    return {**given, "diagnostics": check_names(given["diagnostics"])}
