@@ -1,10 +1,10 @@
 """Attribution methods by name; any function ``(model, inputs, target) -> attribution`` works in their place.
 
 method.py                 what a method is, and what the test must know about it
-gradients.py               gradient, input x gradient, SmoothGrad and relatives
+gradients.py              gradient, input x gradient, SmoothGrad and relatives
 path.py                   integrated gradients and relatives; completeness.py: do they add up?
 guided.py                 Guided Backprop and the deconvnet
-differences.py, rescale.py   DeepLift and DeepSHAP, and their rules
+differences.py, rescale.py  DeepLift and DeepSHAP, and their rules
 relevance.py              LRP and excitation backprop, through zennit
 gradient_cam.py           Grad-CAM and relatives; layers.py: feature maps inside a network
 class_activation.py       CAM in its original, exact form

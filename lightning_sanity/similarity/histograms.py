@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_sanity.similarity.normalization import wide
+from lightning_sanity.similarity.correlation import centred_unit, inner_product, unit
+from lightning_sanity.similarity.normalization import (
+    Prepared,
+    min_max,
+    require_same_shape,
+    wide,
+)
+from lightning_sanity.similarity.ranks import average_ranks
 
 
 def hog_descriptor(
@@ -78,3 +85,25 @@ def hog_descriptor(
 
 def _unit_length(blocks: Tensor) -> Tensor:
     return blocks / (blocks.square().sum(dim=-1, keepdim=True) + 1e-5**2).sqrt()
+
+
+def hog(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlation of the maps' `hog_descriptor`, each map scaled to [0, 1] first; ``(N,)`` in [-1, 1].
+
+    Arguments, errors and NaN as in `spearman`; NaN also where a descriptor is constant. The paper cited there reports
+    Pearson, its code computes Spearman: that is the registered "hog_spearman".
+    """
+    require_same_shape(a, b)
+    return inner_product(hog_vectors(a), hog_vectors(b))
+
+
+def hog_vectors(maps: Tensor) -> Prepared:
+    """Descriptors, centred and at unit length."""
+    return centred_unit(hog_descriptor(min_max(wide(maps))))
+
+
+def hog_rank_vectors(maps: Tensor) -> Prepared:
+    """Ranks of the bins of descriptors, centred and at unit length."""
+    # Bins that differ in the last bits of float64 only, by the order of a summation, must tie: rank them as float32.
+    ranks = average_ranks(hog_descriptor(min_max(wide(maps))).float())
+    return unit(wide(ranks) - (ranks.shape[1] + 1) / 2)

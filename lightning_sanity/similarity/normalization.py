@@ -10,6 +10,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+Prepared = tuple[Tensor, ...]
+"""Maps made ready for comparison; samples are on dim 0 of every tensor, so rolling dim 0 pairs them anew."""
+
+
+def require_same_shape(a: Tensor, b: Tensor) -> None:
+    """Raise a ValueError unless two batches of maps have one shape."""
+    if a.shape != b.shape:
+        raise ValueError(
+            f"a similarity compares maps of one shape, got {tuple(a.shape)} and {tuple(b.shape)}; resize one of them"
+        )
+
 
 def defined(maps: Tensor) -> Tensor:
     """Maps in float32 or float64, with NaN throughout each one that is constant or not finite.

@@ -7,8 +7,71 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lightning_sanity.similarity.normalization import (
+    Prepared,
+    defined,
+    min_max,
+    require_same_shape,
+    wide,
+)
+
 _RADIUS = 5  # scipy's: int(3.5 sigma + 0.5) at sigma 1.5
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def ssim(a: Tensor, b: Tensor, *, data_range: float = 1.0, sample_covariance: bool = False) -> Tensor:
+    """Structural similarity with an 11-pixel Gaussian window (sigma 1.5), ``(N,)`` in [-1, 1].
+
+    Takes maps that are scaled already, see `min_max`; the registered "ssim" scales them itself. Equals
+    ``skimage.metrics.structural_similarity(a, b, gaussian_weights=True, sigma=1.5, data_range=data_range,
+    use_sample_covariance=sample_covariance)`` in float64. For maps with a side shorter than 11 pixels it equals the
+    same call with ``win_size`` the largest odd number that fits.
+
+    Args:
+        a: Scaled maps ``(N, H, W)``, any float dtype, on any device.
+        b: Maps to compare with; same shape and device.
+        data_range: Width of the range of values; with 2 the stabilising constants are those of the 2018 experiments.
+        sample_covariance: Divide by one pixel less than the window has, as those experiments did.
+
+    Returns:
+        Mean structural similarities ``(N,)``, float64; NaN where either map is constant or not finite.
+
+    Raises:
+        ValueError: If the shapes differ or are not ``(N, H, W)``.
+
+    Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004.
+
+    >>> maps = torch.rand(2, 16, 16)
+    >>> torch.allclose(ssim(maps, maps), torch.ones(2, dtype=torch.float64))
+    True
+    """
+    require_same_shape(a, b)
+    left, right = window_moments(wide(defined(a))), window_moments(wide(defined(b)))
+    return mean_ssim(left, right, data_range=data_range, sample_covariance=sample_covariance)
+
+
+def ms_ssim(a: Tensor, b: Tensor, *, data_range: float = 1.0) -> Tensor:
+    """Multi-scale structural similarity, ``(N,)`` in [0, 1]; arguments, errors and NaN as in `ssim`.
+
+    Contrast and structure at every scale, luminance at the coarsest; a negative mean at a scale counts as 0. Five
+    scales need 176 pixels a side. Smaller maps use the scales at which the window still fits, at least one, with the
+    weights of those scales rescaled to sum to 1.
+
+    Wang, Simoncelli and Bovik, "Multiscale Structural Similarity for Image Quality Assessment", Asilomar 2003.
+    """
+    require_same_shape(a, b)
+    left, right = pyramid(wide(defined(a))), pyramid(wide(defined(b)))
+    return mean_ms_ssim(left, right, data_range=data_range)
+
+
+def scaled_moments(maps: Tensor) -> Prepared:
+    """Window moments of maps scaled to [0, 1]."""
+    return window_moments(min_max(wide(maps)))
+
+
+def scaled_pyramid(maps: Tensor) -> Prepared:
+    """Window moments of scaled maps at every scale."""
+    return pyramid(min_max(wide(maps)))
 
 
 @lru_cache(maxsize=32)

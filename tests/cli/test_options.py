@@ -38,7 +38,7 @@ def test_the_configuration_of_a_trainer_lists_every_option(capsys):
     parser = ArgumentParser()
     parser.add_class_arguments(SaliencySanityCallback, "test")
     text = " ".join(parser.format_help().split())
-    printed = yaml.safe_load(parser.dump(parser.parse_args([]), skip_none=False))["test"]
+    printed = yaml.safe_load(parser.dump(parser.parse_args([]), skip_unset=False))["test"]
     for name, default in DEFAULTS.items():
         assert f"--test.{name} " in text
         assert "type:" in text.split(f"--test.{name} ", 2)[-1][:2000]
