@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from lightning_sanity.attribution import Method, resolve_all
 from lightning_sanity.callback.deferred_report import Publication
 from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.max_time import Allowance
+from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
 from lightning_sanity.callback.released_weights import matches, obstacle, subject, unaveraged
-from lightning_sanity.callback.scalars import scalars
+from lightning_sanity.callback.scalars import scalars as scalars_of
 from lightning_sanity.callback.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
 from lightning_sanity.data_randomization.drt import data_randomization_test
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
@@ -169,15 +170,19 @@ class SaliencySanityCallback(pl.Callback):
                 "`Trainer(barebones=True)` drops all logging: remove SaliencySanityCallback"
             )
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-        problem = obstacle(callbacks, trainer.strategy, self)
+        problem = (
+            obstacle(callbacks, trainer.strategy, self)
+            or shared_key(self, callbacks, trainer)
+            or stale_monitor(callbacks, self._prefix, self.every_n_validations)
+        )
         if problem is not None:
             raise MisconfigurationException(problem)
-        self._refuse_shared_keys(trainer, callbacks)
-        self._refuse_stale_monitors(callbacks)
         self._read_references()
         self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
         self.label_result, self._drift, self._warned = None, {}, set()
-        self._allowance = Allowance(self.max_time, every=self.on_fail == "raise" or bool(self._monitors(callbacks)))
+        self._allowance = Allowance(
+            self.max_time, every=self.on_fail == "raise" or bool(monitors(callbacks, self._prefix))
+        )
         self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
 
     def _read_references(self) -> None:
@@ -191,29 +196,6 @@ class SaliencySanityCallback(pl.Callback):
                 checkpoint.load(self.reference_checkpoint)
             except (OSError, ValueError) as error:
                 raise MisconfigurationException(f"`reference_checkpoint` cannot be read: {error}") from error
-
-    def _refuse_shared_keys(self, trainer: pl.Trainer, callbacks: Iterable[Any]) -> None:
-        for other in callbacks:
-            if isinstance(other, SaliencySanityCallback) and other is not self:
-                shared = sorted(self._scalars(trainer).keys() & other._scalars(trainer).keys())
-                if shared:
-                    raise MisconfigurationException(
-                        f"two instances of SaliencySanityCallback would log '{shared[0]}', and Lightning would log the "
-                        f"mean of both: tell them apart by `name`, which is {self.name!r} and {other.name!r}"
-                    )
-
-    def _monitors(self, callbacks: Iterable[Any]) -> list[tuple[str, str]]:
-        """Who acts on what is logged here: the names of callbacks and the keys they monitor."""
-        watching = [(type(callback).__name__, getattr(callback, "monitor", None)) for callback in callbacks]
-        return [(name, key) for name, key in watching if isinstance(key, str) and key.startswith(f"{self._prefix}/")]
-
-    def _refuse_stale_monitors(self, callbacks: Iterable[Any]) -> None:
-        for name, monitor in self._monitors(callbacks) if self.every_n_validations > 1 else ():
-            raise MisconfigurationException(
-                f"{name} monitors '{monitor}', which is measured only at every "
-                f"{self.every_n_validations}-th validation: it would act on the value of other weights. "
-                "Use every_n_validations=1."
-            )
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -239,7 +221,7 @@ class SaliencySanityCallback(pl.Callback):
             due = trainer.strategy.broadcast(self._allowance.affords())
         if due:
             self._measure(trainer, pl_module)
-        pl_module.log_dict(self._scalars(trainer), on_step=False, on_epoch=True)
+        pl_module.log_dict(self.scalars(trainer), on_step=False, on_epoch=True)
         if due and self.result is not None:
             self._publish(trainer, self.result)
             self._act(trainer, self.result)
@@ -430,8 +412,9 @@ class SaliencySanityCallback(pl.Callback):
     def _prefix(self) -> str:
         return f"sanity/{self.name}" if self.name else "sanity"
 
-    def _scalars(self, trainer: pl.Trainer) -> dict[str, float]:
-        found = scalars(
+    def scalars(self, trainer: pl.Trainer) -> dict[str, float]:
+        """What is logged now: always the same keys, always finite."""
+        found = scalars_of(
             self.result,
             self._gated,
             self._similarities,

@@ -11,6 +11,7 @@ coverage.py      the proof of what was re-initialised
 judging.py       whether the run can be trusted, and the verdicts
 diagnostics.py   second opinions of the literature, which never gate
 complexity.py    entropy of maps, and how much it rises
+time_limit.py    what of a walk fits into a limit on time, and the account of it
 timing.py        what trials will take, measured on the walk itself
 headroom.py      how much is explained at once where memory is limited
 scheduling.py    who explains what where several processes share a walk

@@ -6,7 +6,6 @@ Everything stays on the model's device; what a step needs of the reference maps 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,23 +25,20 @@ from lightning_sanity.parameter_randomization.diagnostics import other_classes
 from lightning_sanity.parameter_randomization.headroom import Room
 from lightning_sanity.parameter_randomization.scheduling import Division, Part, SharedWalks, in_common
 from lightning_sanity.parameter_randomization.settings import Settings
+from lightning_sanity.parameter_randomization.time_limit import TimeLimit
 from lightning_sanity.parameter_randomization.timing import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.parameter_randomization.trained_maps import TrainedModel, pictured
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import Reinitializer, TrialDraw, recalibrate_
 from lightning_sanity.randomization.unit import Unit
-from lightning_sanity.resources.budget import Cost, Shared, thin
+from lightning_sanity.resources.budget import Cost, Shared
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress
 from lightning_sanity.resources.random_streams import stream_seed
 from lightning_sanity.result.controls import POSITIVE_CONTROL
 from lightning_sanity.result.pictures import depths as picture_depths
 from lightning_sanity.similarity import Similarity
-
-_BUSY = 5  # factor by which a walk may take longer than planned before it is said to hang
-_MARGIN = 0.1  # of the time that is left, not planned for
-
 
 Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
 """A depth's maps, and what they are like where that is known already; see ``Reference.against``."""
@@ -89,18 +85,15 @@ class Cascade:
         self.tracks: dict[str, Track] = {name: Track() for name in methods}
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
-        self._deadline, self._share = deadline, share or Share()
+        self._share = share or Share()
         self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
         self._clock = clock(first(what.inputs).device)
         self._trained_model = TrainedModel(what, methods, similarities, support, settings, self._explain, self._share)
         self.references = self._trained_model.references
-        self._cost: Cost | None = None
-        self._spent = {"predicted_seconds": 0.0, "measured_seconds": 0.0}
+        self._time = TimeLimit(deadline, self._clock, self._share)
         self._walker: Engine | None = None
         self._ahead: dict[int, Trial] = {}
-        self._thinned: dict[str, Any] = {}
         self._room: Room | None = None
-        self._limit: float = math.inf
         self._wanted = 0
         self._outputs: list[Tensor] = []
         self._changes: dict[str, list[Change]] = {}
@@ -128,7 +121,7 @@ class Cascade:
             self._room.divide(self._explain)
         self._walker = in_common(self._share, self._engine(list(self.methods)))
         sharing = self._walker if self._room is None else None
-        self._trained_model.share_passes(sharing, self._clock, self._left())
+        self._trained_model.share_passes(sharing, self._clock, self._time.left())
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), self._refer)
@@ -141,7 +134,7 @@ class Cascade:
                     name, self.tracks[name], (-1, 1), lambda key, track: self._trained_model.other(key, track, others)
                 )
         self._trained_model.unite(self.tracks)
-        if self._deadline is not None:
+        if self._time.deadline is not None:
             self._thin(trials)
         self.picture_depths = picture_depths(len(self.steps)) if self.settings.picture_samples else ()
 
@@ -151,7 +144,7 @@ class Cascade:
         A trial's draws depend on its number alone: five trials and five more are ten trials.
         """
         self._wanted += trials
-        trials = int(min(trials, self._limit - self.trials))
+        trials = int(min(trials, self._time.trials - self.trials))
         following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
         self._total = self._done + trials * len(self.steps) * len(following)
         part = Part({name: self._tables(name, trials) for name in following})
@@ -170,14 +163,16 @@ class Cascade:
                 lambda engine, redraw: self._attempt(engine, redraw, saved),
                 ahead,
             )
-            while walked < trials and self._in_time(begun, walked, following, walks.division):
+            while walked < trials and self._time.fits(
+                begun, walked, self.trials, following, len(self.steps), walks.division
+            ):
                 self._walk_trial(walked, part, walks, saved)
                 walked += 1
         finally:
             restore(self.model, saved)
         part.walked = walks.names()
         part = part.cpu()
-        self._account(following, walked, self._clock() - begun)
+        self._time.account(following, walked, self.trials, len(self.steps), self._clock() - begun)
         walked = walks.division.unite(part, walked, self.picture_depths)
         self._compare_twins(part.tables.get(POSITIVE_CONTROL), walked)
         for name, table in part.tables.items():
@@ -196,15 +191,15 @@ class Cascade:
         """What was measured so far, on the CPU."""
         trained, outputs = self._trained_outputs.cpu(), torch.stack(self._outputs)  # (N, ...), (trials, depths, N, ...)
         if self.trials < self._wanted:
-            self._thinned["trials"] = [self.trials, self._wanted]
+            self._time.thinned["trials"] = [self.trials, self._wanted]
         control = self.tracks.get(POSITIVE_CONTROL)
         twins = control.trials.twins if control is not None and control.trials is not None else []
         return Walk(
             tracks={name: track.cpu() for name, track in self.tracks.items()},
             steps=self.steps,
             picture_depths=self.picture_depths,
-            thinned=dict(self._thinned),
-            cost=dict(self._spent) if self._cost is not None else {},
+            thinned=dict(self._time.thinned),
+            cost=self._time.spent(),
             memory={} if self._room is None else self._room.settings(self._explain),
             notes=() if self._room is None else self._room.notes(),
             agreement=agreement_of(trained, outputs),
@@ -230,35 +225,25 @@ class Cascade:
     def _refer(self, name: str, track: Track) -> None:
         walked = self._walker is not None and name in self._walker.methods and self.what.question is None
         depths = len(self.steps) if walked else 1
-        self._trained_model.refer(name, track, self._clock, self._left(), depths)
-
-    def _left(self) -> float | None:
-        """Seconds that are left of a limit on time."""
-        return None if self._deadline is None else max(self._deadline - time.perf_counter(), 0.0)
+        self._trained_model.refer(name, track, self._clock, self._time.left(), depths)
 
     # ------------------------------------------------------------------------------------------------ limited in time
 
     def _thin(self, trials: int) -> None:
         """Keep of the walk what fits."""
-        assert self._deadline is not None
-        cost = self._calibrated(trials)
-        parts = self._share.exchange((cost, self._deadline - time.perf_counter(), self._trained_model.fewest_copies()))
-        cost = Cost.largest([part[0] for part in parts])
-        controls = [name for name in cost.step if self.methods[name][0].control]
-        depths = len(self.steps)
-        # A little is left for what comes after, and so that the last trial is not lost to a breath of delay.
-        left = (1 - _MARGIN) * min(part[1] for part in parts)
-        plan = thin(cost, trials, depths, left, controls=controls, whole=not self._nested())
+        plan = self._time.thin(
+            self._calibrated(trials),
+            trials,
+            len(self.steps),
+            controls=[name for name, (method, _) in self.methods.items() if method.control],
+            whole=not self._nested(),
+            copies=(self._trained_model.fewest_copies(), self.settings.repeats),
+        )
         for name in plan.dropped:
             self.tracks[name].error = "left out: max_time is too short for this method"
-        self._cost = cost
         self.steps = [self.steps[depth] for depth in plan.depths]
         self._walker = self._walker.only(plan.depths) if self._walker is not None else None
         self._ahead = {place: trial.only(plan.depths) for place, trial in self._ahead.items()}
-        self._limit = plan.trials if plan.trials < trials else math.inf
-        self._thinned = plan.settings(trials, depths)
-        if (copies := min(part[2] for part in parts)) < self.settings.repeats:
-            self._thinned["noisy copies"] = [copies, self.settings.repeats]
 
     def _nested(self) -> bool:
         """Whether every depth's random units stay random at the next."""
@@ -274,7 +259,8 @@ class Cascade:
         shared: tuple[Shared, ...] = ()
         workers = self._share.workers
         if self._walker is not None:
-            assert self._deadline is not None
+            left = self._time.left()
+            assert left is not None
             place = self._share.rank % trials
             if place > 0 and self._trained_model.pass_seconds is None:  # else nobody walks, and nobody proves, yet
                 self._walker.trust()
@@ -283,7 +269,7 @@ class Cascade:
                 lambda engine: self._attempt(engine, self.reinitializer.start_trial(place), saved),
                 plain,
                 math.ceil(trials / workers),
-                self._deadline - time.perf_counter(),
+                left,
                 self._trained_model.pass_seconds,
             )
             self._walker = in_common(self._share, None if found is None else self._walker)
@@ -314,28 +300,6 @@ class Cascade:
             ahead=len(self._ahead),
             workers=workers if walked else 1,
         )
-
-    def _in_time(self, begun: float, walked: int, following: Sequence[str], division: Division) -> bool:
-        """Whether another trial fits, going by those that this process walked; its first of all always does."""
-        done = sum(map(division.concerns, range(walked)))
-        if self._deadline is None or self._cost is None or self.trials + done == 0:
-            return True
-        if not division.concerns(walked):
-            return True
-        now = self._clock()
-        ahead = self._cost.ahead if self.trials == 0 else 0
-        known = (now - begun) / done if done > ahead else 0.0
-        if ahead or done == 0:  # the first was partly walked before
-            known = max(known, replace(self._cost, ahead=0).seconds(following, 1, len(self.steps)))
-        fits: bool = self._share.agreed(now + known <= self._deadline)
-        return fits
-
-    def _account(self, following: Sequence[str], walked: int, seconds: float) -> None:
-        """Note what some trials took and what they were expected to take."""
-        if self._cost is not None:
-            cost = self._cost if self.trials == 0 else replace(self._cost, ahead=0)
-            self._spent["predicted_seconds"] += cost.seconds(following, walked, len(self.steps))
-            self._spent["measured_seconds"] += seconds
 
     # -------------------------------------------------------------------------------------------------------- the walk
 
@@ -393,7 +357,7 @@ class Cascade:
     def _divided(self, following: Sequence[str], trials: int, walked: Mapping[str, Hashable]) -> Division:
         """Who does what of so many more trials, given the methods that share walks, by their kinds."""
         passes = self._passes(following)
-        in_step = self._deadline is not None and not walked
+        in_step = self._time.deadline is not None and not walked
         return Division(self._share, passes, walked, trials, len(self.steps), in_step)
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
@@ -413,11 +377,9 @@ class Cascade:
 
     def _attempt(self, engine: Engine, redraw: TrialDraw, saved: Mapping[str, Tensor]) -> Trial | None:
         """All depths of a trial at once, where that is to be had."""
-        # What is left of a short time may be less than the least walk takes, on a busy machine several times less.
-        takes = 0.0 if self._cost is None else self._cost.seconds(engine.methods, 1, len(engine.steps))
-        with self._explain.patience("a walk over all depths", max(1.0, _BUSY * takes)):
-            read = time.perf_counter if self._deadline is None else self._clock
-            return engine.attempt(redraw, saved, read)
+        patience = self._time.patience(engine.methods, len(engine.steps))
+        with self._explain.patience("a walk over all depths", patience):
+            return engine.attempt(redraw, saved, self._time.clock())
 
     def _needs_weights(self, names: Iterable[str], walked: Collection[str]) -> bool:
         """Whether something is still to be explained on the re-initialised clone itself."""

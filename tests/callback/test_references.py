@@ -72,7 +72,7 @@ def test_drift_is_measured_from_validation_to_validation(tmp_path):
 
     class Keep(SaliencySanityCallback):
         def _publish(self, trainer, result):
-            results.append((result, float(self._scalars(trainer)["sanity/gradient/drift"])))
+            results.append((result, float(self.scalars(trainer)["sanity/gradient/drift"])))
 
     callback = Keep("gradient", probe=12, trials=1, repeats=1, max_steps=1, log_images=False)
     fit(demo.DigitsClassifier(), callback, tmp_path, max_epochs=2)

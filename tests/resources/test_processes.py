@@ -10,8 +10,8 @@ from lightning_sanity import Criterion
 from lightning_sanity.engine import Engine
 from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.explanation.targets import class_mask
-from lightning_sanity.parameter_randomization import cascade
 from lightning_sanity.parameter_randomization import mprt as randomization_tests
+from lightning_sanity.parameter_randomization import time_limit
 from lightning_sanity.parameter_randomization.scheduling import Division
 from lightning_sanity.parameter_randomization.trained_maps import TrainedModel
 from lightning_sanity.resources.budget import Interrupted, thin
@@ -310,7 +310,7 @@ def test_a_single_trial_that_processes_divide_in_a_hurry_is_proven_by_each_for_i
     model, images, _ = digits_network
     monkeypatch.setattr(Engine, "_check", doubting(Engine._check, []))
     monkeypatch.setattr(TrainedModel, "_affordable", lambda *arguments: 1)  # there is no time for a walk beforehand
-    monkeypatch.setattr(cascade, "thin", lambda *a, **changes: replace(thin(*a, **changes), trials=1))
+    monkeypatch.setattr(time_limit, "thin", lambda *a, **changes: replace(thin(*a, **changes), trials=1))
     limits = {"trials": 2, "max_seconds": 60.0, "methods": ["gradient", "guided_backprop"], "controls": False}
     for found in in_processes(2, tmp_path, lambda share: whole(model, images, share, **limits)):
         assert found["settings"]["trials_run"]["gradient"] == 1
