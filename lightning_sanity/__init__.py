@@ -19,7 +19,7 @@
 A package imports from those above it in this list, never from one below.
 """
 
-from lightning_sanity import attribution, quality, randomization, similarity
+from lightning_sanity import attribution, randomization, similarity
 from lightning_sanity._version import __version__
 from lightning_sanity.callback import SaliencySanityCallback
 from lightning_sanity.data_randomization import RandomLabelDataModule, data_randomization_test
@@ -40,7 +40,6 @@ __all__ = [
     "attribution",
     "data_randomization_test",
     "parameter_randomization_test",
-    "quality",
     "randomization",
     "similarity",
     "targets",
