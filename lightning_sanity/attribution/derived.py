@@ -19,7 +19,7 @@ from lightning_sanity.attribution.method import AttributionFn
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Reading:
     """What passes showed of a batch of rows.
 
     Attributes:
@@ -41,7 +41,7 @@ class Copies:
 
     Attributes:
         key: What makes two equal: the kind of copy and its settings.
-        weights: Of each copy, in the sums of ``Evidence``.
+        weights: Of each copy, in the sums of ``Reading``.
         make: ``batch (N, ...) -> the function that makes copy k of these samples of it``. Draws from the global
             streams, if at all, before it returns.
     """
@@ -67,7 +67,7 @@ class Derived:
     """
 
     plain: AttributionFn
-    combine: Callable[[Tensor, Evidence], Tensor]
+    combine: Callable[[Tensor, Reading], Tensor]
     rules: tuple[str, ...] = ("gradient",)
     layer: Layer | None = None
     copies: Copies | None = None

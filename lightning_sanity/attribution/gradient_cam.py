@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, repeated, rows_of, target_of
-from lightning_sanity.attribution.derived import Derived, Evidence
+from lightning_sanity.attribution.derived import Derived, Reading
 from lightning_sanity.attribution.guided import guided_gradient, not_guidable
 from lightning_sanity.attribution.layers import (
     Layer,
@@ -211,7 +211,7 @@ class _BySlope:
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None, at: Layer) -> Tensor:
         return self.weigh(*activation_and_gradient(model, inputs, target, at))
 
-    def combine(self, value: Tensor, seen: Evidence) -> Tensor:
+    def combine(self, value: Tensor, seen: Reading) -> Tensor:
         assert seen.activation is not None
         assert seen.slope is not None
         return resized(self.weigh(seen.activation, seen.slope), value)

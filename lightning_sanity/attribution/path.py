@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
 from lightning_sanity.attribution.completeness import TOLERANCE, incomplete, relative_gap
-from lightning_sanity.attribution.derived import Copies, Derived, Evidence
+from lightning_sanity.attribution.derived import Copies, Derived, Reading
 from lightning_sanity.attribution.gradients import over_noise
 from lightning_sanity.attribution.method import (
     AttributionFn,
@@ -51,7 +51,7 @@ def integrated_gradients(
         value = first(inputs).detach()
         return (value - baseline_for(baseline, value)) * mean(model, inputs, target)
 
-    def combine(value: Tensor, seen: Evidence) -> Tensor:
+    def combine(value: Tensor, seen: Reading) -> Tensor:
         found = seen.mean["gradient"]
         return (value - baseline_for(baseline, value)) * found if multiply_by_inputs else found
 

@@ -130,7 +130,7 @@ class Trained:
         def scores(rows: Tensor, depths: int) -> Tensor:
             return select(rows, target.repeat(depths) if target is not None else None)
 
-        walk, found = Walk(self), {}
+        walk, found = RandomStream(self), {}
         for rule in rules:
             if self.steering is not None:
                 self.steering.rule = rule
@@ -156,7 +156,7 @@ class Trained:
         return list(found)
 
 
-class Walk:
+class RandomStream:
     """One walk of the random stream beside a trained one."""
 
     def __init__(self, trained: Trained) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_sanity.attribution.derived import Evidence
+from lightning_sanity.attribution.derived import Reading
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine.path import Observed
@@ -63,8 +63,8 @@ class Sums:
                 grid = layer.layout.grid(tensor[name])
                 room(total, name, grid)[where] = rows(grid)[:, 0]
 
-    def evidence(self, depth: int, layer: Layer | None) -> Evidence:
+    def evidence(self, depth: int, layer: Layer | None) -> Reading:
         """What was seen of one depth."""
         at_layer = [None if layer is None else total[layer.name][depth] for total in (self.activation, self.slope)]
         mean, square = ({rule: total[depth] for rule, total in each.items()} for each in (self.mean, self.square))
-        return Evidence(mean, square, *at_layer)
+        return Reading(mean, square, *at_layer)

@@ -20,7 +20,7 @@ _ALIKE = ("test", "order", "granularity", "max_steps", "reinitialize", "norm_sta
 
 
 @dataclass(frozen=True)
-class Change:
+class Difference:
     """What became of one method.
 
     Attributes:
@@ -53,7 +53,7 @@ def incomparable(reference: SanityResult, candidate: SanityResult) -> str | None
     return None
 
 
-def compare(reference: SanityResult, candidate: SanityResult, method: str, max_drop: float = 0.1) -> Change:
+def compare(reference: SanityResult, candidate: SanityResult, method: str, max_drop: float = 0.1) -> Difference:
     """Whether the PSI of ``method`` is not worse in ``candidate`` than in ``reference``.
 
     Args:
@@ -72,7 +72,7 @@ def compare(reference: SanityResult, candidate: SanityResult, method: str, max_d
     if problem is None and not (old and new and old[0][0].shape[2] == new[0][0].shape[2]):
         problem = "its curves are missing from one of the results"
     if problem is not None:
-        return Change(Outcome.INCONCLUSIVE, problem)
+        return Difference(Outcome.INCONCLUSIVE, problem)
     found = change(old, new)
     before, after = reference.verdicts[method].psi, candidate.verdicts[method].psi
     interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
@@ -84,7 +84,7 @@ def compare(reference: SanityResult, candidate: SanityResult, method: str, max_d
     else:
         outcome = Outcome.INCONCLUSIVE
         reason = f"may be worse by more than {max_drop:g}: {numbers}; more trials or samples would tell"
-    return Change(outcome, reason, found.value, found.low, found.high)
+    return Difference(outcome, reason, found.value, found.low, found.high)
 
 
 def against(result: SanityResult, baseline: SanityResult, max_drop: float = 0.1) -> SanityResult:
