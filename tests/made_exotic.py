@@ -36,7 +36,7 @@ class TiedDecoder(nn.Module):
         self.decoder.weight = self.embedding.weight
 
     def forward(self, tokens):
-        return self.decoder(self.middle(self.embedding(tokens).mean(1)))
+        return self.decoder(self.middle(self.embedding(tokens)).tanh().mean(1))  # else every token has one gradient
 
 
 class HeadFirst(nn.Module):

@@ -241,17 +241,20 @@ def test_orders_are_subsets_of_the_same_units(order, expected):
     assert ["".join(unit.name for unit in step) for step in found] == expected
 
 
-@pytest.mark.parametrize("how", ["normal", "shuffle", "xavier", "reset", nn.init.zeros_])
-def test_a_change_is_the_relative_distance_to_the_values_before(how):
+@pytest.mark.parametrize(("factor", "expected"), [(0.0, 1.0), (-1.0, 2.0), (2.0, 0.5), (1.0, 0.0)])
+def test_a_change_is_a_share_of_the_larger_of_both_lengths(factor, expected):
+    model = nn.Sequential(nn.Linear(30, 20))
+    (change,) = redraw(lambda module: module.weight.data.mul_(factor))(model, Unit("l", ("0.weight",)), generator(0))
+    assert float(change.relative) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("how", ["normal", "shuffle", "xavier", "reset"])
+def test_a_change_is_the_same_against_a_trained_module_beside(how):
     model = nn.Sequential(nn.Conv2d(3, 600, 7), nn.Flatten(), nn.Linear(600, 4))
-    function = (lambda module: nn.init.zeros_(module.weight)) if callable(how) else how
     unit = Unit("convolution", ("0.weight",))
     trained, again = copy.deepcopy(model), copy.deepcopy(model)
-    (change,) = redraw(function)(model, unit, generator(0))
-    old, new = trained[0].weight.double(), model[0].weight.double()
-    expected = (new - old).norm() / torch.maximum(new.norm(), old.norm())
-    assert torch.isclose(change.relative.double(), expected, rtol=1e-5)
-    (beside,) = redraw(function)(again, unit, generator(0), trained)  # measured against another module's values
+    (change,) = redraw(how)(model, unit, generator(0))
+    (beside,) = redraw(how)(again, unit, generator(0), trained)  # measured against another module's values
     assert torch.equal(again[0].weight, model[0].weight)
     assert torch.equal(beside.relative, change.relative)
 
