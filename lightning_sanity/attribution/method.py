@@ -28,7 +28,7 @@ class Method:
             ``(N, ...)``, target ``(N,)`` class indices or None for a single output. Draws only from the global random
             streams, which the test seeds before every call.
         stochastic: Whether two runs with other seeds differ; then the ceiling is measured instead of being 1.
-        fresh: Whether it is seeded anew for every model instead of once for all; only noise itself wants that.
+        fresh: Whether it is seeded anew for every model instead of once for all; only the control ``random`` is.
         control: Whether the verdict is known beforehand; controls are judged but never gate.
         signed: Whether the sign of an attribution means for or against; False for magnitudes.
         needs: Name of the optional package (the extra ``lightning-sanity[needs]``) that must be installed, if any.

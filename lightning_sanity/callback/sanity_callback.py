@@ -59,14 +59,13 @@ class SaliencySanityCallback(pl.Callback):
         on_fail: ``"warn"``; ``"stop"`` ends training when a gated method FAILs; ``"raise"`` raises
             ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
         on_error: A test that cannot be run is a ``"warn"`` ing, or ``"raise"`` s.
-        max_time: About how long all of it may take at one validation (the first also forms the probe): seconds, or
-            below 1 a share of the training time. Depths and trials are thinned to fit, then methods are left out; the
-            result says so. A share is kept like an account: a validation goes by unmeasured, with its ``age`` logged,
-            while there is less than the least test takes, unless a callback monitors a key of this one or
-            ``on_fail="raise"`` wants the last weights measured. Figures and page wait where they would take more than
-            a third of the time, for a validation with more of it or for the end of ``fit``, which shows the last
-            result in any case; so does the data randomization test, whose last values stay meanwhile. A method that
-            hangs is given up after twice the time, where it runs in Python on the main thread of a Unix process.
+        max_time: Most time that the callback may add to one validation: seconds, or below 1 a share of the training
+            time. The test first drops depths and trials until it fits, then methods; the result says which. A share is
+            saved up: a validation is skipped, and ``age`` logged, until there is enough for the smallest test. No
+            validation is skipped if another callback monitors a key of this one, or with ``on_fail="raise"``. Figures
+            and page are put off if they would take more than a third of the time, at the latest to the end of ``fit``;
+            so is the data randomization test. A method that hangs is stopped after twice the time, if it runs in
+            Python on the main thread of a Unix process. The first validation also forms the probe.
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         target: What is explained where the model does not return class scores; see ``parameter_randomization_test``.

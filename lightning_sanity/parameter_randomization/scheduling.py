@@ -49,9 +49,9 @@ class Part:
 class Division:
     """The steps of some trials, divided by what they are expected to cost.
 
-    A trial is one process's as long as that is fair, which spares the others its draws. Of the trials that remain, all
-    steps of the methods that share a kind of walk are one process's, and other methods' go one by one to whom has least
-    to do.
+    A whole trial goes to one process while the loads stay balanced; the others then skip its draws. What is left is
+    dealt out in smaller parts. Methods that share a walk stay together on one process. The steps of every other method
+    go, one by one, to the process that has the least to do.
 
     Args:
         share: Among whom.
@@ -197,10 +197,10 @@ def in_common(share: Share, engine: Engine | None) -> Engine | None:
 class SharedWalks:
     """Who walks which trial, and the walks of this process.
 
-    A walk that fails on one process is given up by all, and so is a method that is not proven by the process that walks
-    the first trial: a result does not depend on who walked what. Each process therefore walks the first of its trials
-    before the work is divided for good. A walk that fails later concerns its own process alone: the plain loop takes
-    over there.
+    A result must not depend on who walked what. So each process walks its first trial before the work is divided for
+    good. If a walk fails there, all processes give it up. If the process of the first trial cannot verify a method's
+    fast path, all processes use the plain loop for that method. A walk that fails later concerns its own process alone,
+    which goes on with the plain loop.
 
     Args:
         share: This process's part of the work.

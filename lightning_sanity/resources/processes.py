@@ -200,7 +200,10 @@ class Together(Share):
         """See ``Share.exchange``; it also fails if the processes have come to different places."""
         parts = super().exchange((self._explanations, isinstance(part, _Meeting), part))
         if len({found[:2] for found in parts}) > 1:
-            raise PeerFailed("a method failed on one process and not on another, and they fell out of step")
+            raise PeerFailed(
+                "a method failed on one process and not on another: the processes no longer agree on what comes next, "
+                "so the test was stopped"
+            )
         return [found[2] for found in parts]
 
     def meet(self, signals: Iterable[int]) -> None:

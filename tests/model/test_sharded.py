@@ -406,7 +406,7 @@ def test_a_method_that_breaks_off_with_gathered_weights_is_given_up_and_the_othe
 def test_a_method_that_fails_on_one_process_ends_the_test_on_all(training):
     for mine in training[1]:
         assert mine["failing_on_one"][0] == "PeerFailed"
-        assert "fell out of step" in mine["failing_on_one"][1]
+        assert "no longer agree on what comes next" in mine["failing_on_one"][1]
 
 
 @pytest.mark.slow
