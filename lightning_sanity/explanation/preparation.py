@@ -58,7 +58,7 @@ def quiet_copy(
         stand_in(model, clone_fn, share) as (copied, kept),
     ):
         values = launder(inputs, device)
-        graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward))
+        graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward), logits)
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
         with torch.no_grad(), evaluating(model), preserved(model):

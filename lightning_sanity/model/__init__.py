@@ -1,6 +1,7 @@
 """What is known of a module and done to it, whatever the test.
 
 graph.py       one eager forward pass, recorded: what each operation reads, where the maps are spatial
+operations.py  what an operation does with what it reads: which rectify, which mix channels by a weight
 clone.py       a live, detached copy of a module, and the proofs that it is one
 sharded.py     measuring in place where the weights are shards, of which no copy can be made
 weights.py     the weights of a module, held whole or as shards; its own class

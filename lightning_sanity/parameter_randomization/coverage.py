@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_sanity.model.graph import Graph
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer
-from lightning_sanity.randomization.unit import Plan
+from lightning_sanity.randomization.unit import Plan, Unit
 from lightning_sanity.result.controls import POSITIVE_CONTROL
 from lightning_sanity.result.sanity_result import Coverage, UnitCoverage
 
@@ -19,41 +19,55 @@ _SIGNAL = 1e4  # factor by which a twin's signal may differ from the trained mod
 
 
 def coverage_of(
-    planned: Plan, drawer: Reinitializer, walk: Walk, model: nn.Module, graph: Graph, notes: tuple[str, ...]
+    planned: Plan,
+    depths: Mapping[tuple[Unit, ...], str],
+    drawer: Reinitializer,
+    walk: Walk,
+    model: nn.Module,
+    graph: Graph,
+    notes: tuple[str, ...],
 ) -> Coverage:
-    """What every unit's re-initialisation changed, smallest change over trials.
+    """What every step's re-initialisation changed, smallest change over trials, in the order walked.
 
     Args:
-        planned: The units.
+        planned: The steps.
+        depths: Their names, by the units that are random there.
         drawer: What drew them; its notes are kept.
         walk: The changes.
         model: The clone, for sizes.
         graph: Which tensors the forward pass read.
         notes: Further notes.
     """
-    entries = []
-    changed = total = 0
-    for unit in planned.units:
-        relative = {
-            name: float(torch.stack([change.relative for change in walk.changes[name]]).min())
-            for name in unit.parameters
-        }
-        kept = tuple(name for name, value in relative.items() if not value > 0)
-        sizes = {name: model.get_parameter(name).numel() for name in unit.parameters}
-        total += sum(sizes.values())
-        changed += sum(size for name, size in sizes.items() if name not in kept)
-        entries.append(
-            UnitCoverage(
-                unit.name,
-                unit.parameters,
-                sum(sizes.values()),
-                tuple(walk.changes[name][0].strategy for name in unit.parameters),
-                tuple(relative.values()),
-                kept,
-            )
-        )
-    statistics = {name for unit in planned.units for name in unit.statistics}
+    entries: list[UnitCoverage] = []
+    seen = set(planned.aside)
+    for walked in walk.steps:
+        fresh = [unit for unit in walked if unit not in seen]
+        seen.update(fresh)
+        entries.append(_entry(depths[tuple(walked)], [name for unit in fresh for name in unit.parameters], walk, model))
+    sizes = {name: model.get_parameter(name).numel() for unit in planned.units for name in unit.parameters}
+    changed = sum(sizes[name] for entry in entries for name in entry.parameters if name not in entry.kept)
+    notes = drawer.notes + planned.notes + notes + _kept_buffers(planned, model, graph)
+    aside = tuple(name for unit in planned.aside for name in unit.parameters)
+    return Coverage(changed / sum(sizes.values()), tuple(entries), planned.unused, notes, aside)
+
+
+def _entry(name: str, parameters: Sequence[str], walk: Walk, model: nn.Module) -> UnitCoverage:
+    """What happened to the parameters of one step."""
+    relative = {name: float(torch.stack([change.relative for change in walk.changes[name]]).min()) for name in parameters}
+    return UnitCoverage(
+        name,
+        tuple(parameters),
+        sum(model.get_parameter(name).numel() for name in parameters),
+        tuple(walk.changes[name][0].strategy for name in parameters),
+        tuple(relative.values()),
+        tuple(name for name, value in relative.items() if not value > 0),
+    )
+
+
+def _kept_buffers(planned: Plan, model: nn.Module, graph: Graph) -> tuple[str, ...]:
+    """Buffers that the explained output comes from and that keep their values."""
     parameters = dict(model.named_parameters())
+    statistics = {name for unit in planned.drawn for name in unit.statistics}
     buffers = [
         name
         for name in graph.uses
@@ -61,11 +75,9 @@ def coverage_of(
         and name not in statistics
         and "parametrizations." not in name
         and model.get_buffer(name).is_floating_point()
+        and graph.reaching(name)
     ]
-    notes = drawer.notes + planned.notes + notes
-    if buffers:
-        notes += (f"buffers that the forward pass reads and that were kept: {', '.join(buffers)}",)
-    return Coverage(changed / total, tuple(entries), planned.unused, notes)
+    return (f"buffers that the forward pass reads and that were kept: {', '.join(buffers)}",) if buffers else ()
 
 
 def gradient_ratio_of(walk: Walk) -> Tensor:

@@ -49,7 +49,7 @@ from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptio
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
-from lightning_sanity.randomization.unit import Plan, plan, subsets
+from lightning_sanity.randomization.unit import Plan, plan
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
@@ -126,10 +126,10 @@ def parameter_randomization_test(
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples)
     thinned = thinning_note(walk.thinned, max_seconds)
-    coverage = ready.coverage(walk, thinned)
+    coverage = ready.coverage(walk, given["order"], thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
     return SanityResult(
-        units=tuple(step[-1].name for step in walk.steps) if given["order"] != "full" else ("all units",),
+        units=tuple(step.name for step in coverage.units),
         curves={
             (name, key): Curve(found.values[key], found.floor[key], walk.tracks[name].ceiling[key])
             for name, found in walk.measured.items()
@@ -195,13 +195,13 @@ class _Ready:
             max_batch=given["max_batch"],
             max_memory=given["max_memory"],
         )
-        steps = subsets(self.planned.units, given["order"])
+        steps = tuple(self.planned.depths(given["order"]))
         measured = self.what, self.methods, self.used, self.support
         return Cascade(self.copied, *measured, steps, self.drawer, settings, tick, deadline, share, self.kept)
 
-    def coverage(self, walk: Walk, thinned: tuple[str, ...]) -> Coverage:
+    def coverage(self, walk: Walk, order: str, thinned: tuple[str, ...]) -> Coverage:
         notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes
-        return coverage_of(self.planned, self.drawer, walk, self.copied, self.graph, notes)
+        return coverage_of(self.planned, self.planned.depths(order), self.drawer, walk, self.copied, self.graph, notes)
 
 
 @contextmanager

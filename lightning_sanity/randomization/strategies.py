@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity.model.weights import whole
-from lightning_sanity.randomization.unit import RandomizationError, Unit, has_fan, owner_of, units
+from lightning_sanity.randomization.unit import RandomizationError, Unit, owner_of, units
 from lightning_sanity.resources.random_streams import generator as make_generator
 from lightning_sanity.resources.random_streams import isolated_rng
 
@@ -215,7 +215,9 @@ Draw = Callable[[Tensor, _Law, torch.Generator], str]
 """Replaces a tensor's values in place; what that is called."""
 
 
-def _draw_each(draw: Draw, laws: _Laws, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
+def _draw_each(
+    draws: tuple[Draw, Draw], laws: _Laws, model: nn.Module, unit: Unit, rng: torch.Generator
+) -> dict[str, str]:
     """Draw every tensor of the unit in the order of its names; parametrised ones through what they produce."""
     strategies: dict[str, str] = {}
     produced = {
@@ -226,6 +228,7 @@ def _draw_each(draw: Draw, laws: _Laws, model: nn.Module, unit: Unit, rng: torch
     law = laws.of(unit, tensors | {".".join(place): value for place, value in produced.items()})
     for (owner, made), names in _parametrized(model, unit).items():
         value = produced[owner, made]
+        draw = draws[0] if any(name in unit.weights for name in names) else draws[1]
         strategy = draw(value, law[f"{owner}.{made}"], rng)
         with isolated_rng(int(torch.randint(2**62, (), generator=rng)), device_of(model)):  # some inverses draw
             assigned = _assign_through(model.get_submodule(owner), made, value)
@@ -233,7 +236,7 @@ def _draw_each(draw: Draw, laws: _Laws, model: nn.Module, unit: Unit, rng: torch
             strategies.update(dict.fromkeys(names, f"{strategy} (through its parametrisation)"))
     for name, tensor in tensors.items():
         if name not in strategies:
-            strategies[name] = draw(tensor, law[name], rng)
+            strategies[name] = draws[name not in unit.weights](tensor, law[name], rng)
     return strategies
 
 
@@ -278,7 +281,7 @@ def _shuffle(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
 
 def _variance_scaling(fill: Callable[..., Tensor], name: str) -> Draw:
     def draw(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
-        if tensor.ndim < 2 or tensor.is_complex() or not has_fan(tensor):
+        if tensor.ndim < 2 or tensor.is_complex():
             return _normal(tensor, law, rng)
         tensor.copy_(fill(torch.empty(tensor.shape), generator=rng))
         return name
@@ -286,12 +289,13 @@ def _variance_scaling(fill: Callable[..., Tensor], name: str) -> Draw:
     return draw
 
 
-_DRAWS: dict[str, Draw] = {
-    "normal": _normal,
-    "shuffle": _shuffle,
-    "xavier": _variance_scaling(nn.init.xavier_normal_, "xavier"),
-    "kaiming": _variance_scaling(nn.init.kaiming_normal_, "kaiming"),
+_DRAWS: dict[str, tuple[Draw, Draw]] = {
+    "normal": (_normal, _normal),
+    "shuffle": (_shuffle, _shuffle),
+    "xavier": (_variance_scaling(nn.init.xavier_normal_, "xavier"), _normal),
+    "kaiming": (_variance_scaling(nn.init.kaiming_normal_, "kaiming"), _normal),
 }
+"""How what mixes channels is drawn, and how the rest."""
 
 
 def _owners(model: nn.Module, unit: Unit) -> dict[str, nn.Module]:
@@ -310,7 +314,7 @@ def _reset_modules(model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[s
     strategies = _apply_callable(reset, model, unit, rng, "reset")
     unreached = tuple(n for n in unit.parameters if torch.equal(before[n], model.get_parameter(n).detach()))
     if unreached:
-        normal = _draw_each(_normal, _Laws(), model, Unit(unit.name, unreached), rng)
+        normal = _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, unreached), rng)
         strategies.update({name: f"{how} (no reset of its own)" for name, how in normal.items()})
     return strategies
 
@@ -351,6 +355,6 @@ def _copy_from(twin: nn.Module, model: nn.Module, unit: Unit, rng: torch.Generat
         parameter.copy_(value)
         strategies[name] = "twin"
     if same:
-        normal = _draw_each(_normal, _Laws(), model, Unit(unit.name, tuple(same)), rng)
+        normal = _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, tuple(same)), rng)
         strategies.update({name: f"{how}, the twin's value being the trained one" for name, how in normal.items()})
     return strategies

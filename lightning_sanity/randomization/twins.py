@@ -202,14 +202,14 @@ def _factory_problem(factory: Callable[[], nn.Module], model: nn.Module, plan_: 
     try:
         for number in (0, 1):  # one after the other, so that only one of them takes memory
             made = dict(_build(factory, (seed, number, "factory"), device_of(model)).named_parameters())
-            for name in (name for unit in plan_.units for name in unit.parameters):
+            for name in (name for unit in plan_.drawn for name in unit.parameters):
                 if name not in made or made[name].shape != model.get_parameter(name).shape:
                     return f"parameter '{name}' is missing or has another shape"
             heads.append({name: made[name].detach().reshape(-1)[:_HEAD].clone() for name in made})
             del made
     except Exception as error:
         return f"building one raised {type(error).__name__}: {error}"
-    for name, one in ((name, heads[0][name]) for unit in plan_.units for name in unit.parameters):
+    for name, one in ((name, heads[0][name]) for unit in plan_.drawn for name in unit.parameters):
         if one.numel() > 1 and torch.equal(one, heads[1][name]) and not bool((one == one[0]).all()):
             return f"parameter '{name}' comes out the same every time (pretrained weights?)"
     return None

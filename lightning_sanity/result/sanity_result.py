@@ -119,16 +119,19 @@ class Coverage:
     """Which of the parameters that the forward pass uses were proven to have changed.
 
     Attributes:
-        share: Changed scalars / used scalars; 1.0 = every used parameter.
-        units: One entry per unit, in the order of ``SanityResult.units``.
+        share: Changed scalars / scalars that reach the explained output; 1.0 = every one of them.
+        units: One entry per step, in the order of ``SanityResult.units`` and with the same names.
         unused: Parameters that the forward pass never read; they were left alone.
         notes: What a reader should know, for example which twin was used or refused and why.
+        aside: Parameters that the forward pass reads but whose result never reaches the explained output; they were
+            re-initialised with the first step and have no part in ``share``.
     """
 
     share: float
     units: tuple[UnitCoverage, ...]
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
 
     @property
     def kept(self) -> tuple[str, ...]:
