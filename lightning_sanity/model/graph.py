@@ -147,7 +147,7 @@ class _KeepsNothing:
 
 @contextmanager
 def _in_single_operations() -> Iterator[None]:
-    """Attention runs operation by operation, as it does where a gradient is wanted, and not as one for several layers."""
+    """Attention runs operation by operation, as it does where a gradient is wanted, not several layers as one."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

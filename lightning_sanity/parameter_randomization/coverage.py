@@ -53,7 +53,9 @@ def coverage_of(
 
 def _entry(name: str, parameters: Sequence[str], walk: Walk, model: nn.Module) -> UnitCoverage:
     """What happened to the parameters of one step."""
-    relative = {name: float(torch.stack([change.relative for change in walk.changes[name]]).min()) for name in parameters}
+    relative = {
+        name: float(torch.stack([change.relative for change in walk.changes[name]]).min()) for name in parameters
+    }
     return UnitCoverage(
         name,
         tuple(parameters),

@@ -145,8 +145,8 @@ def _listed(model: nn.Module, found: Sequence[Layer], patterns: Sequence[str]) -
         if pattern not in asked:
             matched = [path for path, owner in pattern_of.items() if owner == pattern]
             raise ValueError(
-                f"granularity: '{pattern}' matches {', '.join(matched[:5]) or 'only what another name matches'}, but no "
-                "parameter there reaches the explained output, or more exact names of the list cover all of them; "
+                f"granularity: '{pattern}' matches {', '.join(matched[:5]) or 'only what a name before it matches'}, but "
+                "no parameter there reaches the explained output, or more exact names of the list cover all of them: "
                 f"leave it out. There are {', '.join(reaching[:20])} ..."
             )
     layers = [Layer(unit, above) for unit, above in zip(parts, apart, strict=True)]

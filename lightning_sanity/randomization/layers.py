@@ -18,6 +18,7 @@ from lightning_sanity.model.graph import Graph
 
 Place = int | tuple[str, int]
 """Where a layer stands: an operation, or the number of a layer in a recurrent module."""
+_NOWHERE = -1
 _LAYER = re.compile(r"_l(\d+)(_reverse)?$")
 
 
@@ -127,10 +128,11 @@ class _Sites:
         """The layer that a parameter or statistic belongs to, and its use there."""
         mixing = self._mixing(name)
         use = self._topmost(mixing or self._graph.reaching(name))
-        place = recurrent_layer(self._model, name)
-        if place not in self._stands:
-            place = self._homes.get(site, site) if (site := self._site(use, bool(mixing))) is not None else -1
-        return place, use
+        recurrent = recurrent_layer(self._model, name)
+        if recurrent is not None and recurrent in self._stands:
+            return recurrent, use
+        site = self._site(use, bool(mixing))
+        return (_NOWHERE if site is None else self._homes.get(site, site)), use
 
     def _site(self, use: int, mixing: bool) -> int | None:
         """The operation that mixed what is scaled or shifted, or else the one that mixes it next."""
@@ -169,7 +171,7 @@ class _Sites:
         standing: dict[int, list[Place]] = {}
         for place in order:
             standing.setdefault(self._stand(place), []).append(place)
-        found: dict[Place, Set[Place]] = dict.fromkeys(standing.get(-1, ()), frozenset())
+        found: dict[Place, Set[Place]] = dict.fromkeys(standing.get(_NOWHERE, ()), frozenset())
         nearest: dict[int, frozenset[Place]] = {}
         for use in sorted(self._graph.explained, reverse=True):
             seen = nearest.pop(use, frozenset())

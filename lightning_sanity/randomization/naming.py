@@ -12,9 +12,7 @@ def step_names(levels: Sequence[Sequence[str]]) -> list[str]:
         levels: The names of what each step holds.
     """
     short = [joint_name(names) for names in levels]
-    return [
-        name if short.count(name) == 1 else _spelt_out(names) for name, names in zip(short, levels, strict=True)
-    ]
+    return [name if short.count(name) == 1 else _spelt_out(names) for name, names in zip(short, levels, strict=True)]
 
 
 def joint_name(names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity.model.weights import whole
-from lightning_sanity.randomization.unit import RandomizationError, Unit, owner_of, units
+from lightning_sanity.randomization.layers import owner_of
+from lightning_sanity.randomization.unit import RandomizationError, Unit, units
 from lightning_sanity.resources.random_streams import generator as make_generator
 from lightning_sanity.resources.random_streams import isolated_rng
 

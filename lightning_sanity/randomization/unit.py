@@ -20,7 +20,7 @@ from lightning_sanity.randomization.granularity import Granularity, Group, group
 from lightning_sanity.randomization.layers import Unit, layers, owner_of
 from lightning_sanity.randomization.naming import step_names
 
-__all__ = ["ORDERS", "Granularity", "Plan", "RandomizationError", "Step", "Unit", "owner_of", "plan", "subsets", "units"]
+__all__ = ["ORDERS", "Granularity", "Plan", "RandomizationError", "Step", "Unit", "plan", "subsets", "units"]
 
 ORDERS = ("cascading", "bottom_up", "independent", "full")
 _Item = TypeVar("_Item")
@@ -76,7 +76,7 @@ class Plan:
         Raises:
             ValueError: If ``order`` is unknown.
         """
-        found = {}
+        found: dict[tuple[Unit, ...], str] = {}
         for walked in subsets(self.steps, order):
             units = tuple(unit for step in walked for unit in step.units)
             units += () if found and order == "independent" else self.aside
