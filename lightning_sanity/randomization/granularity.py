@@ -145,9 +145,10 @@ def _listed(model: nn.Module, found: Sequence[Layer], patterns: Sequence[str]) -
         if pattern not in asked:
             matched = [path for path, owner in pattern_of.items() if owner == pattern]
             raise ValueError(
-                f"granularity: '{pattern}' matches {', '.join(matched[:5]) or 'only what a name before it matches'}, but "
-                "no parameter there reaches the explained output, or more exact names of the list cover all of them: "
-                f"leave it out. There are {', '.join(reaching[:20])} ..."
+                f"granularity: nothing is left for '{pattern}', which matches "
+                f"{', '.join(matched[:5]) or 'only what a name before it matches'}: no parameter there reaches the "
+                "explained output, or more exact names of the list cover all that do. Leave it out; there are "
+                f"{', '.join(reaching[:20])} ..."
             )
     layers = [Layer(unit, above) for unit, above in zip(parts, apart, strict=True)]
     singles = {pattern: [p for p in pattern_of if pattern_of[p] == pattern] for pattern in patterns}
@@ -163,8 +164,7 @@ def _parts(model: nn.Module, layer: Layer, asked_of: Callable[[str], str | None]
     What nobody asked for stays with the layer's weights.
     """
     unit = layer.unit
-    main = (unit.weights or unit.parameters)[0]
-    own = asked_of(main)
+    own = asked_of((unit.weights or unit.parameters)[0])
     cut: dict[str | None, list[str]] = {own: []}
     for name in (*unit.parameters, *unit.statistics):
         cut.setdefault(asked_of(name) or own, []).append(name)

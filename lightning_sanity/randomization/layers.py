@@ -66,7 +66,8 @@ def layers(model: nn.Module, graph: Graph, parameters: Sequence[str], statistics
     held: dict[Place, list[tuple[int, str]]] = {}
     for name in (*parameters, *statistics):
         place, use = sites.place_of(name)
-        held.setdefault(place, []).append((use, name))
+        # How many operations a recurrent layer takes differs between devices; what is drawn must not.
+        held.setdefault(place, []).append((0 if isinstance(place, tuple) else use, name))
     known = set(statistics)
     members = {place: [name for _, name in sorted(found, key=lambda item: item[0])] for place, found in held.items()}
     members = {place: names for place, names in members.items() if not known.issuperset(names)}
@@ -205,7 +206,10 @@ def owner_of(model: nn.Module, parameter: str) -> str:
 def _named(model: nn.Module, graph: Graph, members: dict[Place, list[str]]) -> dict[Place, Unit]:
     """Units by the names that a person would write: the module's, where it holds no other layer."""
     weights = {place: [name for name in names if _mixes(graph, name)] for place, names in members.items()}
-    first = {place: (weights[place] or names)[0] for place, names in members.items()}
+    first = {
+        place: max(weights[place] or names, key=lambda name: model.get_parameter(name).numel())
+        for place, names in members.items()
+    }
     owners = [owner_of(model, name) for name in first.values()]
 
     def name_of(place: Place) -> str:
