@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -126,56 +126,54 @@ def _listed(model: nn.Module, found: Sequence[Layer], patterns: Sequence[str]) -
     """One group per name or regex; what none covers stays in groups of its own, never trained."""
     reaching = [name for layer in found for name in layer.unit.parameters]
     paths = list(dict.fromkeys([name for name, _ in model.named_modules(remove_duplicate=False) if name] + reaching))
-    pattern_of: dict[str, str] = {}
-    for pattern in patterns:
-        matched = [path for path in paths if path == pattern or re.fullmatch(pattern, path)]
-        if not matched:
+    matched = {p: [path for path in paths if path == p or re.fullmatch(p, path)] for p in patterns}
+    for pattern, those in matched.items():
+        if not those:
             raise ValueError(f"granularity: '{pattern}' matches no module; there are {', '.join(paths[:20])} ...")
-        for path in matched:
-            pattern_of.setdefault(path, pattern)
-
-    def asked_of(name: str) -> str | None:
-        path = max((path for path in pattern_of if _within(name, path)), key=len, default=None)
-        return None if path is None else pattern_of[path]
-
-    parts = [part for layer in found for part in _parts(model, layer, asked_of)]
-    apart = _renumbered(found, [len(list(_parts(model, layer, asked_of))) for layer in found])
-    asked = [asked_of(unit.parameters[0]) for unit in parts]
-    for pattern in patterns:
+    pattern_of = {path: pattern for pattern in reversed(patterns) for path in matched[pattern]}
+    cut = [_cut(model, layer.unit, pattern_of) for layer in found]
+    asked = [pattern for parts in cut for pattern, _ in parts]
+    for pattern, those in matched.items():
         if pattern not in asked:
-            matched = [path for path, owner in pattern_of.items() if owner == pattern]
             raise ValueError(
-                f"granularity: nothing is left for '{pattern}', which matches "
-                f"{', '.join(matched[:5]) or 'only what a name before it matches'}: no parameter there reaches the "
-                "explained output, or more exact names of the list cover all that do. Leave it out; there are "
-                f"{', '.join(reaching[:20])} ..."
+                f"granularity: nothing is left for '{pattern}', which matches {', '.join(those[:5])}: no parameter "
+                "there reaches the explained output, or more exact names of the list cover all that do. Leave it out; "
+                f"there are {', '.join(reaching[:20])} ..."
             )
-    layers = [Layer(unit, above) for unit, above in zip(parts, apart, strict=True)]
-    singles = {pattern: [p for p in pattern_of if pattern_of[p] == pattern] for pattern in patterns}
+    units = [unit for parts in cut for _, unit in parts]
+    above = _renumbered(found, [len(parts) for parts in cut])
+    made = _grouped([Layer(*each) for each in zip(units, above, strict=True)], asked)
     return [
-        replace(group, name=singles[group.name][0]) if len(singles.get(group.name, ())) == 1 else group
-        for group in _grouped(layers, asked)
+        replace(group, name=matched[group.name][0]) if len(matched.get(group.name, ())) == 1 else group
+        for group in made
     ]
 
 
-def _parts(model: nn.Module, layer: Layer, asked_of: Callable[[str], str | None]) -> list[Unit]:
-    """A layer cut where a list of names cuts it, a normalisation from its convolution for example; last part first.
+def _cut(model: nn.Module, unit: Unit, pattern_of: Mapping[str, str]) -> list[tuple[str | None, Unit]]:
+    """A layer as a list of names cuts it, a normalisation from its convolution for example, from the output down.
 
-    What nobody asked for stays with the layer's weights.
+    What no name covers that leaves the layer's weights out stays with these.
     """
-    unit = layer.unit
-    own = asked_of((unit.weights or unit.parameters)[0])
-    cut: dict[str | None, list[str]] = {own: []}
-    for name in (*unit.parameters, *unit.statistics):
-        cut.setdefault(asked_of(name) or own, []).append(name)
+    main = (unit.weights or unit.parameters)[0]
+    path_of = {
+        name: max((path for path in pattern_of if _within(name, path)), key=len, default="")
+        for name in (*unit.parameters, *unit.statistics)
+    }
+    own = path_of[main]
+    parts: dict[str, list[str]] = {}
+    for name, path in path_of.items():
+        parts.setdefault(path if path and not _within(main, path) else own, []).append(name)
     return [
-        Unit(
-            unit.name if pattern == own else owner_of(model, names[0]) or names[0],
-            tuple(name for name in names if name in unit.parameters),
-            tuple(name for name in names if name in unit.statistics),
-            tuple(name for name in names if name in unit.weights),
+        (
+            pattern_of.get(path),
+            Unit(
+                unit.name if path == own else owner_of(model, names[0]) or names[0],
+                tuple(name for name in names if name in unit.parameters),
+                tuple(name for name in names if name in unit.statistics),
+                tuple(name for name in names if name in unit.weights),
+            ),
         )
-        for pattern, names in reversed(cut.items())
+        for path, names in reversed(parts.items())
         if any(name in unit.parameters for name in names)
     ]
 
