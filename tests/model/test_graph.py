@@ -66,3 +66,35 @@ def test_trace_follows_control_flow_that_depends_on_the_data():
 
     assert set(trace(Branching(), (torch.ones(1, 2),)).uses) == {"high.weight", "high.bias"}
     assert set(trace(Branching(), (-torch.ones(1, 2),)).uses) == {"low.weight", "low.bias"}
+
+
+class Several(nn.Module):
+    """Two heads, one of which is explained, and a value that goes through a tensor written piece by piece."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.other = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        features = torch.zeros(len(x), 4)
+        features[:, :2], features[:, 2:] = self.body(x)[:, :2], x[:, 2:]
+        return {"other": self.other(features), "head": self.head(features)}
+
+
+def test_trace_knows_what_reaches_the_explained_output():
+    model, inputs = Several(), (torch.randn(2, 4),)
+    graph = trace(model, inputs, explained=lambda outputs: outputs["head"])
+    assert all(name in graph.uses for name, _ in model.named_parameters())
+    assert {name for name in graph.uses if graph.reaching(name)} == {
+        f"{layer}.{kind}" for layer in ("body", "head") for kind in ("weight", "bias")
+    }
+
+
+def test_trace_takes_all_outputs_as_explained_by_default():
+    graph = trace(Several(), (torch.randn(2, 4),))
+    assert all(graph.reaching(name) for name in graph.uses)
+
+
+def test_trace_takes_everything_as_explained_where_the_way_to_the_output_is_hidden():
+    graph = trace(Several(), (torch.randn(2, 4),), explained=lambda outputs: torch.tensor(outputs["head"].tolist()))
+    assert all(graph.reaching(name) for name in graph.uses)
