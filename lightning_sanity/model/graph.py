@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from lightning_sanity.model.operations import looks_up, mixes, rectifies
+from lightning_sanity.model.operations import changed, is_view, looks_up, mixes, rectifies
 from lightning_sanity.model.weights import part_of, told_of_gathering
 
 
@@ -175,7 +175,7 @@ class _Values:
 
     def __init__(self) -> None:
         # A weak reference keeps the address from being given to another storage.
-        self._by_storage: dict[int, tuple[StorageWeakRef, _Value]] = {}
+        self._by_address: dict[int, tuple[StorageWeakRef, _Value]] = {}
         self._by_tensor: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def __getitem__(self, tensor: Tensor) -> _Value | None:
@@ -183,19 +183,19 @@ class _Values:
         if storage is None:
             found: _Value | None = self._by_tensor.get(tensor)
             return found
-        return self._by_storage.get(storage.cdata, (None, None))[1]
+        return self._by_address.get(storage._cdata, (None, None))[1]
 
     def __setitem__(self, tensor: Tensor, value: _Value) -> None:
         storage = _storage(tensor)
         if storage is None:
             self._by_tensor[tensor] = value
         else:
-            self._by_storage[storage.cdata] = storage, value
+            self._by_address[storage._cdata] = StorageWeakRef(storage), value
 
 
-def _storage(tensor: Tensor) -> StorageWeakRef | None:
+def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
     try:
-        return StorageWeakRef(tensor.untyped_storage())
+        return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
         return None
 
@@ -238,21 +238,29 @@ class _Recorder(TorchDispatchMode):
         values, widest = [value for value, _ in moving], max((size for _, size in moving), default=0)
         result = func(*args, **kwargs)
         written = _tensors((result,))
-        enlarges = any(tensor.numel() > widest for tensor in written)
         sources: dict[str, bool] = {}  # keeps its order: nothing may depend on string hashing
         for place, tensor in read:
             for name in self._names_of(tensor):
+                enlarges = any(tensor.numel() > widest for tensor in written)
                 sources[name] = sources.get(name, False) or mixes(func, place, tensor, enlarges)
-        written += _changed(func, args, kwargs)
-        if values or (sources and looks_up(func) and not self._is_parametrised(sources)):
-            self._note(sources, values, written)
+        if not sources and is_view(func):
+            self._look(values, written)
+        elif values or (sources and looks_up(func) and not self._is_parametrised(sources)):
+            self._note(sources, values, written + changed(func, args, kwargs))
             if any(value.of_data for value in values):
                 self.rectifiers += rectifies(func, args, kwargs)
-        elif sources:
-            for tensor in written:
+        else:
+            for tensor in written if sources else ():
                 if id(tensor) not in self.names:
                     self._made_of[tensor] = tuple(sources)
         return result
+
+    def _look(self, values: list[_Value], views: list[Tensor]) -> None:
+        """A view of what is known is known by its memory, unless it is a wrapper with none of its own."""
+        for value in values:
+            for view in views:
+                if self._values[view] is None:
+                    self._values[view] = value
 
     def _names_of(self, tensor: Tensor) -> tuple[str, ...]:
         """The parameters and buffers that a tensor is or is made of."""
@@ -270,7 +278,7 @@ class _Recorder(TorchDispatchMode):
             self.uses[name].append(index)
             if mixed:
                 self.mixing[name].append(index)
-        self.reads.append(tuple(sorted(frozenset().union(*(value.writers for value in values)))))
+        self.reads.append(tuple(sorted({writer for value in values for writer in value.writers})))
         value = _Value(frozenset((index,)), any(value.of_data for value in values))
         for tensor in written:
             # A running statistic that the pass updates in place stays a buffer, not data.
@@ -288,17 +296,6 @@ def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
             found += [item for item in value if isinstance(item, Tensor)]
     # What is sharded is handed on by its parts, too: wrapping them and collecting them are no operations.
     return found + [part for part in map(part_of, found) if part is not None]
-
-
-def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Arguments that an operation writes to."""
-    places = [
-        (place, argument.name)
-        for place, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    given = [args[place] if place < len(args) else kwargs.get(name) for place, name in places]
-    return _tensors(tuple(given))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ shape ``(1, C)`` and mixes all channels, a layer scale of shape ``(C, 1, 1)`` or
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -55,6 +56,34 @@ def mixes(operation: Any, place: int | str, weight: Tensor, enlarges: bool) -> b
 def looks_up(operation: Any) -> bool:
     """Whether an operation takes rows out of a table."""
     return str(operation.overloadpacket).partition(".")[2] in _LOOKUPS
+
+
+@cache
+def is_view(operation: Any) -> bool:
+    """Whether an operation only looks at the memory of what it reads."""
+    aliases = [returned.alias_info for returned in operation._schema.returns]
+    return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
+
+
+def changed(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an operation writes to."""
+    given = [args[place] if place < len(args) else kwargs.get(name) for place, name in _written(operation)]
+    return [
+        tensor
+        for value in given
+        for tensor in (value if isinstance(value, (list, tuple)) else [value])
+        if isinstance(tensor, Tensor)
+    ]
+
+
+@cache
+def _written(operation: Any) -> tuple[tuple[int, str], ...]:
+    """Places and names of the arguments that an operation writes to."""
+    return tuple(
+        (place, argument.name)
+        for place, argument in enumerate(operation._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
 
 
 def rectifies(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
