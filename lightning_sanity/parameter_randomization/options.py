@@ -19,10 +19,12 @@ class WalkOptions(CommonOptions, total=False):
     """How the cascade is walked.
 
     Args:
-        order: ``"cascading"`` from the output down, ``"bottom_up"``, ``"independent"`` one unit at a time, or
+        order: ``"cascading"`` from the output down, ``"bottom_up"``, ``"independent"`` one step at a time, or
             ``"full"`` all at once.
-        granularity: ``"layer"``, ``"block"``, or a list of module names / regular expressions.
-        max_steps: Merge neighbouring units evenly into at most this many steps.
+        granularity: ``"layer"``, ``"block"``, or a list of names and regular expressions of modules or parameters,
+            each of which makes one unit of all that it matches. What lies at one distance from the explained output,
+            the members of an ensemble for example, is one step.
+        max_steps: Merge neighbouring steps evenly into at most this many.
         reinitialize: ``"default"``: a fresh twin of the architecture where one can be built (from a LightningModule's
             saved hyper-parameters), else ``"normal"``: each tensor redrawn with its own mean and standard deviation.
             Also ``"shuffle"``, ``"reset"``, ``"xavier"``, ``"kaiming"``, a function of a module, or a twin factory

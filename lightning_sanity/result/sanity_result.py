@@ -95,10 +95,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class UnitCoverage:
-    """What re-initialising one unit changed.
+    """What re-initialising one step changed.
 
     Attributes:
-        name: The unit.
+        name: The step.
         parameters: Names of its parameters.
         count: Number of scalar parameters.
         strategy: How each parameter was drawn, in the order of ``parameters``.
@@ -176,7 +176,7 @@ class SanityResult:
     """Everything a randomization test found.
 
     Attributes:
-        units: Unit names in the order in which they were re-initialised; one curve point each.
+        units: Names of the steps in the order in which they were re-initialised; one curve point each.
         curves: ``curves[method, similarity]``.
         verdicts: ``verdicts[method]``.
         output_change: How the predictions moved along the cascade.
