@@ -78,8 +78,8 @@ class Plan:
         """
         found: dict[tuple[Unit, ...], str] = {}
         for walked in subsets(self.steps, order):
-            units = tuple(unit for step in walked for unit in step.units)
-            units += () if found and order == "independent" else self.aside
+            beside = () if found and order == "independent" else self.aside
+            units = (*beside, *(unit for step in walked for unit in step.units))
             found[units] = walked[-1].name if order != "full" else "all units"
         return found
 
