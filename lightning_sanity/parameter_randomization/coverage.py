@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity.model.graph import Graph
+from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer
 from lightning_sanity.randomization.unit import Plan
@@ -19,7 +20,13 @@ _SIGNAL = 1e4  # factor by which a twin's signal may differ from the trained mod
 
 
 def coverage_of(
-    planned: Plan, drawer: Reinitializer, walk: Walk, model: nn.Module, graph: Graph, notes: tuple[str, ...]
+    planned: Plan,
+    drawer: Reinitializer,
+    walk: Walk,
+    model: nn.Module,
+    graph: Graph,
+    left: Leftovers,
+    notes: tuple[str, ...],
 ) -> Coverage:
     """What every unit's re-initialisation changed, smallest change over trials.
 
@@ -29,43 +36,48 @@ def coverage_of(
         walk: The changes.
         model: The clone, for sizes.
         graph: Which tensors the forward pass read.
+        left: What no step re-initialised.
         notes: Further notes.
     """
     entries = []
     changed = total = 0
     for unit in planned.units:
+        parameters = unit.parameters + tuple(name for name in unit.beside if name in left.late)
         relative = {
-            name: float(torch.stack([change.relative for change in walk.changes[name]]).min())
-            for name in unit.parameters
+            name: float(torch.stack([change.relative for change in walk.changes[name]]).min()) for name in parameters
         }
         kept = tuple(name for name, value in relative.items() if not value > 0)
-        sizes = {name: model.get_parameter(name).numel() for name in unit.parameters}
+        sizes = {name: model.get_parameter(name).numel() for name in parameters}
         total += sum(sizes.values())
         changed += sum(size for name, size in sizes.items() if name not in kept)
         entries.append(
             UnitCoverage(
                 unit.name,
-                unit.parameters,
+                parameters,
                 sum(sizes.values()),
-                tuple(walk.changes[name][0].strategy for name in unit.parameters),
+                tuple(walk.changes[name][0].strategy for name in parameters),
                 tuple(relative.values()),
                 kept,
             )
         )
     statistics = {name for unit in planned.units for name in unit.statistics}
-    parameters = dict(model.named_parameters())
+    registered = dict(model.named_parameters())
     buffers = [
         name
         for name in graph.uses
-        if name not in parameters
+        if name not in registered
         and name not in statistics
+        and name not in left.constants
+        and name not in left.trained
         and "parametrizations." not in name
         and model.get_buffer(name).is_floating_point()
     ]
     notes = drawer.notes + planned.notes + notes
     if buffers:
         notes += (f"buffers that the forward pass reads and that were kept: {', '.join(buffers)}",)
-    return Coverage(changed / total, tuple(entries), planned.unused, notes)
+    total += sum(each.count for each in left.trained.values())
+    unused = tuple(name for name in planned.unused if name not in left.late)
+    return Coverage(changed / total, tuple(entries), unused, notes + left.notes, tuple(left.trained))
 
 
 def gradient_ratio_of(walk: Walk) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -34,11 +34,13 @@ class Unit:
         name: The module path a user would write, or the parameter's own name where a container holds it.
         parameters: Names of its parameters; a tied parameter appears once, in the unit of its topmost use.
         statistics: Names of the running statistics that belong to its normalisation layers.
+        beside: Parameters that become random with it and take no part in coverage: a pass need not read them.
     """
 
     name: str
     parameters: tuple[str, ...]
     statistics: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,10 @@ def plan(model: nn.Module, graph: Graph, granularity: Granularity = "layer", max
     if not used:
         raise RandomizationError(
             f"{type(model).__name__} uses no floating-point parameter in its forward pass: there is nothing to "
-            "re-initialise. Quantised or scripted weights cannot be reached; pass the float model."
+            "re-initialise. Of a quantised or scripted model pass the float model; layers in a Python list are "
+            "reached in an nn.ModuleList, tensors as nn.Parameter."
         )
-    layers = _layers(model, used, graph)
+    layers = _with_unowned_statistics(model, _layers(model, used, graph), graph)
     notes: tuple[str, ...] = ()
     if isinstance(granularity, str) and granularity == "layer":
         grouped = layers
@@ -188,12 +191,30 @@ def _unit(model: nn.Module, parameters: Mapping[str, nn.Parameter], group: Seque
 def _statistics(model: nn.Module, parameters: Iterable[str]) -> tuple[str, ...]:
     """Running statistics held beside the given parameters."""
     owners = dict.fromkeys(owner_of(model, name) for name in parameters)
-    return tuple(
-        f"{owner}.{key}" if owner else key
-        for owner in owners
-        for key in ("running_mean", "running_var")
-        if isinstance(getattr(model.get_submodule(owner), key, None), Tensor)
-    )
+    return tuple(name for owner in owners for name in _statistics_of(model.get_submodule(owner), owner))
+
+
+def _statistics_of(module: nn.Module, path: str) -> tuple[str, ...]:
+    """Running statistics that a module holds itself."""
+    held = [key for key in ("running_mean", "running_var") if isinstance(getattr(module, key, None), Tensor)]
+    return tuple(f"{path}.{key}" if path else key for key in held)
+
+
+def _with_unowned_statistics(model: nn.Module, layers: Sequence[Unit], graph: Graph) -> list[Unit]:
+    """Running statistics of a normalisation without weights belong to the layer whose values it normalises."""
+    owned = {name for unit in layers for name in unit.statistics}
+    gained: dict[int, list[str]] = {}
+    for owner, module in model.named_modules():
+        names = [name for name in _statistics_of(module, owner) if name in graph.uses and name not in owned]
+        if names:
+            at = min(graph.uses[names[0]])
+            before = [
+                max([use for name in unit.parameters for use in graph.uses[name] if use <= at], default=-1)
+                for unit in layers
+            ]
+            nearest = before.index(max(before)) if max(before) >= 0 else len(layers) - 1
+            gained.setdefault(nearest, []).extend(names)
+    return [replace(unit, statistics=(*unit.statistics, *gained.get(index, ()))) for index, unit in enumerate(layers)]
 
 
 def _distinct(found: list[Unit]) -> list[Unit]:

@@ -119,21 +119,24 @@ class Coverage:
     """Which of the parameters that the forward pass uses were proven to have changed.
 
     Attributes:
-        share: Changed scalars / used scalars; 1.0 = every used parameter.
+        share: Changed scalars / used scalars, ``hidden`` ones included; 1.0 = everything trained that is used.
         units: One entry per unit, in the order of ``SanityResult.units``.
-        unused: Parameters that the forward pass never read; they were left alone.
+        unused: Parameters that no pass was seen to read; they became random with the first step all the same.
         notes: What a reader should know, for example which twin was used or refused and why.
+        hidden: Trained tensors that passes computed with and that are no registered parameters: where they hang. They
+            stayed trained, so that no method passes.
     """
 
     share: float
     units: tuple[UnitCoverage, ...]
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Names of the used parameters that kept their trained value."""
-        return tuple(name for unit in self.units for name in unit.kept)
+        """Names of the used parameters, and of ``hidden`` tensors, that kept their trained value."""
+        return tuple(name for unit in self.units for name in unit.kept) + self.hidden
 
 
 @dataclass(frozen=True)
