@@ -46,8 +46,8 @@ def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None =
     module = getattr(module, "_orig_mod", module)  # torch.compile(model) hides the model itself there
     if isinstance(module, torch.jit.ScriptModule) and clone_fn is None:
         raise CloneError(
-            f"{type(module).__name__} is scripted or traced: its copies can neither be watched nor re-initialised layer "
-            "by layer. Pass the module that it was made from, with the same weights."
+            f"{type(module).__name__} is scripted or traced: no copy of it can be watched or re-initialised layer by "
+            "layer. Pass the module that it was made from, with the same weights."
         )
     with torch.inference_mode(False), torch.no_grad():
         try:
