@@ -229,7 +229,10 @@ class _Watch(TorchDispatchMode):
         names = self._arguments.get(func)
         if names is None:
             names = self._arguments[func] = [argument.name for argument in func._schema.arguments]
-        return [*zip(names, args, strict=False), *kwargs.items()]
+        found: list[tuple[str, Any]] = []
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            found += [(name, each) for each in value] if isinstance(value, (list, tuple)) else [(name, value)]
+        return found
 
     def _read(self, value: Any) -> frozenset[Any]:
         """The tokens of an argument; what was not made in this pass becomes a source."""

@@ -136,9 +136,12 @@ def leftovers_of(
         caches = caches_of(copied, trained, getattr(given, "_orig_mod", given), lambda: explained(*values))
     if caches:
         explained.register_forward_pre_hook(caches)
-        outputs = graph.outputs
-        graph = replace(trace(copied, values, lambda *arguments: explained(*arguments)), outputs=outputs)
-        caches.empty()
+
+        def filling(*arguments: Any) -> Any:
+            caches.empty()
+            return explained(*arguments)
+
+        graph = replace(trace(copied, values, filling), outputs=graph.outputs)
     found = Leftovers(look, first.parameters | frozenset(graph.uses), caches)
     found._note(first)
     return found, graph

@@ -338,6 +338,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
         | {
             "granularity": granularity if isinstance(granularity, str) else list(granularity),
             "diagnostics": list(given["diagnostics"]),
+            "constants": list(given["constants"]),
             "reinitialize": ready.drawer.name,
             "trials_run": {name: len(found.norm) for name, found in walk.measured.items()},
             "thinned": walk.thinned,
