@@ -8,6 +8,7 @@ stays as it was, and with other weights the cache holds other values.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -72,7 +73,7 @@ def caches_of(model: nn.Module, hidden: Sequence[Hidden], given: nn.Module, run:
     names: list[str] = []
     for each in hidden:
         place = each.place
-        if place is None or each.value is None:
+        if place is None or place.shared:  # the original would lose it, too
             continue
         way = next((way for way in _ways(model, given, place) if _proven(model, place, way, run)), None)
         if way is not None:
@@ -133,6 +134,16 @@ class _Toggled:
         self.module.eval()
 
 
+@dataclass(frozen=True, eq=False)
+class _Cleared:
+    """Nothing in the whole collection: it may hold an entry per device, or per size of a batch."""
+
+    held: Any
+
+    def __call__(self) -> None:
+        self.held.clear()
+
+
 @dataclass(frozen=True)
 class _Emptied:
     """None in its place."""
@@ -169,6 +180,8 @@ def _ways(model: nn.Module, given: nn.Module, place: Place) -> Iterator[_Way]:
         yield _AsGiven(owner, original)
     if type(owner).train is not nn.Module.train:
         yield _Toggled(owner)
+    if place.item and isinstance(place.holder, (dict, list)):
+        yield _Cleared(place.holder)
     yield _Removed(place)
     yield _Emptied(place)
 
@@ -182,7 +195,7 @@ def _proven(model: nn.Module, place: Place, way: _Way, run: Callable[[], Any]) -
     """Whether the trained output stays, and other weights give other values; if not, all is put back."""
     module, trained = place.owner, _value(place)
     kept = dict(vars(module)), dict(module._buffers)
-    contents = dict(place.holder) if place.item and isinstance(place.holder, dict) else None
+    contents = copy.copy(place.holder) if place.item and isinstance(place.holder, (dict, list)) else None
     if not isinstance(trained, Tensor):
         return False
     with torch.no_grad():
@@ -196,8 +209,10 @@ def _proven(model: nn.Module, place: Place, way: _Way, run: Callable[[], Any]) -
             pass
     vars(module).update(kept[0])
     module._buffers.update(kept[1])
-    if contents is not None:
+    if isinstance(contents, dict):
         place.holder.update(contents)
+    elif contents is not None:
+        place.holder[:] = contents
     elif _value(place) is not trained:
         if place.item:
             place.holder[place.key] = trained

@@ -17,6 +17,7 @@ from torch import Tensor
 
 _ROUNDING = 1e-4  # of a line's size, by which a formula may be missed: tables in half precision are not looked for
 _LINE = 6  # values from which a line can show that it follows a formula
+_SMALL = 4  # values of which two may be equal by chance, or be all there is
 _LARGEST = 2**22  # values that are looked at
 
 
@@ -37,6 +38,8 @@ def kind_of(value: Tensor, roles: Set[Role]) -> str | None:
         value: The tensor.
         roles: Everything that a pass does with it.
     """
+    if value.numel() == 1:
+        return "one number"
     if roles <= {Role.SELECTS}:
         return "index table or mask"
     if roles <= {Role.SELECTS, Role.STATISTIC}:
@@ -52,7 +55,7 @@ def kind_of(value: Tensor, roles: Set[Role]) -> str | None:
     if few is not None and len(few) == 1:
         return "one number"
     mixes = Role.MIXES in roles
-    if few is not None and (not mixes or few[0] == 0):
+    if few is not None and value.numel() > _SMALL and (not mixes or few[0] == 0):
         return "mask"
     if _by_formula(value):
         return "table of a formula"

@@ -28,7 +28,7 @@ _MIXING = re.compile(r"mm|mv|dot|conv|linear|embedding|attention|transformer|lst
 _SELECTING = {"index", "indices", "mask", "condition", "rois", "boxes", "dets", "offsets", "repeats"}
 _ADDED = {"bias", "attn_mask", "attn_bias", "bias_defined", "B"}
 _NORMALISING = {"running_mean", "running_var", "running_min", "running_max", "scale", "zero_point"}
-_TRANSFORMS = ("torchaudio.transforms", "torchvision.transforms", "kornia.")
+_OF_LIBRARIES = ("torchaudio.transforms", "torchvision.transforms", "torchvision.models.detection.", "kornia.")
 _FREE = frozenset[Any]()
 _DATA, _WEIGHT = "data", "weight"
 
@@ -134,8 +134,8 @@ def _kind(source: _Source, place: Place | None) -> str | None:
                 return "state of a parametrisation"
             if isinstance(holder._buffers.get("running_mean"), Tensor) and source.value.squeeze().ndim <= 1:
                 return "frozen normalisation"
-        if type(place.owner).__module__.startswith(_TRANSFORMS):
-            return "table of a transform"
+        if type(place.owner).__module__.startswith(_OF_LIBRARIES):
+            return "table of a library's own transform"
     return kind_of(source.value, source.roles)
 
 

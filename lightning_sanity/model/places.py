@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Place:
         holder: The very object that holds it.
         key: Its name or index there.
         item: Whether it is had by ``holder[key]`` rather than as an attribute.
+        shared: Whether a copy of the model holds the very same: what functions and classes refer to is not copied.
     """
 
     name: str
@@ -41,6 +42,11 @@ class Place:
     holder: Any
     key: Any
     item: bool = False
+    shared: bool = False
+
+    def below(self, name: str, holder: Any, key: Any, item: bool = False) -> Place:
+        """A place inside what hangs here."""
+        return Place(name, self.owner, holder, key, item, self.shared)
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -77,10 +83,10 @@ def _reachable(model: nn.Module, further: Iterable[Any]) -> Iterator[tuple[Any, 
     seen = {id(module) for _, module in registered}
     waiting: deque[tuple[Any, Place, int]] = deque()
     for path, module in registered:
-        waiting.extend(_held(module, path, module, 0))
+        waiting.extend((value, place, 0) for value, place in _held(module, Place(path, module, None, None)))
     for function in further:
         name = getattr(function, "__name__", type(function).__name__)
-        waiting.append((function, Place(name, model, None, name), 0))
+        waiting.append((function, Place(name, model, None, name, shared=True), 0))
     looked_at = 0
     while waiting and looked_at < _MOST:
         value, place, depth = waiting.popleft()
@@ -91,78 +97,74 @@ def _reachable(model: nn.Module, further: Iterable[Any]) -> Iterator[tuple[Any, 
         if isinstance(value, (Tensor, np.ndarray)):
             yield value, place
         elif depth < _DEEPEST:
-            waiting.extend(_inside(value, place, depth + 1))
+            waiting.extend((inner, where, depth + 1) for inner, where in _inside(value, place))
 
 
-def _held(module: nn.Module, path: str, owner: nn.Module, depth: int) -> Iterator[tuple[Any, Place, int]]:
+def _held(module: nn.Module, at: Place) -> Iterator[tuple[Any, Place]]:
     """What a module holds: registered tensors first, then attributes, then what its code refers to."""
     for held in (module._buffers, module._parameters):
         for key, value in held.items():
-            yield value, Place(_dotted(path, key), owner, module, key), depth
+            yield value, at.below(_dotted(at.name, key), module, key)
     for key, value in vars(module).items():
         if key not in _UNSEARCHED:
-            yield value, Place(_dotted(path, key), owner, module, key), depth
+            yield value, at.below(_dotted(at.name, key), module, key)
     for kind in type(module).__mro__:
         if kind.__module__.startswith("torch.") or kind is object:
             continue
         for key, value in vars(kind).items():
+            where = replace(at.below(_dotted(at.name, key), kind, key), shared=True)
             if inspect.isfunction(value):
-                yield from _referred(value, _dotted(path, key), owner, depth)
+                yield from _referred(value, where)
             elif not key.startswith("__"):
-                yield value, Place(_dotted(path, key), owner, kind, key), depth
+                yield value, where
 
 
-def _inside(value: Any, place: Place, depth: int) -> Iterator[tuple[Any, Place, int]]:
+def _inside(value: Any, at: Place) -> Iterator[tuple[Any, Place]]:
     """What an object holds."""
-    name, owner = place.name, place.owner
+    name = at.name
     if isinstance(value, nn.Module):
         for path, module in value.named_modules():
-            yield from _held(module, _dotted(name, path) if path else name, owner, depth)
+            yield from _held(module, replace(at, name=_dotted(name, path) if path else name))
     elif isinstance(value, Mapping):
-        for key, held in list(value.items()):
-            yield held, Place(f"{name}[{key!r}]", owner, value, key, item=True), depth
-    elif isinstance(value, (list, tuple, deque)):
+        counted = str(at.key).endswith("_hooks")  # torch numbers hooks across all modules
+        for index, (key, held) in enumerate(list(value.items())):
+            yield held, at.below(f"{name}[{index if counted else key!r}]", value, key, item=True)
+    elif isinstance(value, (list, tuple, deque, set, frozenset)):
         for index, held in enumerate(value):
-            yield held, Place(f"{name}[{index}]", owner, value, index, item=True), depth
-    elif isinstance(value, (set, frozenset)):
-        for held in value:
-            yield held, Place(name, owner, value, held, item=True), depth
+            yield held, at.below(f"{name}[{index}]", value, index, item=True)
     elif isinstance(value, functools.partial):
-        yield value.func, Place(name, owner, value, "func"), depth
-        for index, held in enumerate(value.args):
-            yield held, Place(f"{name}.args[{index}]", owner, value, index), depth
-        for key, held in value.keywords.items():
-            yield held, Place(f"{name}.keywords[{key!r}]", owner, value.keywords, key, item=True), depth
+        yield value.func, at.below(name, value, "func")
+        yield value.args, at.below(f"{name}.args", value, "args")
+        yield value.keywords, at.below(f"{name}.keywords", value, "keywords")
     elif inspect.ismethod(value):
-        yield value.__self__, Place(name, owner, value, "__self__"), depth
-        yield from _referred(value.__func__, name, owner, depth)
+        yield value.__self__, at.below(name, value, "__self__")
+        yield from _referred(value.__func__, at)
     elif inspect.isfunction(value):
-        yield from _referred(value, name, owner, depth)
+        yield from _referred(value, at)
     elif not (inspect.isclass(value) or inspect.ismodule(value) or inspect.isbuiltin(value)):
         for key, held in list(getattr(value, "__dict__", {}).items()):
-            yield held, Place(_dotted(name, key), owner, value, key), depth
+            yield held, at.below(_dotted(name, key), value, key)
         for key in getattr(type(value), "__slots__", ()):
             if isinstance(key, str) and hasattr(value, key):
-                yield getattr(value, key), Place(_dotted(name, key), owner, value, key), depth
+                yield getattr(value, key), at.below(_dotted(name, key), value, key)
 
 
-def _referred(function: Any, name: str, owner: nn.Module, depth: int) -> Iterator[tuple[Any, Place, int]]:
+def _referred(function: Any, at: Place) -> Iterator[tuple[Any, Place]]:
     """What a function refers to: its closure, its defaults, the globals that it names."""
-    code = function.__code__
+    code, at = function.__code__, replace(at, shared=True)
     for key, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
         try:
-            yield cell.cell_contents, Place(f"{name}: {key}", owner, cell, "cell_contents"), depth + 1
+            yield cell.cell_contents, at.below(f"{at.name}: {key}", cell, "cell_contents")
         except ValueError:  # not bound yet
             continue
     for index, held in enumerate(function.__defaults__ or ()):
-        yield held, Place(f"{name}: default {index}", owner, function, index), depth + 1
+        yield held, at.below(f"{at.name}: default {index}", function, index)
     for key, held in (function.__kwdefaults__ or {}).items():
-        yield held, Place(f"{name}: {key}", owner, function.__kwdefaults__, key, item=True), depth + 1
+        yield held, at.below(f"{at.name}: {key}", function.__kwdefaults__, key, item=True)
     for key in code.co_names:
         held = function.__globals__.get(key)
         if isinstance(held, (Tensor, np.ndarray, list, tuple, dict, nn.Module, functools.partial)):
-            where = f"{function.__module__}.{key}"
-            yield held, Place(where, owner, function.__globals__, key, item=True), depth + 1
+            yield held, at.below(f"{function.__module__}.{key}", function.__globals__, key, item=True)
 
 
 def _dotted(path: str, key: Any) -> str:
