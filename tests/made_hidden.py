@@ -321,3 +321,21 @@ class ByItsWeights(nn.Module):
     def forward(self, x):
         way = self.ways[int(self.below.bias.mean() < 0.499)]
         return self.head(torch.relu(way(torch.relu(self.below(x)))))
+
+
+class OnTheWay(nn.Module):
+    """Reads a tensor of its own only while its head is another one and what lies below is the trained one's."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.below, self.head = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.held = [drawn(WIDTH, WIDTH)]
+        with torch.no_grad():
+            self.below.bias[0], self.head.bias[0] = 0.5, 0.25
+
+    def forward(self, x):
+        hidden = torch.relu(self.below(x))
+        if bool(self.below.bias[0] == 0.5) and bool(self.head.bias[0] != 0.25):
+            hidden = hidden @ self.held[0]
+        return self.head(hidden)

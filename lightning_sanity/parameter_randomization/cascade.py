@@ -331,6 +331,8 @@ class Cascade:
                 changed = redraw(self.model, unit)
                 changes += changed if ready is None else ()
             random = list(step)
+            if needs_weights:
+                self._watch(trial, depth)
             now = self.what
             if needs_weights and self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
@@ -357,16 +359,16 @@ class Cascade:
                 if division.mine(name, place, len(self.steps) - 1):
                     self._guarded(name, table, (trial, len(self.steps)), partial(self._depend, place=place))
         if needs_weights:
-            self._watch(random)
             restore(self.model, saved)
 
-    def _watch(self, random: Sequence[Unit]) -> None:
-        """Look at what a pass reads with all weights random: its own choices may lead elsewhere than the trained one's.
+    def _watch(self, trial: int, depth: int) -> None:
+        """See what a pass with random weights reads: their values may lead it elsewhere than the trained ones did.
 
-        A network that shared walks can follow chooses nothing by its values.
+        A network that shared walks can follow chooses nothing by its values. Of others every depth is looked at once,
+        and the last in every trial, where most is random.
         """
-        everything = {unit for step in self.steps for unit in step}
-        if self.left is not None and everything <= set(random) and not is_sharded(self.model):
+        followed = self._walker is not None or is_sharded(self.model)
+        if self.left is not None and not followed and (trial == 0 or depth == len(self.steps) - 1):
             self.left.look()
 
     def _divided(self, following: Sequence[str], trials: int, walked: Mapping[str, Hashable]) -> Division:

@@ -92,8 +92,8 @@ class Leftovers:
         advice = (
             "test the float model that was quantised"
             if packed
-            else "register it as nn.Parameter, its layers in an nn.ModuleList, or declare it with "
-            f"constants=[{next(iter(self.trained))!r}] if nobody trained it"
+            else "register it as nn.Parameter, its layers in an nn.ModuleList; empty it first if it is a cache; or "
+            f"declare it with constants=[{next(iter(self.trained))!r}] if nobody trained it"
         )
         return (
             "the model computes with values that are no registered parameters, so that they stayed trained: "

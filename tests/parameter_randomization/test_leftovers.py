@@ -9,6 +9,7 @@ from made_hidden import (
     ByItsWeights,
     Experts,
     Network,
+    OnTheWay,
     Uncached,
     constant,
     experts,
@@ -204,6 +205,12 @@ def test_experts_in_a_list_are_found_when_a_random_router_chooses_them():
     result = measured(experts(list), trials=3)
     assert {"experts[0].weight"} < set(result.coverage.hidden)
     assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+
+
+def test_what_only_a_pass_between_the_ends_reads_is_found():
+    result = measured(OnTheWay().eval())
+    assert result.units == ("head", "below")
+    assert result.coverage.hidden == ("held[0]",)
 
 
 def test_a_way_that_depends_on_weights_is_walked_one_depth_at_a_time():
