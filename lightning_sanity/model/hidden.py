@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity.model.constants import Role, kind_of
-from lightning_sanity.model.places import Place, places_of, storage_of
+from lightning_sanity.model.places import Place, places_of
 from lightning_sanity.model.weights import part_of, told_of_gathering
 
 _MIXING = re.compile(r"mm|mv|dot|conv|linear|embedding|attention|transformer|lstm|gru|rnn|bilinear|cdist|vdot")
@@ -106,7 +106,7 @@ def _named(
     names: dict[str, int] = {}
     for source in sources:
         if isinstance(source.value, Tensor):
-            place = places.get(storage_of(source.value))
+            place = places.get(source.value.data_ptr())
             shape, count = tuple(source.value.shape), source.value.numel()
             name = f"a tensor that {source.reader} reads" if place is None else place.name
             kind = _declared(name, constants) or _kind(source, place)
@@ -172,7 +172,9 @@ class _Watch(TorchDispatchMode):
         self.model = model
         self.sources: list[_Source] = []
         self.parameters: dict[str, None] = {}
-        self._names: dict[int, str] = {}
+        # Tensors that were loaded from one file may lie in one memory, so what is known goes by the stretch of it.
+        self._names: dict[int, list[tuple[range, str]]] = {}
+        self._outside: dict[int, list[tuple[range, int]]] = {}
         self._of: dict[int, tuple[StorageWeakRef, frozenset[Any]]] = {}
         self._packed: dict[tuple[str, int], int] = {}
         self._calls: list[str] = []
@@ -187,7 +189,7 @@ class _Watch(TorchDispatchMode):
         for name, parameter in self.model.named_parameters():
             for tensor in (parameter, part_of(parameter)):
                 if tensor is not None and tensor.layout is torch.strided and not tensor.is_meta:
-                    self._names.setdefault(storage_of(tensor), name)
+                    self._names.setdefault(_storage(tensor), []).append((_stretch(tensor), name))
 
     @contextmanager
     def of_calls(self) -> Iterator[None]:
@@ -211,9 +213,22 @@ class _Watch(TorchDispatchMode):
                 handle.remove()
 
     def tokens(self, tensor: Tensor) -> frozenset[Any]:
-        """What a tensor is made of."""
-        known = self._of.get(storage_of(tensor)) if _has_memory(tensor) else None
-        return _FREE if known is None else known[1]
+        """What a tensor is made of, as far as this pass knows it."""
+        if not _has_memory(tensor):
+            return _FREE
+        storage, found = _storage(tensor), set[Any]()
+        if storage in self._names and (name := self._parameter(tensor)) is not None:
+            self.parameters[name] = None
+            return frozenset([_WEIGHT])
+        if storage in self._outside:
+            here = _stretch(tensor)
+            found.update(index for there, index in self._outside[storage] if _overlap(here, there))
+        known = self._of.get(storage)
+        return frozenset(found) if known is None else known[1] | found
+
+    def _parameter(self, tensor: Tensor) -> str | None:
+        here = _stretch(tensor)
+        return next((name for there, name in self._names.get(_storage(tensor), ()) if _overlap(here, there)), None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -221,7 +236,7 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **kwargs)
         made = self._combined(func, read)
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _has_memory(leaf) and storage_of(leaf) not in self._names:
+            if isinstance(leaf, Tensor) and _has_memory(leaf):
                 self._mark(leaf, made)
         return result
 
@@ -245,19 +260,13 @@ class _Watch(TorchDispatchMode):
         return _FREE
 
     def _token(self, tensor: Tensor) -> frozenset[Any]:
-        if not _has_memory(tensor):
-            return _FREE
-        storage = storage_of(tensor)
-        name = self._names.get(storage)
-        if name is not None:
-            self.parameters[name] = None
-            return frozenset([_WEIGHT])
-        known = self._of.get(storage)
-        if known is None:
-            self._mark(tensor, frozenset([len(self.sources)]))
-            self.sources.append(_Source(tensor, self._module(), "the forward pass"))
-            known = self._of[storage]
-        return known[1]
+        known = self.tokens(tensor)
+        if known or not _has_memory(tensor) or (_storage(tensor) in self._of and _storage(tensor) not in self._outside):
+            return known
+        index = len(self.sources)
+        self.sources.append(_Source(tensor, self._module(), "the forward pass"))
+        self._outside.setdefault(_storage(tensor), []).append((_stretch(tensor), index))
+        return frozenset([index])
 
     def _pack(self) -> frozenset[Any]:
         """A packed weight: each access makes another object, so it goes by the module that runs."""
@@ -271,11 +280,15 @@ class _Watch(TorchDispatchMode):
         return self._calls[-1] if self._calls else ""
 
     def _mark(self, tensor: Tensor, tokens: frozenset[Any]) -> None:
-        storage = storage_of(tensor)
+        if self._parameter(tensor) is not None:  # a running statistic that is one
+            return
+        storage = _storage(tensor)
         known = self._of.get(storage)
+        if storage in self._outside and tokens <= self.tokens(tensor):  # a view
+            return
         if known is None:
             self._of[storage] = StorageWeakRef(tensor.untyped_storage()), tokens
-        elif not tokens <= known[1]:  # written in place, or another view of the same memory
+        else:  # written in place, or another view of the same memory
             self._of[storage] = known[0], known[1] | tokens
 
     def _combined(self, func: Any, read: Sequence[tuple[str, frozenset[Any]]]) -> frozenset[Any]:
@@ -314,6 +327,23 @@ def _role(argument: str, operation: str, mixing: bool) -> Role:
         return Role.STATISTIC
     added = argument in _ADDED or (argument == "self" and operation.startswith(("addmm", "baddbmm", "addbmm", "addmv")))
     return Role.MIXES if mixing and not added else Role.SHIFTS
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _stretch(tensor: Tensor) -> range:
+    """The bytes of its memory that a tensor spans."""
+    if tensor.numel() == 0:
+        return range(0)
+    first, size = tensor.storage_offset(), tensor.element_size()
+    last = first + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return range(first * size, (last + 1) * size)
+
+
+def _overlap(one: range, two: range) -> bool:
+    return one.start < two.stop and two.start < one.stop
 
 
 def _has_memory(tensor: Tensor) -> bool:

@@ -49,31 +49,26 @@ class Place:
         return Place(name, self.owner, holder, key, item, self.shared)
 
 
-def storage_of(tensor: Tensor) -> int:
-    """What tells whether two tensors share memory."""
-    return tensor.untyped_storage()._cdata
-
-
 def places_of(model: nn.Module, wanted: Iterable[Tensor], further: Iterable[Any] = ()) -> dict[int, Place]:
-    """Where tensors hang, by their storage; those that are found nowhere are left out.
+    """Where tensors hang, by their address; those that are found nowhere are left out.
 
     Args:
         model: Where to search.
         wanted: The tensors.
         further: Functions that take part in a pass besides the model's own.
     """
-    missing = {storage_of(tensor): tensor.data_ptr() for tensor in wanted}
+    missing = {tensor.data_ptr() for tensor in wanted}
     found: dict[int, Place] = {}
     for value, place in _reachable(model, further):
         if not missing:
             break
-        if isinstance(value, Tensor):
-            here = [storage_of(value)] if value.layout is torch.strided and not value.is_meta else []
+        if isinstance(value, np.ndarray):
+            here = value.ctypes.data
         else:
-            here = [key for key, pointer in missing.items() if pointer == value.ctypes.data]
-        for key in here:
-            if missing.pop(key, None) is not None:
-                found[key] = place
+            here = value.data_ptr() if value.layout is torch.strided and not value.is_meta else 0
+        if here in missing:
+            missing.remove(here)
+            found[here] = place
     return found
 
 

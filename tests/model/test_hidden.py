@@ -125,3 +125,24 @@ def test_transformers_of_torch_raise_no_false_alarm():
             return self.both(x, x, tgt_mask=causal, tgt_is_causal=True).mean(1)
 
     assert all(each.kind is not None for each in hidden(Masked().eval(), torch.randn(3, 5, 4)))
+
+
+def test_tensors_that_share_one_memory_are_told_apart():
+    class Sharing(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) @ self.mixing + self.mask[:4]
+
+    model, memory = Sharing(20, 4), torch.cat([torch.randn(100), torch.ones(4), torch.zeros(4)])
+    model.weight = nn.Parameter(memory[:80].view(4, 20))
+    model.register_buffer("mask", memory[100:108])
+    model.register_buffer("mixing", memory[80:96].view(4, 4))
+    assert {each.name: each.kind for each in hidden(model)} == {"mixing": None, "mask": "mask"}
+
+
+def test_what_a_pass_makes_itself_is_nothing_hidden():
+    class Making(nn.Linear):
+        def forward(self, x):
+            ramp = torch.arange(4.0).mul_(torch.linspace(0.5, 1, 4))
+            return super().forward(x) * ramp + torch.eye(4)[0] + torch.full((4,), 2.0)
+
+    assert hidden(Making(20, 4)) == ()
