@@ -234,6 +234,15 @@ class ByFlag(Uncached):
         return self.stored
 
 
+class ByTuple(Uncached):
+    stored = None
+
+    def kept(self):
+        if self.stored is None:
+            self.stored = (self.made(), 2 * self.made())
+        return self.stored[1] - self.stored[0]
+
+
 class ByProperty(Uncached):
     @functools.cached_property
     def stored(self):
@@ -266,7 +275,9 @@ class ByMode(Uncached):
         return self.made() if self.stored is None else self.stored
 
 
-CACHES = {kind.__name__: kind for kind in (ByAttribute, ByDevice, BySize, ByFlag, ByProperty, ByBuffer, ByMode)}
+CACHES = {
+    kind.__name__: kind for kind in (ByAttribute, ByDevice, BySize, ByFlag, ByTuple, ByProperty, ByBuffer, ByMode)
+}
 
 
 def inside(kind):

@@ -21,6 +21,7 @@ from lightning_sanity.model.hidden import Hidden
 from lightning_sanity.model.places import Place
 from lightning_sanity.model.weights import zeroed
 
+_HOPELESS = 8  # trained tensors in a row that are no caches, after which none of a hundred more will be
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
 
 
@@ -60,26 +61,38 @@ class Caches:
         self._filled_for = _state(self.model)
 
 
-def caches_of(model: nn.Module, hidden: Sequence[Hidden], given: nn.Module, run: Callable[[], Any]) -> Caches:
-    """The caches among what a pass read beside its parameters.
+def caches_of(
+    model: nn.Module, look: Callable[[], Sequence[Hidden]], given: nn.Module, run: Callable[[], Any]
+) -> Caches:
+    """The caches among what a pass reads beside its parameters.
 
     Args:
         model: A copy, on its trained weights and in eval mode; its caches may be filled already.
-        hidden: What its second pass read.
+        look: What counts as trained of what another pass reads.
         given: The module that it was copied from, which has not run since.
         run: Runs the copy on the probe; returns its outputs.
     """
     found = Caches(model)
     names: list[str] = []
-    for each in hidden:
-        place = each.place
-        if place is None or place.shared:  # the original would lose it, too
+    failures = 0
+    with torch.no_grad():
+        before = _tensors(run())
+    waiting, tried = list(look()), set[str]()
+    while waiting and failures < _HOPELESS:
+        each = waiting.pop(0)
+        tried.add(each.name)
+        if each.place is None or each.place.shared:  # the original would lose it, too
             continue
-        way = next((way for way in _ways(model, given, place) if _proven(model, place, way, run)), None)
+        place = _outside_of_tuples(each.place)
+        ways = (*found._ways, *_ways(model, given, place))
+        way = next((way for way in ways if _proven(model, place, way, run, before)), None)
+        failures = failures + 1 if way is None else 0
         if way is not None:
             names.append(each.name)
-            if way not in found._ways:
-                found._ways.append(way)
+            found._ways += [] if way in found._ways else [way]
+            with torch.no_grad():
+                run()
+            waiting = [other for other in look() if other.name not in tried]  # in other containers now, perhaps
     found.names = tuple(names)
     if found:
         found.empty()
@@ -176,7 +189,7 @@ def _ways(model: nn.Module, given: nn.Module, place: Place) -> Iterator[_Way]:
     owner = place.owner
     path = next((path for path, module in model.named_modules() if module is owner), None)
     original = None if path is None else dict(given.named_modules()).get(path)
-    if original is not None and type(original) is type(owner) and original is not owner:
+    if original is not None and type(original) is type(owner) and _written(owner, original):
         yield _AsGiven(owner, original)
     if type(owner).train is not nn.Module.train:
         yield _Toggled(owner)
@@ -186,20 +199,41 @@ def _ways(model: nn.Module, given: nn.Module, place: Place) -> Iterator[_Way]:
     yield _Emptied(place)
 
 
+def _written(module: nn.Module, given: nn.Module) -> bool:
+    """Whether a pass wrote anything to a module that is not what it was copied from."""
+    now, before = vars(module), vars(given)
+    written = now.keys() != before.keys() or any(
+        value is None and module._buffers.get(key) is not None for key, value in given._buffers.items()
+    )
+    flags = (key for key in before.keys() - _OF_EVERY_MODULE if _simple(before[key]))
+    return module is not given and (written or any(not _equal(now[key], before[key]) for key in flags))
+
+
+def _equal(one: Any, two: Any) -> bool:
+    return type(one) is type(two) and (bool(one) == bool(two) if isinstance(one, (list, dict, set)) else one == two)
+
+
 def _simple(value: Any) -> bool:
     empty = isinstance(value, (list, dict, set)) and not value
     return value is None or empty or isinstance(value, (bool, int, float, str))
 
 
-def _proven(model: nn.Module, place: Place, way: _Way, run: Callable[[], Any]) -> bool:
+def _outside_of_tuples(place: Place) -> Place:
+    """Of a tensor in a tuple, which nobody can empty, the place of the tuple."""
+    if not isinstance(place.holder, tuple):
+        return place
+    key = next((key for key, value in vars(place.owner).items() if value is place.holder), None)
+    return place if key is None else place.below(str(key), place.owner, key)
+
+
+def _proven(model: nn.Module, place: Place, way: _Way, run: Callable[[], Any], before: Sequence[Tensor]) -> bool:
     """Whether the trained output stays, and other weights give other values; if not, all is put back."""
     module, trained = place.owner, _value(place)
     kept = dict(vars(module)), dict(module._buffers)
     contents = copy.copy(place.holder) if place.item and isinstance(place.holder, (dict, list)) else None
-    if not isinstance(trained, Tensor):
+    if not isinstance(trained, (Tensor, tuple)):
         return False
     with torch.no_grad():
-        before = _tensors(run())
         try:
             way()
             if _alike(before, _tensors(run())) and _renewed(model, place, way, run, trained):
@@ -221,14 +255,13 @@ def _proven(model: nn.Module, place: Place, way: _Way, run: Callable[[], Any]) -
     return False
 
 
-def _renewed(model: nn.Module, place: Place, way: _Way, run: Callable[[], Any], trained: Tensor) -> bool:
+def _renewed(model: nn.Module, place: Place, way: _Way, run: Callable[[], Any], trained: Any) -> bool:
     with zeroed(model):
         way()
         run()
-        now = _value(place)
-        renewed = not isinstance(now, Tensor) or now.shape != trained.shape or not torch.equal(now, trained)
+        now, then = _tensors(_value(place)), _tensors(trained)
     way()
-    return renewed
+    return len(now) != len(then) or not all(map(torch.equal, now, then))
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

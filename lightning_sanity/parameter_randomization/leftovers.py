@@ -130,10 +130,14 @@ def leftovers_of(
         return reads_of(copied, values, lambda: explained(*values), constants, further)
 
     first = look()
-    trained = [each for each in first.hidden if each.kind is None]
     caches = Caches(copied)
-    if trained and not is_sharded(copied):
-        caches = caches_of(copied, trained, getattr(given, "_orig_mod", given), lambda: explained(*values))
+    if any(each.kind is None for each in first.hidden) and not is_sharded(copied):
+        caches = caches_of(
+            copied,
+            lambda: [each for each in look().hidden if each.kind is None],
+            getattr(given, "_orig_mod", given),
+            lambda: explained(*values),
+        )
     if caches:
         explained.register_forward_pre_hook(caches)
 

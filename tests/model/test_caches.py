@@ -13,9 +13,12 @@ def found(model):
     copied, inputs = clone(model), rows()
     with torch.no_grad():
         copied(inputs)
-    reads = reads_of(copied, inputs, lambda: copied(inputs))
-    trained_ones = [each for each in reads.hidden if each.kind is None]
-    return copied, caches_of(copied, trained_ones, model, lambda: copied(inputs))
+
+    def look():
+        reads = reads_of(copied, inputs, lambda: copied(inputs))
+        return [each for each in reads.hidden if each.kind is None]
+
+    return copied, caches_of(copied, look, model, lambda: copied(inputs))
 
 
 @pytest.mark.parametrize("name", CACHES)
