@@ -53,6 +53,10 @@ class Caches:
         if self._filled_for != _state(self.model):
             self.empty()
 
+    def forget(self) -> None:
+        """Have them emptied at the next pass, whatever the weights are then."""
+        self._filled_for = ()
+
     @torch.no_grad()
     def empty(self) -> None:
         """Empty them now."""

@@ -140,12 +140,9 @@ def leftovers_of(
         )
     if caches:
         explained.register_forward_pre_hook(caches)
-
-        def filling(*arguments: Any) -> Any:
-            caches.empty()
-            return explained(*arguments)
-
-        graph = replace(trace(copied, values, filling), outputs=graph.outputs)
+        caches.forget()
+        graph = replace(trace(copied, values, lambda *arguments: explained(*arguments)), outputs=graph.outputs)
+        caches.forget()  # so that the next recording sees what fills them, too
     found = Leftovers(look, first.parameters | frozenset(graph.uses), caches)
     found._note(first)
     return found, graph

@@ -152,6 +152,7 @@ def test_a_cache_changes_no_curve(name, filled, uncached):
     assert torch.equal(curves(result), curves(uncached))
     assert result.coverage.share == 1
     assert any("emptied" in note and "stored" in note for note in result.coverage.notes)
+    assert not any("depends on the data" in note for note in result.coverage.notes)
 
 
 def test_a_cache_that_cannot_be_emptied_is_named():
