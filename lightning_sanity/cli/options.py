@@ -12,7 +12,7 @@ from lightning_sanity.explanation.tokens import Tokens
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions
 from lightning_sanity.result import Criterion
 
-_LISTS = ("similarities", "diagnostics", "granularity")
+_LISTS = ("similarities", "diagnostics", "granularity", "constants")
 _WHOLE = ("repeats", "seed", "max_steps", "trials", "max_batch", "max_memory")
 _YES_NO = ("controls", "retarget")
 _NAMED = ("forward", "clone_fn")

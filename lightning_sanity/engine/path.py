@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.method import first
@@ -159,7 +160,7 @@ class Path(ABC):
 
     def lend_random(self, key: frozenset[int]) -> bool:
         """Give the trained module the random weights of some units; False where only redrawing can do that."""
-        if any(parametrize.is_parametrized(module) for module in self.trained.modules()):
+        if any(parametrize.is_parametrized(module) or _iterated(module) for module in self.trained.modules()):
             return False
         self._mix(self.trained, self.trained, self.random, key)
         return True
@@ -185,10 +186,16 @@ class Path(ABC):
                 module.inplace = True
 
 
+def _iterated(module: nn.Module) -> bool:
+    """Whether a spectral norm by hook keeps vectors that belong to its weights."""
+    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+
+
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers by name, shared ones once."""
     return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _tensors_of(model: nn.Module, unit: Unit) -> list[Tensor]:
-    return [*map(model.get_parameter, unit.parameters), *map(model.get_buffer, unit.statistics)]
+    parameters = (*unit.parameters, *unit.beside)
+    return [*map(model.get_parameter, parameters), *map(model.get_buffer, unit.statistics)]

@@ -131,6 +131,8 @@ class Recording(TorchDispatchMode):
         if of_data:
             self._refuse(func, args, read)
         sources = self._sources(read)
+        if sources and torch.Tag.data_dependent_output in func.tags:  # random ones may lead elsewhere
+            raise NotTraceable(f"it looks at values of its weights ({func})")
         if self._now is not None:
             self._now.reads |= sources
         result = func(*args, **(kwargs or {}))

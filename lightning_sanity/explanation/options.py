@@ -96,6 +96,23 @@ def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
         raise ValueError(f"unknown {name} '{value}'; choose from: {', '.join(map(str, choices))}")
 
 
+def check_expressions(name: str, value: Any) -> tuple[str, ...]:
+    """Names or regular expressions as a tuple.
+
+    Raises:
+        ValueError: If it is no sequence of texts, or one is no regular expression.
+    """
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
+        raise ValueError(f"{name} must be a list of names or regular expressions, not {value!r}")
+    for each in given:
+        try:
+            re.compile(each)
+        except re.error as error:
+            raise ValueError(f"{name}: {each!r} is no regular expression ({error})") from error
+    return tuple(given)
+
+
 def check_number(
     name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> None:

@@ -58,7 +58,7 @@ def quiet_copy(
         stand_in(model, clone_fn, share) as (copied, kept),
     ):
         values = launder(inputs, device)
-        graph = trace(copied, _as_tuple(values), lambda *arguments: _call(copied, arguments, forward), logits)
+        graph = trace(copied, as_arguments(values), lambda *arguments: _call(copied, arguments, forward), logits)
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
         with torch.no_grad(), evaluating(model), preserved(model):
@@ -91,7 +91,7 @@ _HINTS = {
 
 
 def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
-    arguments = _as_tuple(values)
+    arguments = as_arguments(values)
     try:
         return forward(model, *arguments) if forward is not None else model(*arguments)
     except Exception as error:
@@ -107,10 +107,11 @@ def other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Gra
     few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
     with torch.no_grad():
         try:
-            other = trace(copied, _as_tuple(few), lambda *arguments: explained(*arguments))
+            other = trace(copied, as_arguments(few), lambda *arguments: explained(*arguments))
         except Exception:  # a model for one batch size only has one path
             return ()
-    differing = sorted(set(graph.uses) ^ set(other.uses))
+    parameters = {name for name, _ in copied.named_parameters()}
+    differing = sorted((set(graph.uses) ^ set(other.uses)) & parameters)
     if not differing:
         return ()
     return (
@@ -119,7 +120,8 @@ def other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Gra
     )
 
 
-def _as_tuple(values: Any) -> tuple[Any, ...]:
+def as_arguments(values: Any) -> tuple[Any, ...]:
+    """The positional arguments of a pass."""
     return values if isinstance(values, tuple) else (values,)
 
 

@@ -2,6 +2,10 @@
 
 graph.py       one eager forward pass, recorded: what each operation reads, where the maps are spatial
 operations.py  what an operation does with what it reads: which rectify, which mix channels by a weight
+hidden.py      what a pass reads that is neither input nor parameter
+places.py      where such a tensor hangs
+constants.py   which of them are constant by nature
+caches.py      what a model keeps of its weights, emptied as they change
 clone.py       a live, detached copy of a module, and the proofs that it is one
 sharded.py     measuring in place where the weights are shards, of which no copy can be made
 weights.py     the weights of a module, held whole or as shards; its own class

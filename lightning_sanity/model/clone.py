@@ -44,6 +44,11 @@ def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None =
         CloneError: If copying fails; names the attribute where that can be told.
     """
     module = getattr(module, "_orig_mod", module)  # torch.compile(model) hides the model itself there
+    if isinstance(module, torch.jit.ScriptModule) and clone_fn is None:
+        raise CloneError(
+            f"{type(module).__name__} is scripted or traced: no copy of it can be watched or re-initialised layer by "
+            "layer. Pass the module that it was made from, with the same weights."
+        )
     with torch.inference_mode(False), torch.no_grad():
         try:
             made = clone_fn(module) if clone_fn is not None else _deepcopy(module)
@@ -186,6 +191,8 @@ def check_fidelity(original: Tensor, copied: Tensor) -> None:
 @torch.no_grad()
 def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor]) -> None:
     """Raise ``CloneError`` unless zeroing the copy's weights changes its output from ``before``; they are restored."""
+    if not any(parameter.is_floating_point() or parameter.is_complex() for parameter in copied.parameters()):
+        return  # nothing can become random, which is another thing to say
     with zeroed(copied):
         after = run()
     if torch.equal(before, after):

@@ -315,7 +315,11 @@ def _spatial_outputs(model: nn.Module, found: list[SpatialMap], recorder: _Recor
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in model.named_modules()
+        if name and not isinstance(module, torch.jit.ScriptModule)
+    ]
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ settings.py      how a cascade is walked
 cascade.py       the walk: re-initialise, explain again, compare
 trained_maps.py  what is known of the trained model before any weight is random
 walk.py          what a walk measured as a whole
+leftovers.py     what no step re-initialises though a pass computes with it
 coverage.py      the proof of what was re-initialised
 judging.py       whether the run can be trusted, and the verdicts
 diagnostics.py   second opinions of the literature, which never gate

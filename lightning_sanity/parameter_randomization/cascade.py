@@ -19,10 +19,11 @@ from lightning_sanity.engine import ENGINES, Engine, Trial, engine_for
 from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import AttributionFailed, Explanation, Maps, reduced
 from lightning_sanity.explanation.measurements import Track, Trials, agreement_of, correlation_of, spread_of
-from lightning_sanity.model.weights import restore, snapshot
+from lightning_sanity.model.weights import is_sharded, restore, snapshot
 from lightning_sanity.parameter_randomization.complexity import efficient_mprt
 from lightning_sanity.parameter_randomization.diagnostics import other_classes
 from lightning_sanity.parameter_randomization.headroom import Room
+from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.scheduling import Division, Part, SharedWalks, in_common
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.time_limit import TimeLimit
@@ -60,6 +61,7 @@ class Cascade:
         deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
         share: This process's part of the work.
         trained: The trained weights, where they are kept anyway and need no second safekeeping.
+        left: Watches what passes with random weights read.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Cascade:
         deadline: float | None = None,
         share: Share | None = None,
         trained: Mapping[str, Tensor] | None = None,
+        left: Leftovers | None = None,
     ) -> None:
-        self.trained = trained
+        self.trained, self.left = trained, left
         self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
         self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
         self.samples = len(first(what.inputs))
@@ -182,6 +185,8 @@ class Cascade:
             for change in part.changes[trial]:
                 self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
+        if self.left is not None:
+            self.left.unite(self._share)
         if engine is not None and self._walker is not None:
             self._engines |= dict.fromkeys(part.walked, engine.path.name)
             given_up = engine.methods.keys() - set(part.walked)  # for good: who trusted them may walk them next
@@ -326,6 +331,8 @@ class Cascade:
                 changed = redraw(self.model, unit)
                 changes += changed if ready is None else ()
             random = list(step)
+            if needs_weights:
+                self._watch(trial, depth)
             now = self.what
             if needs_weights and self.settings.norm_stats == "recalibrate":
                 recalibrate_(self.model, random, self.what.outputs)
@@ -353,6 +360,16 @@ class Cascade:
                     self._guarded(name, table, (trial, len(self.steps)), partial(self._depend, place=place))
         if needs_weights:
             restore(self.model, saved)
+
+    def _watch(self, trial: int, depth: int) -> None:
+        """See what a pass with random weights reads: their values may lead it elsewhere than the trained ones did.
+
+        A network that shared walks can follow chooses nothing by its values. Of others every depth is looked at once,
+        and the last in every trial, where most is random.
+        """
+        followed = self._walker is not None or is_sharded(self.model)
+        if self.left is not None and not followed and (trial == 0 or depth == len(self.steps) - 1):
+            self.left.look()
 
     def _divided(self, following: Sequence[str], trials: int, walked: Mapping[str, Hashable]) -> Division:
         """Who does what of so many more trials, given the methods that share walks, by their kinds."""

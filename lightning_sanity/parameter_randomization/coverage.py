@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity.model.graph import Graph
+from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer
 from lightning_sanity.randomization.unit import Plan, Unit
@@ -25,6 +26,7 @@ def coverage_of(
     walk: Walk,
     model: nn.Module,
     graph: Graph,
+    left: Leftovers,
     notes: tuple[str, ...],
 ) -> Coverage:
     """What every step's re-initialisation changed, smallest change over trials, in the order walked.
@@ -36,6 +38,7 @@ def coverage_of(
         walk: The changes.
         model: The clone, for sizes.
         graph: Which tensors the forward pass read.
+        left: What no step re-initialised.
         notes: Further notes.
     """
     entries: list[UnitCoverage] = []
@@ -43,12 +46,16 @@ def coverage_of(
     for walked in walk.steps:
         fresh = [unit for unit in walked if unit not in seen]
         seen.update(fresh)
-        entries.append(_entry(depths[tuple(walked)], [name for unit in fresh for name in unit.parameters], walk, model))
-    sizes = {name: model.get_parameter(name).numel() for unit in planned.units for name in unit.parameters}
+        late = () if entries else tuple(name for unit in planned.aside for name in unit.beside if name in left.late)
+        parameters = [name for unit in fresh for name in unit.parameters]
+        entries.append(_entry(depths[tuple(walked)], (*parameters, *late), walk, model))
+    sizes = {name: model.get_parameter(name).numel() for entry in entries for name in entry.parameters}
     changed = sum(sizes[name] for entry in entries for name in entry.parameters if name not in entry.kept)
-    notes = drawer.notes + planned.notes + notes + _kept_buffers(planned, model, graph)
+    notes = drawer.notes + planned.notes + notes + _kept_buffers(planned, model, graph, left) + left.notes
     aside = tuple(name for unit in planned.aside for name in unit.parameters)
-    return Coverage(changed / sum(sizes.values()), tuple(entries), planned.unused, notes, aside)
+    total = sum(sizes.values()) + sum(each.count for each in left.trained.values())
+    unused = tuple(name for name in planned.unused if name not in left.late)
+    return Coverage(changed / total, tuple(entries), unused, notes, aside, tuple(left.trained))
 
 
 def _entry(name: str, parameters: Sequence[str], walk: Walk, model: nn.Module) -> UnitCoverage:
@@ -66,7 +73,7 @@ def _entry(name: str, parameters: Sequence[str], walk: Walk, model: nn.Module) -
     )
 
 
-def _kept_buffers(planned: Plan, model: nn.Module, graph: Graph) -> tuple[str, ...]:
+def _kept_buffers(planned: Plan, model: nn.Module, graph: Graph, left: Leftovers) -> tuple[str, ...]:
     """Buffers that the explained output comes from and that keep their values."""
     parameters = dict(model.named_parameters())
     statistics = {name for unit in planned.drawn for name in unit.statistics}
@@ -75,6 +82,8 @@ def _kept_buffers(planned: Plan, model: nn.Module, graph: Graph) -> tuple[str, .
         for name in graph.uses
         if name not in parameters
         and name not in statistics
+        and name not in left.constants
+        and name not in left.trained
         and "parametrizations." not in name
         and model.get_buffer(name).is_floating_point()
         and graph.reaching(name)

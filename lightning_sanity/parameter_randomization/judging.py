@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 
 from lightning_sanity.attribution.method import Method
 from lightning_sanity.explanation.measurements import evidence_of
+from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.result.controls import validated, wrong_control
 from lightning_sanity.result.sanity_result import Coverage, Outcome, Verdict
@@ -41,8 +42,10 @@ def undecided(walk: Walk, gated: Set[str], criterion: Criterion) -> list[str]:
     return [name for name in walk.tracks if name in judged and is_open(judged[name], criterion)]
 
 
-def nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
+def nothing_changed(walk: Walk, coverage: Coverage, order: str, left: Leftovers) -> str | None:
     """Why nothing can be concluded from this walk, whatever the maps say."""
+    if left.problem is not None:
+        return left.problem
     if coverage.kept:
         return f"these parameters kept their trained values: {', '.join(coverage.kept[:5])}"
     if not walk.finite:

@@ -19,6 +19,7 @@ from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measures import suited, support_in
 from lightning_sanity.explanation.options import METHODS, spelled_out
 from lightning_sanity.explanation.preparation import (
+    as_arguments,
     explained_target,
     in_half,
     other_paths,
@@ -45,6 +46,7 @@ from lightning_sanity.parameter_randomization.coverage import (
 from lightning_sanity.parameter_randomization.diagnostics import diagnose
 from lightning_sanity.parameter_randomization.headroom import rows_within
 from lightning_sanity.parameter_randomization.judging import judge_all, nothing_changed, undecided
+from lightning_sanity.parameter_randomization.leftovers import Leftovers, leftovers_of
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.walk import Walk
@@ -162,6 +164,7 @@ class _Ready:
     values: Any
     kept: Mapping[str, Tensor]
     graph: Graph
+    left: Leftovers
     asked: Request
     what: Explanation
     place: Embedding | None
@@ -191,17 +194,20 @@ class _Ready:
             norm_stats=given["norm_stats"],
             diagnostics=tuple(given["diagnostics"]),
             picture_samples=picture_samples,
-            engine=given["engine"],
+            engine="plain" if self.left.caches else given["engine"],  # shared walks see no cache being emptied
             max_batch=given["max_batch"],
             max_memory=given["max_memory"],
         )
         steps = tuple(self.planned.depths(given["order"]))
         measured = self.what, self.methods, self.used, self.support
-        return Cascade(self.copied, *measured, steps, self.drawer, settings, tick, deadline, share, self.kept)
+        return Cascade(
+            self.copied, *measured, steps, self.drawer, settings, tick, deadline, share, self.kept, self.left
+        )
 
     def coverage(self, walk: Walk, order: str, thinned: tuple[str, ...]) -> Coverage:
         notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes
-        return coverage_of(self.planned, self.planned.depths(order), self.drawer, walk, self.copied, self.graph, notes)
+        depths = self.planned.depths(order)
+        return coverage_of(self.planned, depths, self.drawer, walk, self.copied, self.graph, self.left, notes)
 
 
 @contextmanager
@@ -218,6 +224,9 @@ def _prepared(
     with prepared_copy as (copied, explained, values, device, kept, graph):
         half = in_half(copied, device)
         target_, problem = explained_target(asked.target, graph.outputs, batch_size(values), half)
+        left, graph = leftovers_of(
+            copied, explained, as_arguments(values), graph, model, given["constants"], asked.forward
+        )
         planned = plan(copied, graph, given["granularity"], given["max_steps"])
         notes = other_paths(copied, explained, values, graph)
         drawer = reinitializer(
@@ -247,6 +256,7 @@ def _prepared(
             values,
             kept,
             graph,
+            left,
             asked,
             what,
             place,
@@ -288,7 +298,7 @@ def _judged(
     walk: Walk, ready: _Ready, coverage: Coverage, given: WalkOptions, gated: set[str], thinned: tuple[str, ...]
 ) -> dict[str, Any]:
     """The fields of a result that say what the numbers mean."""
-    trivial = ready.problem or nothing_changed(walk, coverage, given["order"])
+    trivial = ready.problem or nothing_changed(walk, coverage, given["order"], ready.left)
     criterion = given["criterion"] or Criterion()
     verdicts, valid, validity = judge_all(ready.chosen, gated, ready.refused, walk, criterion, trivial, ready.half)
     for name in thinned and walk.measured:
@@ -329,6 +339,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
         | {
             "granularity": granularity if isinstance(granularity, str) else list(granularity),
             "diagnostics": list(given["diagnostics"]),
+            "constants": list(given["constants"]),
             "reinitialize": ready.drawer.name,
             "trials_run": {name: len(found.norm) for name, found in walk.measured.items()},
             "thinned": walk.thinned,

@@ -7,7 +7,14 @@ from typing import Any, Literal, cast
 
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation.options import DEFAULTS as SHARED
-from lightning_sanity.explanation.options import CommonOptions, check_choice, check_common, check_integer, known
+from lightning_sanity.explanation.options import (
+    CommonOptions,
+    check_choice,
+    check_common,
+    check_expressions,
+    check_integer,
+    known,
+)
 from lightning_sanity.parameter_randomization.diagnostics import check_names
 from lightning_sanity.randomization.strategies import Reinitialize
 from lightning_sanity.randomization.twins import NORM_STATS, device_named
@@ -53,6 +60,9 @@ class WalkOptions(CommonOptions, total=False):
             not what a library needs inside one operation. Fewer samples, copies or depths are explained at a time; the
             result stays the same. Stochastic methods are not split into smaller batches: that would change their
             noise. ``settings["memory"]`` has what was decided; the notes say where even one sample takes more.
+        constants: Names, as ``result.coverage.hidden`` has them, or regular expressions of tensors that the model
+            computes with, that are no registered parameters and that nobody trained. What shows by itself that it is
+            constant (index tables, masks, sinusoidal positions, scales of the inputs) need not be declared.
     """
 
     order: str
@@ -67,6 +77,7 @@ class WalkOptions(CommonOptions, total=False):
     engine: str
     max_batch: int | None
     max_memory: int | None
+    constants: Sequence[str]
 
 
 DEFAULTS: WalkOptions = {
@@ -83,6 +94,7 @@ DEFAULTS: WalkOptions = {
     "engine": "auto",
     "max_batch": None,
     "max_memory": None,
+    "constants": (),
 }
 
 
@@ -105,4 +117,5 @@ def settled(options: Mapping[str, Any], of: str) -> WalkOptions:
             check_integer(name, given[name], 1)
     check_memory(given["max_memory"])
     device_named(given["twin_device"])
-    return {**given, "diagnostics": check_names(given["diagnostics"])}
+    constants = check_expressions("constants", given["constants"])
+    return {**given, "diagnostics": check_names(given["diagnostics"]), "constants": constants}

@@ -31,12 +31,14 @@ class Unit:
         parameters: Names of its parameters; a tied parameter appears once, in the unit of its topmost use.
         statistics: Names of the running statistics that belong to its normalisation layers.
         weights: Those of the parameters that mix channels; the others scale or shift.
+        beside: Parameters that become random with it and take no part in coverage: a pass need not read them.
     """
 
     name: str
     parameters: tuple[str, ...]
     statistics: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

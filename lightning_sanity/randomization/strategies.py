@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lightning_sanity.model.weights import whole
 from lightning_sanity.randomization.layers import owner_of
@@ -93,18 +95,55 @@ def redraw(how: Reinitialize) -> Redraw:
     def measured(
         model: nn.Module, unit: Unit, rng: torch.Generator, trained: nn.Module | None = None
     ) -> tuple[Change, ...]:
-        with whole(model, unit.parameters):
+        names = (*unit.parameters, *unit.beside)
+        with whole(model, names):
             if trained is None:
-                before = {name: _effective(model, name).clone() for name in unit.parameters}
+                before = {name: _effective(model, name).clone() for name in names}
             else:
-                before = {name: _effective(trained, name) for name in unit.parameters}
-            strategies = act(model, unit, rng)
+                before = {name: _effective(trained, name) for name in names}
+            strategies = act(model, unit, rng) | _draw_beside(act, model, unit, rng)
+            _iterate_again(model, names)
             return tuple(
-                Change(name, strategies[name], _relative(before.pop(name), _effective(model, name)))
-                for name in unit.parameters
+                Change(name, strategies[name], _relative(before.pop(name), _effective(model, name))) for name in names
             )
 
     return measured
+
+
+_ITERATIONS = 50
+"""Of the power method, from vectors that belong to other weights: norms of random matrices are right to a per cent."""
+
+
+def _iterate_again(model: nn.Module, names: Sequence[str]) -> None:
+    """Spectral norms are divided by as vectors kept from training estimate them; those of new weights are their own."""
+    for owner, module in ((owner, model.get_submodule(owner)) for owner in {owner_of(model, name) for name in names}):
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm) and f"{owner}.{hook.name}_orig".lstrip(".") in names:
+                before, hook.n_power_iterations = hook.n_power_iterations, _ITERATIONS
+                hook.compute_weight(module, do_power_iteration=True)
+                hook.n_power_iterations = before
+        for tensor, chain in getattr(module, "parametrizations", {}).items():
+            for link in (link for link in chain if isinstance(link, _SpectralNorm)):
+                before, link.n_power_iterations = link.n_power_iterations, _ITERATIONS
+                link.train()
+                getattr(module, tensor)
+                link.eval()
+                link.n_power_iterations = before
+
+
+_Act = Callable[[nn.Module, Unit, torch.Generator], dict[str, str]]
+
+
+def _draw_beside(act: _Act, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
+    """What becomes random with a unit, after it, so that its own draws stay what they are."""
+    names, strategies = unit.beside, dict[str, str]()
+    if isinstance(act, partial) and act.func is _copy_from:  # a twin need not have what no pass of it reads
+        (twin,) = act.args
+        theirs = {name: parameter.shape for name, parameter in twin.named_parameters()}
+        missing = tuple(name for name in names if theirs.get(name) != model.get_parameter(name).shape)
+        names = tuple(name for name in names if name not in missing)
+        strategies |= _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, missing), rng) if missing else {}
+    return strategies | (act(model, Unit(unit.name, names), rng) if names else {})
 
 
 def _replacement(how: Reinitialize) -> Callable[[nn.Module, Unit, torch.Generator], dict[str, str]]:

@@ -51,7 +51,7 @@ class Plan:
         steps: From the explained output to the input.
         aside: Units that the forward pass reads, but whose result never reaches the explained output: other heads,
             poolers. They are random from the first step on, so that nothing trained is left, and are no steps.
-        unused: Parameters that the forward pass never read.
+        unused: Parameters that the forward pass never read; random from the first step on, because a later pass may.
         notes: What a reader should know about them.
     """
 
@@ -126,7 +126,8 @@ def plan(model: nn.Module, graph: Graph, granularity: Granularity = "layer", max
             f"{', '.join(unit.name.removesuffix(_ASIDE) for unit in aside)}",
         )
     unused = tuple(name for name, p in model.named_parameters() if name not in graph.uses and _is_weight(p))
-    return Plan(tuple(steps), aside, unused, notes)
+    unread = (Unit(_UNREAD, (), beside=unused),) if unused else ()
+    return Plan(tuple(steps), (*aside, *unread), unused, notes)
 
 
 def _groups(model: nn.Module, graph: Graph, granularity: Granularity) -> list[Group]:
@@ -137,7 +138,8 @@ def _groups(model: nn.Module, graph: Graph, granularity: Granularity) -> list[Gr
         where = "whose result reaches the explained output" if used else "in its forward pass"
         raise RandomizationError(
             f"{type(model).__name__} uses no floating-point parameter {where}: there is nothing to re-initialise. "
-            "Quantised or scripted weights cannot be reached; pass the float model."
+            "Of a quantised or scripted model pass the float model; layers in a Python list are reached in an "
+            "nn.ModuleList, tensors as nn.Parameter."
         )
     found = groups(model, layers(model, graph, reaching, _statistics(model, graph)), granularity)
     return found if isinstance(granularity, str) else _runs(found)
@@ -165,6 +167,7 @@ def _statistics(model: nn.Module, graph: Graph, reaching: bool = True) -> list[s
 
 
 _ASIDE = " (not explained)"
+_UNREAD = "(never read)"
 
 
 def _aside(model: nn.Module, graph: Graph) -> tuple[Unit, ...]:

@@ -119,12 +119,15 @@ class Coverage:
     """Which of the parameters that the forward pass uses were proven to have changed.
 
     Attributes:
-        share: Changed scalars / scalars that reach the explained output; 1.0 = every one of them.
+        share: Changed scalars / scalars that reach the explained output, ``hidden`` ones included; 1.0 = everything
+            trained that matters.
         units: One entry per step, in the order of ``SanityResult.units`` and with the same names.
-        unused: Parameters that the forward pass never read; they were left alone.
+        unused: Parameters that no pass was seen to read; they became random with the first step all the same.
         notes: What a reader should know, for example which twin was used or refused and why.
         aside: Parameters that the forward pass reads but whose result never reaches the explained output; they were
             re-initialised with the first step and have no part in ``share``.
+        hidden: Trained tensors that passes computed with and that are no registered parameters: where they hang. They
+            stayed trained, so that no method passes.
     """
 
     share: float
@@ -132,11 +135,12 @@ class Coverage:
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Names of the used parameters that kept their trained value."""
-        return tuple(name for unit in self.units for name in unit.kept)
+        """Names of the used parameters, and of ``hidden`` tensors, that kept their trained value."""
+        return tuple(name for unit in self.units for name in unit.kept) + self.hidden
 
 
 @dataclass(frozen=True)

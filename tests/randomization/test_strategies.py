@@ -7,6 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
+from lightning_sanity import parameter_randomization_test
+from lightning_sanity.model.clone import clone
 from lightning_sanity.model.graph import trace
 from lightning_sanity.randomization import RandomizationError, Unit, reinitialize_, units
 from lightning_sanity.randomization.strategies import redraw
@@ -266,3 +268,53 @@ def test_a_constant_tensor_counts_as_one_whatever_rounding_its_mean_has(value):
     (change,) = redraw("normal")(model, Unit("weight", ("weight",)), generator(0))
     assert change.strategy == "normal (around a constant)"
     assert torch.isclose(model.weight.std(), torch.tensor(0.1 * abs(value)), rtol=0.02)
+
+
+# ------------------------------------------------------------------------------------------------- spectral norms
+
+
+def normalised(wrapper):
+    torch.manual_seed(0)
+    layers = (
+        wrapper(nn.Conv2d(2, 8, 3)),
+        nn.ReLU(),
+        nn.Flatten(),
+        wrapper(nn.Linear(128, 16)),
+        wrapper(nn.Linear(16, 3)),
+    )
+    model = nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    inputs, target = torch.randn(12, 2, 6, 6), torch.arange(12) % 3
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), target).backward()
+        optimizer.step()
+    return model.eval(), inputs
+
+
+WRAPPERS = {"hook": nn.utils.spectral_norm, "parametrization": nn.utils.parametrizations.spectral_norm}
+
+
+@pytest.mark.parametrize("how", ["normal", "shuffle", "kaiming"])
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_new_weights_are_divided_by_their_own_spectral_norm(kind, how):
+    model, inputs = normalised(WRAPPERS[kind])
+    copied = clone(model)
+    for unit in units(copied, inputs[:2]):
+        reinitialize_(copied, unit, how)
+    copied(inputs)
+    norms = [torch.linalg.matrix_norm(layer.weight.flatten(1), 2) for layer in copied if hasattr(layer, "weight")]
+    torch.testing.assert_close(torch.stack(norms), torch.ones(3), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_shared_walks_see_new_spectral_norms(kind):
+    model, inputs = normalised(WRAPPERS[kind])
+    options = {"methods": "gradient", "trials": 2, "controls": False, "pictures": False}
+    shared, plain = (
+        parameter_randomization_test(model, inputs, engine=engine, **options) for engine in ("auto", "plain")
+    )
+    assert shared.engine == {"gradient": "two_stream"}
+    ours, theirs = (result.curves["gradient", "spearman"].values for result in (shared, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    assert shared.coverage.hidden == ()

@@ -11,12 +11,15 @@ from made_exotic import (
     mlp,
     pruned,
 )
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from lightning_sanity import parameter_randomization_test
 from lightning_sanity.model.clone import clone
 from lightning_sanity.model.clone import weights_digest as digest
 from lightning_sanity.model.graph import trace
+from lightning_sanity.randomization import units
 from lightning_sanity.randomization.strategies import redraw
 from lightning_sanity.randomization.unit import plan
 from lightning_sanity.resources.random_streams import generator
@@ -146,3 +149,30 @@ def test_a_shared_block_stands_at_its_topmost_use():
 def test_lora_randomises_the_frozen_base_too():
     planned = randomised(lora().eval(), (VECTORS,))[1]
     assert {"0.base.weight", "0.lora_a", "0.lora_b"} <= {name for unit in planned.units for name in unit.parameters}
+
+
+# --------------------------------------------------------------------------------------------- running statistics
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_statistics_belong_to_the_layer_whose_values_they_normalise(affine):
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=affine), nn.ReLU(), nn.Linear(6, 2)).eval()
+    found = {unit.name: unit.statistics for unit in units(model, torch.randn(2, 4))}
+    assert found == {"3": (), "0": ("1.running_mean", "1.running_var")}
+
+
+def test_statistics_before_any_layer_belong_to_the_first():
+    model = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    found = {unit.name: unit.statistics for unit in units(model, torch.randn(2, 4))}
+    assert found == {"3": (), "1": ("0.running_mean", "0.running_var")}
+
+
+def test_statistics_without_weights_are_reset_as_those_with():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 2))
+    for _ in range(20):
+        model(3 + torch.randn(32, 4))
+    result = parameter_randomization_test(
+        model.eval(), 3 + torch.randn(6, 4), methods="gradient", trials=1, norm_stats="reset", controls=False
+    )
+    assert not any("running" in note for note in result.coverage.notes)
