@@ -11,10 +11,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_sanity.cli.terminal import print_decision, say, table
+from lightning_sanity.cli.terminal import path, print_decision, say, table
 from lightning_sanity.release import decision as forms
 from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
 from lightning_sanity.release.policy import Policy, read_policy
+from lightning_sanity.resources.files import check_outputs, write_whole
 from lightning_sanity.result.noninferiority import compare, incomparable
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
@@ -55,9 +56,9 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    page.add_argument("result", type=Path, metavar="RESULT.json")
-    page.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html)")
-    page.add_argument("--markdown", type=Path, metavar="FILE", help="a summary in Markdown")
+    page.add_argument("result", type=path, metavar="RESULT.json")
+    page.add_argument("-o", "--output", type=path, metavar="FILE", help="the page (default: report.html)")
+    page.add_argument("--markdown", type=path, metavar="FILE", help="a summary in Markdown")
     page.set_defaults(run=_report)
     pair = commands.add_parser(
         "compare",
@@ -68,8 +69,8 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    pair.add_argument("reference", type=Path, metavar="A.json", help="of the model that was accepted")
-    pair.add_argument("candidate", type=Path, metavar="B.json", help="of the new model")
+    pair.add_argument("reference", type=path, metavar="A.json", help="of the model that was accepted")
+    pair.add_argument("candidate", type=path, metavar="B.json", help="of the new model")
     pair.add_argument("--max-drop", type=float, default=0.1, metavar="X", help="in PSI (default: %(default)s)")
     pair.set_defaults(run=_compare)
 
@@ -86,24 +87,24 @@ def _add_gate(commands: Any) -> None:
     parser.add_argument(
         "results",
         nargs="+",
-        type=Path,
+        type=path,
         metavar="RESULT.json|DIR",
         help="all must pass; of a folder, latest.json counts, else the newest result, with --weights the newest one "
         "about those weights",
     )
     asked = parser.add_argument_group("what is asked for")
-    asked.add_argument("--policy", type=Path, metavar="FILE", help="YAML or TOML with any of the following")
+    asked.add_argument("--policy", type=path, metavar="FILE", help="YAML or TOML with any of the following")
     asked.add_argument("--require", metavar="A,B", help="methods that must pass (default: all but controls)")
     asked.add_argument("--min-psi", type=float, metavar="X", help="decide anew by this threshold")
     asked.add_argument("--min-trials", type=int, metavar="N", help="the test must have had so many")
     asked.add_argument("--min-samples", type=int, metavar="N", help="the test must have had so many")
-    asked.add_argument("--weights", type=Path, metavar="CKPT", help="the result must be about the weights in this file")
+    asked.add_argument("--weights", type=path, metavar="CKPT", help="the result must be about the weights in this file")
     asked.add_argument("--max-age", metavar="7d", help="oldest result accepted: a number and s, m, h, d or w")
-    asked.add_argument("--baseline", type=Path, metavar="B.json", help="result of an accepted model on the same probe")
+    asked.add_argument("--baseline", type=path, metavar="B.json", help="result of an accepted model on the same probe")
     asked.add_argument("--max-drop", type=float, metavar="X", help="by which a PSI may fall below it (default: 0.1)")
     written = parser.add_argument_group("what is written")
-    written.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML, one test case per check")
-    written.add_argument("--json", type=Path, metavar="FILE", help="the decision")
+    written.add_argument("--junit", type=path, metavar="FILE", help="JUnit XML, one test case per check")
+    written.add_argument("--json", type=path, metavar="FILE", help="the decision")
     written.add_argument(
         "--github-summary",
         nargs="?",
@@ -116,15 +117,21 @@ def _add_gate(commands: Any) -> None:
 
 def _gate(arguments: argparse.Namespace) -> int:
     summary = _summary_file(arguments.github_summary)
-    for path in (arguments.junit, arguments.json):
-        if path is not None:
-            path.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
-    decision = gate(arguments.results, _policy(arguments))
+    policy = _policy(arguments)
+    files = {"--junit": arguments.junit, "--json": arguments.json}
+    read = [given for given in (*arguments.results, arguments.policy, policy.weights, policy.baseline) if given]
+    check_outputs({**files, "--github-summary": summary}, read)
+    try:
+        decision = gate(arguments.results, policy)
+    except BaseException:
+        for stale in filter(None, files.values()):
+            stale.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
+        raise
     print_decision(decision)
     if arguments.junit is not None:
-        _write(arguments.junit, forms.junit(decision))
+        write_whole(arguments.junit, forms.junit(decision))
     if arguments.json is not None:
-        _write(arguments.json, json.dumps(forms.to_dict(decision), indent=1) + "\n")
+        write_whole(arguments.json, json.dumps(forms.to_dict(decision), indent=1) + "\n")
     if summary is not None:
         with summary.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(forms.markdown(decision))
@@ -152,22 +159,17 @@ def _policy(arguments: argparse.Namespace) -> Policy:
     return replace(policy, **given)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
 def _report(arguments: argparse.Namespace) -> int:
+    page = arguments.output or (Path("report.html") if arguments.markdown is None else None)
+    check_outputs({"--output": page, "--markdown": arguments.markdown}, [arguments.result])
     result = SanityResult.from_json(arguments.result)
-    if arguments.output is not None or arguments.markdown is None:
-        page = arguments.output or Path("report.html")
-        page.parent.mkdir(parents=True, exist_ok=True)
+    if page is not None:
         result.to_html(page)
         say(f"wrote {forms.one_line(str(page))}")
     if arguments.markdown is not None:
         from lightning_sanity.report.markdown import summary
 
-        _write(arguments.markdown, summary(result))
+        write_whole(arguments.markdown, summary(result))
         say(f"wrote {forms.one_line(str(arguments.markdown))}")
     return 0
 

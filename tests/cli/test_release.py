@@ -129,6 +129,51 @@ def test_files_of_an_earlier_decision_do_not_survive_an_unreadable_result(folder
     assert not (folder / "gate.xml").exists()
 
 
+OVERWRITING = {
+    "the result by --json": "gate pass.json --json pass.json",
+    "the checkpoint by --junit": "gate pass.json --weights best.ckpt --junit best.ckpt",
+    "the baseline by --junit": "gate pass.json --baseline other_probe.json --junit ./other_probe.json",
+    "the policy by the summary": "gate pass.json --policy policy.yaml --github-summary=policy.yaml",
+    "a checkpoint that a policy names": "gate pass.json --policy weights.yaml --json best.ckpt",
+    "a baseline that a policy names": "gate pass.json --policy weights.yaml --junit fail.json",
+    "a result of a folder": "gate . --json fail.json",
+    "a result by its link": "gate link.json --json pass.json",
+    "a link to the result": "gate pass.json --json link.json",
+    "an unreadable result": "gate damaged.json --json damaged.json",
+    "one output by another": "gate pass.json --json out --junit out",
+    "a page over the result": "report pass.json -o pass.json",
+    "a summary over the result": "report pass.json --markdown link.json",
+    "a page over a summary": "report pass.json -o out --markdown out",
+    "a folder": "gate pass.json --json empty",
+    "a device": "gate pass.json --junit /dev/null",
+    "a pipe": "report pass.json -o pipe",
+    "the output of the process": "gate pass.json --json /dev/stdout",
+}
+
+
+@pytest.mark.parametrize("command", OVERWRITING.values(), ids=OVERWRITING)
+def test_no_output_takes_the_place_of_an_input_or_of_no_file(command, folder, capsys):
+    (folder / "best.ckpt").write_bytes(b"weights")
+    (folder / "weights.yaml").write_text("weights: best.ckpt\nbaseline: fail.json\n")
+    (folder / "link.json").symlink_to("pass.json")
+    os.mkfifo(folder / "pipe")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert main(command.split()) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["gate|", "gate|pass.json|", "gate|pass.json|--weights|", "gate|pass.json|--baseline| ", "gate|x|--policy|",
+     "gate|pass.json|--junit|", "gate|pass.json|--json|", "compare|pass.json|", "report|", "report|pass.json|-o|",
+     "check|os:getcwd|--ckpt|x|--out|"],
+)  # fmt: skip
+def test_an_empty_path_is_an_unset_variable_and_wrong_usage(command, folder, capsys):
+    assert main(command.split("|")) == 2
+    assert "the path is empty: is a variable unset?" in capsys.readouterr().err
+
+
 def test_names_from_a_file_cannot_forge_a_line_or_a_tag(folder, capsys):
     name = "x\n::error::forged \x1b[31m | <img src=x> \ud800"
     result = made({"gradcam": FAILING})
@@ -209,6 +254,17 @@ def test_an_unexpected_error_is_one_line_unless_asked(folder, monkeypatch, capsy
     monkeypatch.setenv("LIGHTNING_SANITY_DEBUG", "1")
     with pytest.raises(RuntimeError, match="a bug"):
         main(["gate", "pass.json"])
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("ending", [">&-", "2>&- >&-", ">/dev/full"])
+def test_an_output_that_takes_nothing_does_not_change_the_exit_code(ending, folder):
+    command = f"{sys.executable} -m lightning_sanity gate open.json {ending}"
+    package = str(Path(lightning_sanity.__file__).parent.parent)
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PYTHONPATH": package}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 @pytest.mark.slow  # a process of its own
