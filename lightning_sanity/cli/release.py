@@ -13,10 +13,11 @@ from typing import Any
 
 from lightning_sanity.cli.terminal import path, print_decision, say, table
 from lightning_sanity.release import decision as forms
+from lightning_sanity.release.finding import read
 from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
 from lightning_sanity.release.policy import Policy, read_policy
 from lightning_sanity.resources.files import check_outputs, write_whole
-from lightning_sanity.result.noninferiority import compare, incomparable
+from lightning_sanity.result.noninferiority import Change, compare, incomparable
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _GATE_EPILOG = """\
@@ -24,13 +25,14 @@ exit codes:
   0  every required method passed, and everything else that was asked for holds
   1  a method failed or became worse, the result is too old or about other weights, a required method was not
      measured, or there is no result at all: never ran is not a pass
-  2  wrong usage, or a file that exists but cannot be read (damaged, foreign, written by a newer version), or a
-     baseline, policy or checkpoint that is missing
-  3  nothing follows: a verdict is INCONCLUSIVE, a control came out wrong, the baseline has another probe, the test
-     had fewer trials or a laxer criterion than asked for
+  2  wrong usage, or a file that exists but cannot be read (damaged, foreign, written by a newer version,
+     contradicting itself), a baseline, policy or checkpoint that is missing, or results about different models
+  3  nothing follows: a verdict is INCONCLUSIVE or cannot be decided anew, a control came out wrong, the baseline has
+     another probe or is about these very weights, the test had fewer trials than asked for
 
-A threshold can be decided anew (--min-psi), for results hold the interval of every PSI. Whether maps carry signal
-cannot: a stricter alpha, max_dead_rate, min_separation or max_undefined_rate needs another test.
+Every verdict is decided anew from the numbers in the result; a word in it that they contradict makes it unreadable.
+--min-psi is the way out of a FAIL that a threshold caused, and of no other. A result never lowers the bar for itself:
+one that was measured with a laxer criterion than the default passes by the default, or by what is asked here.
 
 examples:
   lightning-sanity gate lightning_logs/version_3/sanity
@@ -64,7 +66,8 @@ def add_to(commands: Any) -> None:
         "compare",
         help="did a method get worse from A to B?",
         description="Compares two results on the same probe. Exits with 0 if no gated method of A is worse in B by "
-        "more than --max-drop with its whole 95 %% interval, 1 if one is, 3 if that cannot be told.",
+        "more than --max-drop with its whole 95 %% interval and every method that is new in B passes, 1 if one is "
+        "worse or fails, 3 if that cannot be told or one is gone.",
         epilog="example: lightning-sanity compare accepted.json candidate.json --max-drop 0.05",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -89,8 +92,8 @@ def _add_gate(commands: Any) -> None:
         nargs="+",
         type=path,
         metavar="RESULT.json|DIR",
-        help="all must pass; of a folder, latest.json counts, else the newest result, with --weights the newest one "
-        "about those weights",
+        help="all must pass, and be about one model; of a folder every file counts, of a callback's latest.json and "
+        "step=<n>.json the newest, with --weights the newest about those weights",
     )
     asked = parser.add_argument_group("what is asked for")
     asked.add_argument("--policy", type=path, metavar="FILE", help="YAML or TOML with any of the following")
@@ -101,6 +104,12 @@ def _add_gate(commands: Any) -> None:
     asked.add_argument("--weights", type=path, metavar="CKPT", help="the result must be about the weights in this file")
     asked.add_argument("--max-age", metavar="7d", help="oldest result accepted: a number and s, m, h, d or w")
     asked.add_argument("--baseline", type=path, metavar="B.json", help="result of an accepted model on the same probe")
+    asked.add_argument(
+        "--several-models",
+        action="store_true",
+        default=None,
+        help="results may be about several models, each of which must meet all of this",
+    )
     asked.add_argument("--max-drop", type=float, metavar="X", help="by which a PSI may fall below it (default: 0.1)")
     written = parser.add_argument_group("what is written")
     written.add_argument("--junit", type=path, metavar="FILE", help="JUnit XML, one test case per check")
@@ -177,9 +186,12 @@ def _report(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.max_drop <= 1:
         raise ValueError(f"--max-drop must be a number between 0 and 1, not {arguments.max_drop}")
-    reference, candidate = (SanityResult.from_json(path) for path in (arguments.reference, arguments.candidate))
+    reference, candidate = read(arguments.reference), read(arguments.candidate)
     gated = [name for name, verdict in reference.verdicts.items() if verdict.gated]
     changes = {name: compare(reference, candidate, name, arguments.max_drop) for name in gated}
+    for name, verdict in candidate.verdicts.items():
+        if verdict.gated and name not in changes:
+            changes[name] = Change(verdict.outcome, f"new in the second result: {verdict.reason}")
     rows = []
     for name, change in changes.items():
         moved = f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from lightning_sanity.attribution.method import Method
 from lightning_sanity.explanation.measurements import evidence_of
 from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.result import evidence
 from lightning_sanity.result.controls import validated, wrong_control
 from lightning_sanity.result.sanity_result import Coverage, Outcome, Verdict
 from lightning_sanity.result.verdict import Criterion, is_open, judge
@@ -43,14 +44,9 @@ def undecided(walk: Walk, gated: Set[str], criterion: Criterion) -> list[str]:
 
 def nothing_changed(walk: Walk, coverage: Coverage, order: str) -> str | None:
     """Why nothing can be concluded from this walk, whatever the maps say."""
-    if coverage.kept:
-        return f"these parameters kept their trained values: {', '.join(coverage.kept[:5])}"
-    if not walk.finite:
+    if not coverage.kept and not walk.finite:
         return "the trained model's output holds NaN or infinity"
-    last = walk.correlation[:, -1]
-    if order != "independent" and bool((last > 0.999).any()):
-        return "the model's output did not change although its parameters did: they do not determine the prediction"
-    return None
+    return evidence.nothing_changed(coverage, walk.correlation, order)
 
 
 def _degenerate(walk: Walk) -> str | None:

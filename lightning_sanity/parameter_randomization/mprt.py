@@ -16,6 +16,7 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.explanation.measurements import grounds_of
 from lightning_sanity.explanation.measures import suited, support_in
 from lightning_sanity.explanation.options import METHODS, spelled_out
 from lightning_sanity.explanation.preparation import (
@@ -54,7 +55,15 @@ from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
 from lightning_sanity.result.controls import CONTROLS
-from lightning_sanity.result.sanity_result import Coverage, Curve, Outcome, OutputChange, Pictures, SanityResult
+from lightning_sanity.result.sanity_result import (
+    Coverage,
+    Curve,
+    Grounds,
+    Outcome,
+    OutputChange,
+    Pictures,
+    SanityResult,
+)
 from lightning_sanity.result.verdict import Criterion
 from lightning_sanity.similarity import Similarity
 
@@ -297,7 +306,15 @@ def _judged(
     diagnosed = diagnose(walk.tracks, gated, given["diagnostics"])
     if "dependence" in given["diagnostics"]:
         verdicts |= {name: replace(verdicts[name], p_dependence=row["p_dependence"]) for name, row in diagnosed.items()}
-    return {"verdicts": verdicts, "valid": valid, "validity": validity, "diagnostics": diagnosed}
+    grounds = {name: grounds_of(track, trivial, ready.half) for name, track in walk.tracks.items()}
+    grounds |= {name: Grounds(trivial=reason) for name, reason in ready.refused.items()}
+    return {
+        "verdicts": verdicts,
+        "valid": valid,
+        "validity": validity,
+        "diagnostics": diagnosed,
+        "grounds": grounds,
+    }
 
 
 def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...]) -> Pictures | None:

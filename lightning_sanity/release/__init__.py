@@ -1,6 +1,7 @@
 """May these weights go out? Files and policies in, one decision out; knows no test.
 
 gating.py      the gate: results and a policy in, a decision out
+finding.py     which results count, of files and folders
 policy.py      what a release asks of a result
 decision.py    a decision as JSON, JUnit XML and Markdown
 registries.py  mark a version in MLflow's or W&B's registry if the gate let it pass

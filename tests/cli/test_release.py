@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_results import FAILING, OPEN, PASSING, made
+from made_results import FAILING, OPEN, PASSING, made, void
 
 import lightning_sanity
 from lightning_sanity import SanityResult
@@ -23,12 +23,12 @@ def kinds(tmp_path_factory):
     path = tmp_path_factory.mktemp("kinds")
     made().to_json(path / "pass.json")
     made({"gradcam": PASSING, "lime": FAILING}).to_json(path / "fail.json")
-    made({"gradcam": OPEN}).to_json(path / "open.json")
-    made(valid=False, validity="the control 'random' passed").to_json(path / "invalid.json")
-    made(probe_digest="b" * 64).to_json(path / "other_probe.json")
+    made({"gradcam": OPEN}, weights_digest="0" * 64).to_json(path / "open.json")
+    void(made(), "the control 'random' passed").to_json(path / "invalid.json")
+    made(probe_digest="b" * 64, weights_digest="b" * 64).to_json(path / "other_probe.json")
     (path / "damaged.json").write_text((path / "pass.json").read_text()[:-100])
     (path / "foreign.json").write_text('{"name": "package"}')
-    newer = json.loads((path / "pass.json").read_text()) | {"version": 2}
+    newer = json.loads((path / "pass.json").read_text()) | {"version": 3}
     (path / "newer.json").write_text(json.dumps(newer))
     (path / "policy.yaml").write_text("require: [gradcam]\nmin_trials: 20\n")
     (path / "empty").mkdir()
@@ -55,7 +55,7 @@ def folder(kinds, tmp_path, monkeypatch):
         ("gate empty", 1, "FAIL: result: there is no result in 'empty': never ran is not a pass"),
         ("gate damaged.json", 2, "'damaged.json' is not JSON"),
         ("gate foreign.json", 2, "not a lightning_sanity result"),
-        ("gate newer.json", 2, "result has schema version 2; this library reads up to 1: upgrade it"),
+        ("gate newer.json", 2, "result has schema version 3; this library reads up to 2: upgrade it"),
         ("gate pass.json fail.json", 1, "FAIL: lime"),
         ("gate fail.json --require gradcam", 0, "PASS"),
         ("gate pass.json --require gradcam,rise", 1, "FAIL: rise: required but not measured"),
@@ -179,7 +179,8 @@ def test_names_from_a_file_cannot_forge_a_line_or_a_tag(folder, capsys):
     result = made({"gradcam": FAILING})
     verdicts = {name: replace(result.verdicts["gradcam"], reason=f"because {name}")}
     curves = {(name, "spearman"): result.curves["gradcam", "spearman"]}
-    replace(result, verdicts=verdicts, curves=curves).to_json("forged.json")
+    settings, grounds = {**result.settings, "methods": [name], "controls": []}, {name: result.grounds["gradcam"]}
+    replace(result, verdicts=verdicts, curves=curves, settings=settings, grounds=grounds).to_json("forged.json")
     outputs = ["--junit", "gate.xml", "--github-summary=summary.md", "--json", "gate.json"]
     assert main(["gate", "forged.json", *outputs]) == 1
     printed = capsys.readouterr().out
@@ -236,19 +237,19 @@ def test_any_file_ends_in_an_exit_code(raw, cut, command, folder, capsys):
 
 
 def test_an_interrupt_is_an_exit_code_and_not_a_traceback(folder, monkeypatch, capsys):
-    def interrupted(path):
+    def interrupted(data):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SanityResult, "from_json", interrupted)
+    monkeypatch.setattr(SanityResult, "from_dict", interrupted)
     assert main(["gate", "pass.json"]) == 2
     assert capsys.readouterr().err == "lightning-sanity: interrupted\n"
 
 
 def test_an_unexpected_error_is_one_line_unless_asked(folder, monkeypatch, capsys):
-    def broken(path):
+    def broken(data):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(SanityResult, "from_json", broken)
+    monkeypatch.setattr(SanityResult, "from_dict", broken)
     assert main(["gate", "pass.json"]) == 2
     assert capsys.readouterr().err == "lightning-sanity: RuntimeError: a bug (LIGHTNING_SANITY_DEBUG=1 shows where)\n"
     monkeypatch.setenv("LIGHTNING_SANITY_DEBUG", "1")
