@@ -33,6 +33,7 @@ from lightning_sanity.explanation.request import Request, ask
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
+from lightning_sanity.model.digest import unsaved_buffers
 from lightning_sanity.model.graph import Graph
 from lightning_sanity.model.sharded import share_of
 from lightning_sanity.model.weights import own_class
@@ -137,6 +138,8 @@ def parameter_randomization_test(
     thinned = thinning_note(walk.thinned, max_seconds)
     coverage = ready.coverage(walk, thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
+    buffers = unsaved_buffers(model)
+    unsaved = {"unsaved_buffers": buffers} if buffers else {}
     return SanityResult(
         units=tuple(step[-1].name for step in walk.steps) if given["order"] != "full" else ("all units",),
         curves={
@@ -146,7 +149,7 @@ def parameter_randomization_test(
         },
         output_change=OutputChange(walk.agreement, walk.correlation, gradient_ratio_of(walk), walk.spread_ratio),
         coverage=coverage,
-        settings=_settings(walk, ready, given, gated) | {"model": own_class(model).__name__},
+        settings=_settings(walk, ready, given, gated) | {"model": own_class(model).__name__, **unsaved},
         weights_digest=digest,
         pictures=kept_pictures,
         trained_maps={

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from lightning_sanity.model.digest import PARTIAL
 from lightning_sanity.result import evidence
 from lightning_sanity.result import file as result_file
 from lightning_sanity.result.sanity_result import SanityResult
@@ -78,7 +79,7 @@ def find(path: Path, digests: Sequence[str]) -> tuple[list[Found], list[str]]:
     found: list[Found] = []
     others: list[str] = []
     for entries in series.values():
-        about = [entry for entry in entries if not digests or entry.weights in digests]
+        about = [entry for entry in entries if not digests or entry.weights in digests or _unknown(entry.weights)]
         found += _newest(about)
         others += [] if about else [str(entry.file) for entry in entries]
     if not found:
@@ -103,6 +104,11 @@ class _Entry:
     date: datetime | None
     step: int | None
     weights: Any
+
+
+def _unknown(weights: Any) -> bool:
+    """Whether a result may be about any weights, for its digest leaves something out."""
+    return isinstance(weights, str) and weights.startswith(PARTIAL)
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lightning_sanity._version import __version__
 from lightning_sanity.model import checkpoint
+from lightning_sanity.model.digest import PARTIAL
 from lightning_sanity.release.finding import NEVER_RAN, Found, consistent, created, find, models, read
 from lightning_sanity.release.policy import Policy, duration
 from lightning_sanity.result.evidence import (
@@ -135,6 +136,11 @@ def gate(results: Given | Sequence[Given], policy: Policy | None = None, *, now:
         if others:
             reason = f"left out, for they are about other weights: {', '.join(others[:5])}"
             checks.append(Check("other results", Outcome.PASS, reason, str(item)))
+    if digests and any(each.result.weights_digest.startswith(PARTIAL) for each in found):
+        raise ValueError(
+            "a result is about weights that could not be told whole (an object as extra state, say), so that they "
+            "cannot be compared with a checkpoint: return plain values and tensors from get_extra_state()"
+        )
     by_model = models(each.result for each in found)
     if len(by_model) > 1 and not digests and not policy.several_models:
         raise ValueError(_several(found))
@@ -186,10 +192,11 @@ def _decide(
     if policy.max_age is not None:
         yield _age(result, duration(policy.max_age), now or datetime.now(timezone.utc))
     criterion = criterion_for(result, policy)
-    verdicts = {name: _standing(result, name, judged) for name, judged in _judged(result, criterion).items()}
+    anew, by_its_own = judged_anew(result, criterion), judged_anew(result)
+    verdicts = {name: _standing(result, name, anew.get(name), by_its_own.get(name)) for name in result.verdicts}
     names = [name for name in policy.require or _gated(verdicts) if name in verdicts]
     yield from _size(result, names, policy)
-    problem = _problem(result, verdicts, criterion)
+    problem = _problem(result, anew, criterion)
     if problem is not None:
         yield Check("validity", Outcome.INCONCLUSIVE, problem)
     for name in names:
@@ -201,23 +208,17 @@ def _decide(
         yield from _against(baseline, result, policy.require or tuple(names), policy)
 
 
-def _judged(result: SanityResult, criterion: Criterion) -> dict[str, Verdict | None]:
-    anew = judged_anew(result, criterion)
-    return {name: anew.get(name) for name in result.verdicts}
-
-
-def _standing(result: SanityResult, name: str, anew: Verdict | None) -> Verdict:
+def _standing(result: SanityResult, name: str, anew: Verdict | None, by_its_own: Verdict | None) -> Verdict:
     """The verdict decided anew, or the stored one where something else than a threshold decided it and was stricter."""
     stored = result.verdicts[name]
-    if anew is None:
+    if anew is None or by_its_own is None:
         if not stored.passed:
             return stored
         reason = "the file does not hold what this verdict rests on, so that it cannot be decided anew: test again"
         return replace(stored, outcome=Outcome.INCONCLUSIVE, reason=reason)
-    by_its_own = judged_anew(result)[name].outcome
     of_another = result.environment.get("lightning-sanity") != __version__
     # What a baseline decided, or another version of the library, no threshold can undo.
-    if (stored.gated and "baseline" in result.settings and stored.outcome is not by_its_own) or of_another:
+    if (stored.gated and "baseline" in result.settings and stored.outcome is not by_its_own.outcome) or of_another:
         worst = min(stored.outcome, anew.outcome, key=_WORST_FIRST.index)
         return replace(anew, outcome=worst, reason=stored.reason if worst is not anew.outcome else anew.reason)
     return anew

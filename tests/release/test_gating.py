@@ -9,7 +9,6 @@ from made_results import FAILING, NOW, OPEN, PASSING, made, void
 from torch import nn
 
 from lightning_sanity import Criterion, Outcome, SanityResult
-from lightning_sanity.model.checkpoint import digests
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.release import Policy, gate, read_policy
 from lightning_sanity.release.policy import duration
@@ -268,48 +267,6 @@ def test_the_change_of_psi_is_the_difference_of_the_verdicts():
 def test_results_of_other_settings_are_not_compared():
     other = made(settings={**made().settings, "order": "independent"})
     assert "order was 'cascading' and is 'independent'" in compare(made(), other, "gradcam").reason
-
-
-# ----------------------------------------------------------------------------------------------------------- weights
-
-
-class Wrapper(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.model = inner
-
-
-@pytest.mark.parametrize(
-    "held",
-    [
-        lambda: model().state_dict(),
-        lambda: {"state_dict": model().state_dict(), "epoch": 3, "callbacks": {}},
-        lambda: {"state_dict": Wrapper(model()).state_dict()},
-        lambda: {f"model._orig_mod.{name}": value for name, value in model().state_dict().items()},
-    ],
-    ids=["plain", "lightning", "wrapped", "compiled"],
-)
-def test_a_checkpoint_is_recognised_by_the_digest_of_the_model(held, tmp_path):
-    torch.save(held(), tmp_path / "best.ckpt")
-    assert weights_digest(model()) in digests(tmp_path / "best.ckpt")
-    assert weights_digest(model(seed=1)) not in digests(tmp_path / "best.ckpt")
-
-
-def test_a_checkpoint_is_never_executed(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (pytest.fail, ("it was",))
-
-    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.ckpt")
-    with pytest.raises(ValueError, match="save the weights alone"):
-        digests(tmp_path / "bomb.ckpt")
-
-
-@pytest.mark.parametrize("raw", [b"", b"not a checkpoint", b"PK\x03\x04"])
-def test_a_file_that_is_no_checkpoint_is_refused(raw, tmp_path):
-    (tmp_path / "best.ckpt").write_bytes(raw)
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        digests(tmp_path / "best.ckpt")
 
 
 # ------------------------------------------------------------------------------------------------------------ policy
