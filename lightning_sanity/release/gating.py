@@ -192,7 +192,8 @@ def _decide(
     if policy.max_age is not None:
         yield _age(result, duration(policy.max_age), now or datetime.now(timezone.utc))
     criterion = criterion_for(result, policy)
-    anew, by_its_own = judged_anew(result, criterion), judged_anew(result)
+    anew = judged_anew(result, criterion)
+    by_its_own = anew if criterion == criterion_of(result) else judged_anew(result)
     verdicts = {name: _standing(result, name, anew.get(name), by_its_own.get(name)) for name in result.verdicts}
     names = [name for name in policy.require or _gated(verdicts) if name in verdicts]
     yield from _size(result, names, policy)

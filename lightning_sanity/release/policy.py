@@ -104,7 +104,10 @@ def duration(text: Any) -> timedelta:
 
 def shown(value: Any) -> str:
     """A value in an error message, cut to a few words however large it is."""
-    return reprlib.repr(value)
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of many thousand digits
+        return "a huge number"
 
 
 def read_policy(path: str | os.PathLike[str]) -> Policy:
@@ -150,6 +153,8 @@ def _yaml(text: str) -> Any:
                 raise ValueError(f"nested more than {_DEEPEST} deep")
         root = yaml.compose(text, yaml.SafeLoader)
         for key, _ in root.value if isinstance(root, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError("a key is no word")
             if key.value in keys:
                 raise ValueError(f"the key {shown(key.value)} stands there twice")
             keys.add(key.value)

@@ -139,8 +139,12 @@ def contradictions(result: SanityResult) -> Iterator[str]:
 
 def not_recomputable(result: SanityResult) -> tuple[str, ...]:
     """What a decision on this result takes on trust, each in a few words."""
-    judged = judged_anew(result)
-    trusted = [f"the verdict on {name}" for name in result.verdicts if name not in judged]
+    inputs = explained_inputs(result)
+    trusted = [
+        f"the verdict on {name}"
+        for name in result.verdicts
+        if name not in result.grounds and not (inputs and all(f"{name}[{key}]" in result.grounds for key in inputs))
+    ]
     trusted += [f"why {name} could not be measured" for name, g in result.grounds.items() if g.trivial is not None]
     if result.environment.get("lightning-sanity") != __version__:
         trusted.append("the stored verdicts, of another version of the library")

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -88,7 +89,7 @@ class Decoder:
     def record(self, kind: Any, data: Any, where: str, **known: Any) -> Any:
         """A dataclass from an object: unknown keys ignored, absent ones by their default, ``known`` fields as given."""
         _expect(isinstance(data, Mapping), where, "an object", data)
-        hints, given = get_type_hints(kind), dict(known)
+        hints, given = _hints(kind), dict(known)
         for field in fields(kind):
             if field.name in known:
                 continue
@@ -189,6 +190,9 @@ def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
         "dtype": str(array.dtype),
         "zlib": base64.b64encode(zlib.compress(array.tobytes())).decode("ascii"),
     }
+
+
+_hints = cache(get_type_hints)
 
 
 def _plain(kind: type, data: Any, where: str) -> Any:

@@ -27,6 +27,10 @@ def kinds(tmp_path_factory):
     void(made(), "the control 'random' passed").to_json(path / "invalid.json")
     made(probe_digest="b" * 64, weights_digest="b" * 64).to_json(path / "other_probe.json")
     (path / "damaged.json").write_text((path / "pass.json").read_text()[:-100])
+    made({"gradcam": PASSING, "rise": PASSING}).to_json(path / "more.json")
+    tampered = json.loads(made({"gradcam": FAILING}).to_json(path / "tampered.json").read_text())
+    tampered["verdicts"]["gradcam"]["outcome"] = "PASS"
+    (path / "tampered.json").write_text(json.dumps(tampered))
     (path / "foreign.json").write_text('{"name": "package"}')
     newer = json.loads((path / "pass.json").read_text()) | {"version": 3}
     (path / "newer.json").write_text(json.dumps(newer))
@@ -80,6 +84,12 @@ def folder(kinds, tmp_path, monkeypatch):
         ("compare open.json pass.json", 0, "PASS"),
         ("compare pass.json other_probe.json", 3, "INCONCLUSIVE: measured on another probe"),
         ("compare fail.json pass.json", 3, "INCONCLUSIVE: lime: the result does not hold it"),
+        ("compare pass.json fail.json", 1, "FAIL: lime: new in the second result: the map keeps too much"),
+        ("compare pass.json more.json", 0, "PASS: no method is worse"),
+        ("compare pass.json tampered.json", 2, "'tampered.json' contradicts itself: 'verdicts.gradcam."),
+        ("gate tampered.json", 2, "'tampered.json' contradicts itself: 'verdicts.gradcam.outcome' is PASS"),
+        ("gate pass.json other_probe.json", 2, "the results are about 2 models"),
+        ("gate pass.json other_probe.json --several-models", 0, "PASS"),
         ("compare pass.json nothing.json", 2, "nothing.json"),
         ("report damaged.json", 2, "'damaged.json' is not JSON"),
         ("check", 2, "check needs the checkpoint"),

@@ -235,7 +235,9 @@ def arguments(*values):
 
 PROGRAMS = {
     "reduce": program(OPEN, arguments(CANARY, text("w")), b"R"),
-    "reduce twice": program(b"cbuiltins\ngetattr\n", arguments(b"cos\nx\n", text("system")), b"R", arguments(CANARY), b"R"),
+    "reduce twice": program(
+        b"cbuiltins\ngetattr\n", arguments(b"cos\nx\n", text("system")), b"R", arguments(CANARY), b"R"
+    ),
     "system": program(b"cos\nsystem\n", arguments(text("touch canary")), b"R"),
     "instance": program(b"(", text("touch canary"), b"ios\nsystem\n"),
     "object": program(b"(cos\nsystem\n", text("touch canary"), b"o"),
