@@ -55,8 +55,8 @@ def consistent(result: SanityResult, source: str = "") -> SanityResult:
 def find(path: Path, digests: Sequence[str]) -> tuple[list[Found], list[str]]:
     """The results that count at a path, and files that were left out because they are about other weights.
 
-    Of a folder, and the folders in it, every series counts: the files ``latest.json`` and ``step=<n>.json`` of one
-    callback are one, by their newest; any other file is one of its own.
+    Of a folder every series counts: the files ``latest.json`` and ``step=<n>.json`` of one callback, there or in a
+    folder in it, are one, by their newest; any other file is one of its own.
 
     Args:
         path: Of a file or a folder.
@@ -112,8 +112,12 @@ def _unknown(weights: Any) -> bool:
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
-    """Every result in a folder or one level below; other JSON files are none of our business, damaged results are."""
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+    """Every result in a folder; other JSON files are none of our business, damaged results are.
+
+    Of the folders in it, what a callback writes.
+    """
+    below = [path for path in folder.glob("*/*.json") if _OF_A_SERIES.search(path.name)]
+    for path in sorted([*folder.glob("*.json"), *below]):
         data = result_file.read(path)
         if isinstance(data, Mapping) and data.get("schema") == result_file.SCHEMA:
             step = data["step"] if type(data.get("step")) is int else None

@@ -126,7 +126,7 @@ def contradictions(result: SanityResult) -> Iterator[str]:
         stored = result.verdicts[name]
         may_be = {expected.outcome}
         if not result.valid and stored.gated:
-            may_be = {Outcome.INCONCLUSIVE}
+            may_be = set(Outcome) if explained_inputs(result) else {Outcome.INCONCLUSIVE}
         elif expected.passed and stored.gated and "baseline" in result.settings:
             may_be = set(Outcome)  # it may have been worse than the baseline, which is not in the file
         if stored.outcome not in may_be:
@@ -227,7 +227,7 @@ def _of_names(result: SanityResult) -> Iterator[str]:
 
 def _of_validity(result: SanityResult) -> Iterator[str]:
     """Nothing is concluded from a run in which nothing changed, or that is not valid."""
-    if not result.valid:
+    if not result.valid and not explained_inputs(result):  # of several inputs, one alone may void the run
         for name, verdict in result.verdicts.items():
             if verdict.gated and verdict.outcome is not Outcome.INCONCLUSIVE:
                 yield f"'valid' is false, but 'verdicts.{name}.outcome' is {verdict.outcome.value}"
