@@ -16,8 +16,9 @@ from lightning_sanity.release import decision as forms
 from lightning_sanity.release.finding import read
 from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
 from lightning_sanity.release.policy import Policy, read_policy
+from lightning_sanity.release.record import statement
 from lightning_sanity.resources.files import check_outputs, write_whole
-from lightning_sanity.result.noninferiority import Change, compare, incomparable
+from lightning_sanity.result.noninferiority import Difference, compare, incomparable
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _GATE_EPILOG = """\
@@ -114,6 +115,7 @@ def _add_gate(commands: Any) -> None:
     written = parser.add_argument_group("what is written")
     written.add_argument("--junit", type=path, metavar="FILE", help="JUnit XML, one test case per check")
     written.add_argument("--json", type=path, metavar="FILE", help="the decision")
+    written.add_argument("--record", type=path, metavar="FILE", help="an in-toto Statement, as signing tools take it")
     written.add_argument(
         "--github-summary",
         nargs="?",
@@ -127,7 +129,7 @@ def _add_gate(commands: Any) -> None:
 def _gate(arguments: argparse.Namespace) -> int:
     summary = _summary_file(arguments.github_summary)
     policy = _policy(arguments)
-    files = {"--junit": arguments.junit, "--json": arguments.json}
+    files = {"--junit": arguments.junit, "--json": arguments.json, "--record": arguments.record}
     read = [given for given in (*arguments.results, arguments.policy, policy.weights, policy.baseline) if given]
     check_outputs({**files, "--github-summary": summary}, read)
     try:
@@ -141,6 +143,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         write_whole(arguments.junit, forms.junit(decision))
     if arguments.json is not None:
         write_whole(arguments.json, json.dumps(forms.to_dict(decision), indent=1) + "\n")
+    if arguments.record is not None:
+        write_whole(arguments.record, json.dumps(statement(decision, policy), indent=1) + "\n")
     if summary is not None:
         with summary.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(forms.markdown(decision))
@@ -171,7 +175,7 @@ def _policy(arguments: argparse.Namespace) -> Policy:
 def _report(arguments: argparse.Namespace) -> int:
     page = arguments.output or (Path("report.html") if arguments.markdown is None else None)
     check_outputs({"--output": page, "--markdown": arguments.markdown}, [arguments.result])
-    result = SanityResult.from_json(arguments.result)
+    result = read(arguments.result)
     if page is not None:
         result.to_html(page)
         say(f"wrote {forms.one_line(str(page))}")
@@ -191,7 +195,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     changes = {name: compare(reference, candidate, name, arguments.max_drop) for name in gated}
     for name, verdict in candidate.verdicts.items():
         if verdict.gated and name not in changes:
-            changes[name] = Change(verdict.outcome, f"new in the second result: {verdict.reason}")
+            changes[name] = Difference(verdict.outcome, f"new in the second result: {verdict.reason}")
     rows = []
     for name, change in changes.items():
         moved = f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"

@@ -33,6 +33,7 @@ def to_dict(decision: Decision) -> dict[str, Any]:
         "exit_code": decision.exit_code,
         "reason": decision.reason,
         "weights_digests": list(decision.weights_digests),
+        "taken_on_trust": list(decision.trusted),
         "checks": [
             {
                 "name": check.name,

@@ -61,18 +61,47 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A result and what the gate makes of it.
+
+    Attributes:
+        source: File of the result; empty if it came from memory.
+        result: As it was read.
+        criterion: By which it was judged here.
+        verdicts: Decided anew; what a threshold did not decide, as it stood.
+        problem: Why no verdict stands, if so.
+        trusted: What could not be decided anew, each in a few words.
+    """
+
+    source: str
+    result: SanityResult
+    criterion: Criterion
+    verdicts: Mapping[str, Verdict]
+    problem: str | None
+    trusted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Decision:
     """What the gate says.
 
     Attributes:
         checks: All that was looked at; the worst decides, FAIL before INCONCLUSIVE before PASS.
-        weights_digests: Of the results that were judged.
-        trusted: What could not be decided anew, of all results.
+        judged: The results that count.
     """
 
     checks: tuple[Check, ...]
-    weights_digests: tuple[str, ...] = ()
-    trusted: tuple[str, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+    @property
+    def weights_digests(self) -> tuple[str, ...]:
+        """Of the results that were judged."""
+        return tuple(each.result.weights_digest for each in self.judged)
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """What could not be decided anew, of all results."""
+        return tuple(dict.fromkeys(words for each in self.judged for words in each.trusted))
 
     @property
     def outcome(self) -> Outcome:
@@ -144,12 +173,12 @@ def gate(results: Given | Sequence[Given], policy: Policy | None = None, *, now:
     by_model = models(each.result for each in found)
     if len(by_model) > 1 and not digests and not policy.several_models:
         raise ValueError(_several(found))
-    for each in found:
-        checks += [replace(check, source=each.source) for check in _decide(each.result, policy, digests, baseline, now)]
+    judged = tuple(_judge(each, policy) for each in found)
+    for one in judged:
+        checks += [replace(check, source=one.source) for check in _decide(one, policy, digests, baseline, now)]
     for about in by_model.values():
         checks += _missing(about, policy)
-    trusted = dict.fromkeys(words for each in found for words in not_recomputable(each.result))
-    return Decision(tuple(checks), tuple(each.result.weights_digest for each in found), tuple(trusted))
+    return Decision(tuple(checks), judged)
 
 
 def criterion_for(result: SanityResult, policy: Policy) -> Criterion:
@@ -179,25 +208,32 @@ def _several(found: Sequence[Found]) -> str:
 # ------------------------------------------------------------------------------------------------------------- deciding
 
 
+def _judge(found: Found, policy: Policy) -> Judged:
+    result = found.result
+    criterion = criterion_for(result, policy)
+    anew = judged_anew(result, criterion)
+    by_its_own = anew if criterion == criterion_of(result) else judged_anew(result)
+    verdicts = {name: _standing(result, name, anew.get(name), by_its_own.get(name)) for name in result.verdicts}
+    return Judged(
+        found.source, result, criterion, verdicts, _problem(result, anew, criterion), not_recomputable(result)
+    )
+
+
 def _decide(
-    result: SanityResult,
+    judged: Judged,
     policy: Policy,
     digests: Sequence[str],
     baseline: SanityResult | None,
     now: datetime | None,
 ) -> Iterator[Check]:
     """All checks of one result; required methods that it lacks are left to ``_missing``."""
+    result, verdicts, problem = judged.result, judged.verdicts, judged.problem
     if digests:
         yield _about(result, digests)
     if policy.max_age is not None:
         yield _age(result, duration(policy.max_age), now or datetime.now(timezone.utc))
-    criterion = criterion_for(result, policy)
-    anew = judged_anew(result, criterion)
-    by_its_own = anew if criterion == criterion_of(result) else judged_anew(result)
-    verdicts = {name: _standing(result, name, anew.get(name), by_its_own.get(name)) for name in result.verdicts}
     names = [name for name in policy.require or _gated(verdicts) if name in verdicts]
     yield from _size(result, names, policy)
-    problem = _problem(result, anew, criterion)
     if problem is not None:
         yield Check("validity", Outcome.INCONCLUSIVE, problem)
     for name in names:
