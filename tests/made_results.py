@@ -1,15 +1,23 @@
 """Results made of drawn similarities and judged as real ones are: quick, and as good or bad as a test needs."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 
 import torch
 
-from lightning_sanity.result import Coverage, Criterion, Curve, OutputChange, SanityResult, UnitCoverage
+import lightning_sanity
+from lightning_sanity.result import Coverage, Criterion, Curve, Grounds, OutputChange, SanityResult, UnitCoverage
+from lightning_sanity.result.controls import validated
 from lightning_sanity.result.verdict import Evidence, judge
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
 PASSING, FAILING, OPEN = 0.1, 0.9, 0.415  # mean similarity to the trained model's map
+
+
+def void(result, reason):
+    """The result if something were wrong with its run."""
+    verdicts, valid, validity = validated(result.verdicts, reason)
+    return replace(result, verdicts=verdicts, valid=valid, validity=validity)
 
 
 def made(similarity=None, *, controls=True, criterion=None, trials=6, samples=24, spread=0.05, **changes):
@@ -22,15 +30,16 @@ def made(similarity=None, *, controls=True, criterion=None, trials=6, samples=24
         return mean + width * torch.randn(*shape, generator=rng)
 
     wanted = {**similarity, **({"gradient": 0.15, "edge_detector": 1.0, "random": 0.0} if controls else {})}
-    curves, verdicts = {}, {}
+    curves, verdicts, grounds = {}, {}, {}
     for name, mean in wanted.items():
         width = 0.0 if name == "edge_detector" else spread
         values, floor = about(mean, trials, 3, samples, width=width), about(0.1, trials, 3, samples, width=0.02)
         ceiling = torch.ones(1, samples)
         noise = about(0.9, 3, samples, width=0.02) if name != "random" else about(0.3, 3, samples)
         curves[name, "spearman"] = Curve(values, floor, ceiling)
+        grounds[name] = Grounds(noise, about(0.3, 9, samples))
         evidence = Evidence(
-            {"spearman": values}, {"spearman": floor}, {"spearman": ceiling}, noise, about(0.3, 9, samples), 0.0
+            {"spearman": values}, {"spearman": floor}, {"spearman": ceiling}, noise, grounds[name].cross, 0.0
         )
         verdicts[name] = judge(evidence, criterion, gated=name in similarity)
     given = {
@@ -48,16 +57,19 @@ def made(similarity=None, *, controls=True, criterion=None, trials=6, samples=24
         "validity": "every control came out as it must",
         "settings": {
             "test": "parameter_randomization",
+            "methods": list(similarity),
+            "controls": [name for name in wanted if name not in similarity],
             "order": "cascading",
             "trials": trials,
             "samples": samples,
             "criterion": asdict(criterion),
         },
-        "environment": {"torch": "2"},
+        "environment": {"torch": "2", "lightning-sanity": lightning_sanity.__version__},
         "weights_digest": "f" * 64,
         "probe_digest": "a" * 64,
         "step": 7,
         "seconds": 1.5,
         "created": NOW.isoformat(),
+        "grounds": grounds,
     }
     return SanityResult(**{**given, **changes})

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_sanity.model.clone import clone, state_digest, weights_digest
+from lightning_sanity.model.clone import clone, weights_digest
+from lightning_sanity.model.digest import state_digest
 from lightning_sanity.model.sharded import measured_in_place
 from lightning_sanity.model.weights import is_shard
 from lightning_sanity.resources.processes import Share, everyone

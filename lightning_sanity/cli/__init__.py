@@ -20,7 +20,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_sanity.cli import check, labels, release
-from lightning_sanity.cli.terminal import complain, say
+from lightning_sanity.cli.terminal import complain, folder, say
 from lightning_sanity.model.clone import CloneError
 from lightning_sanity.randomization.strategies import RandomizationError
 
@@ -45,8 +45,9 @@ def entry_point() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without some letter is no error
     code = main()
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None and not sys.stdout.closed:  # None: the process began without one
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
     sys.exit(code)
 
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "methods on it. Exits with 0 if every verdict agrees with the literature, 1 if one does not, 3 if the run is "
         "invalid.",
     )
-    demo.add_argument("--out", type=Path, default=Path("sanity_demo"), help="output folder (default: %(default)s)")
+    demo.add_argument("--out", type=folder, default=Path("sanity_demo"), help="output folder (default: %(default)s)")
     demo.add_argument("--epochs", type=int, default=8, help="training epochs (default: %(default)s)")
     demo.add_argument("--trials", type=int, default=10, help="trials of the final test (default: %(default)s)")
     demo.add_argument("--samples", type=int, default=32, help="images of the final test (default: %(default)s)")

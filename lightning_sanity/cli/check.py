@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_sanity.callback.sanity_callback import SaliencySanityCallback
 from lightning_sanity.cli.options import add_options, given_options
-from lightning_sanity.cli.terminal import print_decision, say
+from lightning_sanity.cli.terminal import folder, print_decision, say
 from lightning_sanity.explanation import probe
 from lightning_sanity.explanation.options import METHODS
 from lightning_sanity.model import checkpoint
@@ -26,6 +26,7 @@ from lightning_sanity.parameter_randomization.mprt import parameter_randomizatio
 from lightning_sanity.parameter_randomization.options import DEFAULTS, settled
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import gate
+from lightning_sanity.resources.files import check_outputs
 from lightning_sanity.result.sanity_result import SanityResult
 
 _TRIALS = 20
@@ -71,7 +72,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
     parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
     parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
-    parser.add_argument("--out", type=Path, default=Path("sanity"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=folder, default=Path("sanity"), metavar="DIR", help="default: %(default)s")
     test = parser.add_argument_group("the test, unless a callback in the configuration says")
     test.add_argument("--methods", metavar="A,B", help="default: gradient,gradcam,guided_backprop")
     test.add_argument("--samples", type=int, metavar="N", help="default: 64")
@@ -86,8 +87,11 @@ def _check(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"there is no checkpoint file '{arguments.ckpt}'")
     with current_folder_first():
         results = _by_configuration(arguments) if arguments.config else {"result": _by_factory(arguments)}
+    files = {name: arguments.out / f"{name}.json" for name in results}
+    read = [arguments.ckpt, *(arguments.config or ())]
+    check_outputs({f"--out, '{name}',": path for name, path in files.items()}, read)
     for name, result in results.items():
-        say(f"wrote {one_line(str(result.to_json(arguments.out / f'{name}.json')))}")
+        say(f"wrote {one_line(str(result.to_json(files[name])))}")
     decision = gate(list(results.values()))
     print_decision(decision)
     return decision.exit_code

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lightning_sanity.cli.check import current_folder_first, named
-from lightning_sanity.cli.terminal import print_decision, say
+from lightning_sanity.cli.terminal import folder, print_decision, say
 from lightning_sanity.data_randomization.experiment import random_label_experiment
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import gate
@@ -47,7 +47,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
     parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
     parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
-    parser.add_argument("--out", type=Path, default=Path("random_labels"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=folder, default=Path("random_labels"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--methods", default="gradient,gradcam,guided_backprop", metavar="A,B", help="%(default)s")
     parser.add_argument("--models", type=int, default=3, metavar="N", help="of each kind (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=64, metavar="N", help="explained (default: %(default)s)")

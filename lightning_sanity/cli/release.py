@@ -11,11 +11,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_sanity.cli.terminal import print_decision, say, table
+from lightning_sanity.cli.terminal import path, print_decision, say, table
 from lightning_sanity.release import decision as forms
+from lightning_sanity.release.finding import read
 from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
 from lightning_sanity.release.policy import Policy, read_policy
-from lightning_sanity.result.noninferiority import compare, incomparable
+from lightning_sanity.release.record import statement
+from lightning_sanity.resources.files import check_outputs, write_whole
+from lightning_sanity.result.noninferiority import Difference, compare, incomparable
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _GATE_EPILOG = """\
@@ -23,13 +26,14 @@ exit codes:
   0  every required method passed, and everything else that was asked for holds
   1  a method failed or became worse, the result is too old or about other weights, a required method was not
      measured, or there is no result at all: never ran is not a pass
-  2  wrong usage, or a file that exists but cannot be read (damaged, foreign, written by a newer version), or a
-     baseline, policy or checkpoint that is missing
-  3  nothing follows: a verdict is INCONCLUSIVE, a control came out wrong, the baseline has another probe, the test
-     had fewer trials or a laxer criterion than asked for
+  2  wrong usage, or a file that exists but cannot be read (damaged, foreign, written by a newer version,
+     contradicting itself), a baseline, policy or checkpoint that is missing, or results about different models
+  3  nothing follows: a verdict is INCONCLUSIVE or cannot be decided anew, a control came out wrong, the baseline has
+     another probe or is about these very weights, the test had fewer trials than asked for
 
-A threshold can be decided anew (--min-psi), for results hold the interval of every PSI. Whether maps carry signal
-cannot: a stricter alpha, max_dead_rate, min_separation or max_undefined_rate needs another test.
+Every verdict is decided anew from the numbers in the result; a word in it that they contradict makes it unreadable.
+--min-psi is the way out of a FAIL that a threshold caused, and of no other. A result never lowers the bar for itself:
+one that was measured with a laxer criterion than the default passes by the default, or by what is asked here.
 
 examples:
   lightning-sanity gate lightning_logs/version_3/sanity
@@ -55,21 +59,22 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    page.add_argument("result", type=Path, metavar="RESULT.json")
-    page.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html)")
-    page.add_argument("--markdown", type=Path, metavar="FILE", help="a summary in Markdown")
+    page.add_argument("result", type=path, metavar="RESULT.json")
+    page.add_argument("-o", "--output", type=path, metavar="FILE", help="the page (default: report.html)")
+    page.add_argument("--markdown", type=path, metavar="FILE", help="a summary in Markdown")
     page.set_defaults(run=_report)
     pair = commands.add_parser(
         "compare",
         help="did a method get worse from A to B?",
         description="Compares two results on the same probe. Exits with 0 if no gated method of A is worse in B by "
-        "more than --max-drop with its whole 95 %% interval, 1 if one is, 3 if that cannot be told.",
+        "more than --max-drop with its whole 95 %% interval and every method that is new in B passes, 1 if one is "
+        "worse or fails, 3 if that cannot be told or one is gone.",
         epilog="example: lightning-sanity compare accepted.json candidate.json --max-drop 0.05",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    pair.add_argument("reference", type=Path, metavar="A.json", help="of the model that was accepted")
-    pair.add_argument("candidate", type=Path, metavar="B.json", help="of the new model")
+    pair.add_argument("reference", type=path, metavar="A.json", help="of the model that was accepted")
+    pair.add_argument("candidate", type=path, metavar="B.json", help="of the new model")
     pair.add_argument("--max-drop", type=float, default=0.1, metavar="X", help="in PSI (default: %(default)s)")
     pair.set_defaults(run=_compare)
 
@@ -86,24 +91,31 @@ def _add_gate(commands: Any) -> None:
     parser.add_argument(
         "results",
         nargs="+",
-        type=Path,
+        type=path,
         metavar="RESULT.json|DIR",
-        help="all must pass; of a folder, latest.json counts, else the newest result, with --weights the newest one "
-        "about those weights",
+        help="all must pass, and be about one model; of a folder every file counts, of a callback's latest.json and "
+        "step=<n>.json the newest, with --weights the newest about those weights",
     )
     asked = parser.add_argument_group("what is asked for")
-    asked.add_argument("--policy", type=Path, metavar="FILE", help="YAML or TOML with any of the following")
+    asked.add_argument("--policy", type=path, metavar="FILE", help="YAML or TOML with any of the following")
     asked.add_argument("--require", metavar="A,B", help="methods that must pass (default: all but controls)")
     asked.add_argument("--min-psi", type=float, metavar="X", help="decide anew by this threshold")
     asked.add_argument("--min-trials", type=int, metavar="N", help="the test must have had so many")
     asked.add_argument("--min-samples", type=int, metavar="N", help="the test must have had so many")
-    asked.add_argument("--weights", type=Path, metavar="CKPT", help="the result must be about the weights in this file")
+    asked.add_argument("--weights", type=path, metavar="CKPT", help="the result must be about the weights in this file")
     asked.add_argument("--max-age", metavar="7d", help="oldest result accepted: a number and s, m, h, d or w")
-    asked.add_argument("--baseline", type=Path, metavar="B.json", help="result of an accepted model on the same probe")
+    asked.add_argument("--baseline", type=path, metavar="B.json", help="result of an accepted model on the same probe")
+    asked.add_argument(
+        "--several-models",
+        action="store_true",
+        default=None,
+        help="results may be about several models, each of which must meet all of this",
+    )
     asked.add_argument("--max-drop", type=float, metavar="X", help="by which a PSI may fall below it (default: 0.1)")
     written = parser.add_argument_group("what is written")
-    written.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML, one test case per check")
-    written.add_argument("--json", type=Path, metavar="FILE", help="the decision")
+    written.add_argument("--junit", type=path, metavar="FILE", help="JUnit XML, one test case per check")
+    written.add_argument("--json", type=path, metavar="FILE", help="the decision")
+    written.add_argument("--record", type=path, metavar="FILE", help="an in-toto Statement, as signing tools take it")
     written.add_argument(
         "--github-summary",
         nargs="?",
@@ -116,15 +128,23 @@ def _add_gate(commands: Any) -> None:
 
 def _gate(arguments: argparse.Namespace) -> int:
     summary = _summary_file(arguments.github_summary)
-    for path in (arguments.junit, arguments.json):
-        if path is not None:
-            path.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
-    decision = gate(arguments.results, _policy(arguments))
+    policy = _policy(arguments)
+    files = {"--junit": arguments.junit, "--json": arguments.json, "--record": arguments.record}
+    read = [given for given in (*arguments.results, arguments.policy, policy.weights, policy.baseline) if given]
+    check_outputs({**files, "--github-summary": summary}, read)
+    try:
+        decision = gate(arguments.results, policy)
+    except BaseException:
+        for stale in filter(None, files.values()):
+            stale.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
+        raise
     print_decision(decision)
     if arguments.junit is not None:
-        _write(arguments.junit, forms.junit(decision))
+        write_whole(arguments.junit, forms.junit(decision))
     if arguments.json is not None:
-        _write(arguments.json, json.dumps(forms.to_dict(decision), indent=1) + "\n")
+        write_whole(arguments.json, json.dumps(forms.to_dict(decision), indent=1) + "\n")
+    if arguments.record is not None:
+        write_whole(arguments.record, json.dumps(statement(decision, policy), indent=1) + "\n")
     if summary is not None:
         with summary.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(forms.markdown(decision))
@@ -152,22 +172,17 @@ def _policy(arguments: argparse.Namespace) -> Policy:
     return replace(policy, **given)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
 def _report(arguments: argparse.Namespace) -> int:
-    result = SanityResult.from_json(arguments.result)
-    if arguments.output is not None or arguments.markdown is None:
-        page = arguments.output or Path("report.html")
-        page.parent.mkdir(parents=True, exist_ok=True)
+    page = arguments.output or (Path("report.html") if arguments.markdown is None else None)
+    check_outputs({"--output": page, "--markdown": arguments.markdown}, [arguments.result])
+    result = read(arguments.result)
+    if page is not None:
         result.to_html(page)
         say(f"wrote {forms.one_line(str(page))}")
     if arguments.markdown is not None:
         from lightning_sanity.report.markdown import summary
 
-        _write(arguments.markdown, summary(result))
+        write_whole(arguments.markdown, summary(result))
         say(f"wrote {forms.one_line(str(arguments.markdown))}")
     return 0
 
@@ -175,9 +190,12 @@ def _report(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.max_drop <= 1:
         raise ValueError(f"--max-drop must be a number between 0 and 1, not {arguments.max_drop}")
-    reference, candidate = (SanityResult.from_json(path) for path in (arguments.reference, arguments.candidate))
+    reference, candidate = read(arguments.reference), read(arguments.candidate)
     gated = [name for name, verdict in reference.verdicts.items() if verdict.gated]
     changes = {name: compare(reference, candidate, name, arguments.max_drop) for name in gated}
+    for name, verdict in candidate.verdicts.items():
+        if verdict.gated and name not in changes:
+            changes[name] = Difference(verdict.outcome, f"new in the second result: {verdict.reason}")
     rows = []
     for name, change in changes.items():
         moved = f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"

@@ -1,11 +1,13 @@
-"""What the commands print: lines that cannot break, and tables that look good where someone looks."""
+"""What the commands take and print: paths, lines that cannot break, and tables that look good where someone looks."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import Check, Decision
@@ -13,11 +15,26 @@ from lightning_sanity.release.gating import Check, Decision
 _COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 
+def path(text: str) -> Path:
+    """A path from the command line; an empty one is an unset variable, and would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty: is a variable unset?")
+    return Path(text)
+
+
+def folder(text: str) -> Path:
+    """A folder from the command line that is there or can be made."""
+    found = path(text)
+    if found.exists() and not found.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is there and is no folder")
+    return found
+
+
 def say(text: str = "") -> None:
-    """Print to standard output. A reader that has gone away must not change what the exit code says."""
+    """Print to standard output. That nobody reads, or nothing can be written, must not change the exit code."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except (OSError, ValueError):  # ValueError: it was closed
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
 
 
@@ -25,7 +42,7 @@ def complain(text: str) -> None:
     """One line on standard error."""
     try:
         print(f"lightning-sanity: {one_line(text)}", file=sys.stderr)
-    except BrokenPipeError:
+    except (OSError, ValueError):
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # as above
 
 
@@ -44,7 +61,7 @@ def _named(check: Check, several: bool) -> str:
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows under headings: with rich on a terminal, in plain columns elsewhere and without rich."""
     cells = [[one_line(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():  # None: the process began without one
         try:
             return _rich(headings, cells)
         except ModuleNotFoundError:

@@ -2,7 +2,6 @@
 
 drt.py            the front door: models of both kinds in, result out
 comparison.py     explains all models with a method and compares their maps
-dri.py            the data randomization index, and the exchange of the kinds
 learned_labels.py did every model learn the labels it was given?
 experiment.py     trains both kinds of models and compares them
 datamodule.py     RandomLabelDataModule: any data, with labels that say nothing about the inputs

@@ -20,10 +20,16 @@ from typing_extensions import Unpack
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.data_randomization.comparison import Comparison
-from lightning_sanity.data_randomization.dri import label_permutation, label_sensitivity
 from lightning_sanity.data_randomization.learned_labels import Memorization
 from lightning_sanity.explanation.maps import Explanation
-from lightning_sanity.explanation.measurements import Track, agreement_of, correlation_of, evidence_of, spread_of
+from lightning_sanity.explanation.measurements import (
+    Track,
+    agreement_of,
+    correlation_of,
+    evidence_of,
+    grounds_of,
+    spread_of,
+)
 from lightning_sanity.explanation.measures import suited, support_in
 from lightning_sanity.explanation.options import DEFAULTS, METHODS, CommonOptions, check_common, known, spelled_out
 from lightning_sanity.explanation.preparation import (
@@ -42,9 +48,12 @@ from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
 from lightning_sanity.result.controls import CONTROLS, POSITIVE_CONTROL, validated, wrong_control
+from lightning_sanity.result.dri import judge_labels, label_permutation
+from lightning_sanity.result.evidence import unchecked
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
+    Grounds,
     Outcome,
     OutputChange,
     Pictures,
@@ -52,20 +61,11 @@ from lightning_sanity.result.sanity_result import (
     UnitCoverage,
     Verdict,
 )
-from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Wording, conclude
+from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence
 from lightning_sanity.similarity import Similarity
 
 STEP = "random labels"
 """The one unit of a result: what was changed."""
-
-LABELS = Wording(
-    index="DRI",
-    kept="the map keeps too much of itself when the labels were permuted",
-    changed="the map changes with the labels",
-    unit="models of each kind",
-    least=3,
-    too_few="too few models to tell labels from chance: {}; train three of each kind with different seeds",
-)
 
 _GRADIENT_FAILED = "which changes with the labels of any model that learned them: did the models learn theirs?"
 _SAME_PREDICTIONS = 1e-4  # level at which predictions of both kinds of models agree more than by chance
@@ -156,7 +156,7 @@ def data_randomization_test(
     wrong = unmet or ready.problem or alike or wrong_control(verdicts, _GRADIENT_FAILED)
     verdicts, valid, validity = validated(verdicts, wrong)
     if memorization is None:
-        verdicts = {name: _unchecked(verdict) for name, verdict in verdicts.items()}
+        verdicts = {name: unchecked(verdict) for name, verdict in verdicts.items()}
     return SanityResult(
         units=(STEP,),
         curves={
@@ -185,6 +185,8 @@ def data_randomization_test(
             "model": type(true[0]).__name__,
             "criterion": asdict(criterion),
         },
+        grounds={name: Grounds(trivial=reason) for name, reason in refused.items()}
+        | {name: grounds_of(track, ready.problem, ready.half) for name, track in tracks.items()},
         weights_digest=weights_digest(true[0]),
         **provenance(inputs, ready.device, started),
         pictures=kept_pictures,
@@ -333,30 +335,11 @@ def _judge(
     gated: bool,
     seed: int,
 ) -> Verdict:
-    if evidence.trivial is not None:
-        return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
-    found = {
-        name: label_sensitivity(
-            values, evidence.floor[name], evidence.ceiling[name], groups, absolute=name == SIGNED, seed=seed
-        )
-        for name, values in evidence.values.items()
-        if not bool(values.isnan().all())
-    }
-    # Where training again leaves no more likeness than chance does, permuting the labels cannot take any away.
-    telling = {name: each for name, each in found.items() if each.separation_low > 0}
-    flat = None if telling else "training again changes these maps as much as another image does: labels cannot be seen"
-    verdict = conclude(telling or found, evidence, criterion, LABELS, min(groups), flat, gated=gated)
-    if groups[0] < 2:
+    verdict = judge_labels(evidence, groups, criterion, gated=gated, seed=seed)
+    if groups[0] < 2 or evidence.trivial is not None:
         return verdict
     tables = [likeness[name].abs() if name == SIGNED else likeness[name] for name in evidence.values]
     return replace(verdict, p_dependence=label_permutation(torch.stack(tables).nanmean((0, 3)), groups[0]))
-
-
-def _unchecked(verdict: Verdict) -> Verdict:
-    if not verdict.passed:
-        return verdict
-    reason = f"whether the models learned their labels was not checked, pass memorization=; otherwise {verdict.reason}"
-    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason)
 
 
 def _alike(outputs: Tensor, groups: tuple[int, int]) -> str | None:

@@ -31,6 +31,7 @@ from lightning_sanity.data_randomization.learned_labels import (
 )
 from lightning_sanity.explanation import probe as probes
 from lightning_sanity.model.clone import evaluating, logits, weights_digest
+from lightning_sanity.resources.files import write_whole
 from lightning_sanity.resources.random_streams import isolated_rng, stream_seed
 from lightning_sanity.result.sanity_result import SanityResult
 
@@ -302,9 +303,7 @@ class _Recorder(pl.Callback):
                 independent_samples(self._counts["test"]),
                 chance(self._counts["train"], self._counts["test"]),
             )
-            partial = self.folder / f"{_RECORD}.partial"
-            partial.write_text(json.dumps(asdict(run)), encoding="utf-8")
-            partial.replace(self.folder / _RECORD)
+            write_whole(self.folder / _RECORD, json.dumps(asdict(run)))
         trainer.strategy.barrier()
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sanity.result.sanity_result import Grounds
 from lightning_sanity.result.verdict import HALF, MEASURES, SIGNED, Evidence
 from lightning_sanity.similarity import Similarity
 
@@ -189,3 +190,10 @@ def evidence_of(track: Track, problem: str | None, half: bool = False) -> Eviden
         problem or error,
         half,
     )
+
+
+def grounds_of(track: Track, problem: str | None, half: bool = False) -> Grounds:
+    """What a verdict rests on besides the curves, for the result; arguments as of ``evidence_of``."""
+    evidence = evidence_of(track, problem, half)
+    noise, cross = (None if table is None else table.float() for table in (evidence.noise, evidence.cross))
+    return Grounds(noise, cross, evidence.dead, track.unsigned, evidence.trivial, half)

@@ -8,8 +8,11 @@ constants.py   which of them are constant by nature
 caches.py      what a model keeps of its weights, emptied as they change
 clone.py       a live, detached copy of a module, and the proofs that it is one
 sharded.py     measuring in place where the weights are shards, of which no copy can be made
+digest.py      fingerprints of weights: all that a state_dict holds
 weights.py     the weights of a module, held whole or as shards; its own class
 checkpoint.py  the weights in a file, read without executing anything in it
+pickled.py     a pickle read as data: no import, no call
+archive.py     where things lie in zip archives and safetensors files
 """
 
 from lightning_sanity.model.clone import CloneError

@@ -8,9 +8,8 @@ save the trained weights at any moment. A copy can be dead, though: it may still
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_sanity.model.digest import state_digest
 from lightning_sanity.model.graph import first_tensor
-from lightning_sanity.model.weights import gathered, zeroed
+from lightning_sanity.model.weights import zeroed
 
 # Lightning writes compiled versions of these over the methods, closed over the module they were compiled for. A bound
 # method in their place is fine: deepcopy binds it to the copy.
@@ -204,33 +204,8 @@ def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor])
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a module's ``state_dict``."""
+    """SHA-256 over a module's ``state_dict``; see ``digest.state_digest``."""
     return state_digest(getattr(module, "_orig_mod", module).state_dict())
-
-
-def state_digest(state: Mapping[str, Any]) -> str:
-    """SHA-256 over names, types, shapes and bytes of a ``state_dict``, wherever its tensors lie.
-
-    A pruned weight counts as the product with its mask, which is what a checkpoint may hold in its place. Sharded
-    tensors count as the whole ones, for which every process must ask.
-    """
-    effective = dict(state)
-    for name in [name[: -len("_mask")] for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state]:
-        original, mask = effective.pop(f"{name}_orig"), effective.pop(f"{name}_mask")
-        effective[name] = gathered(mask).to(original.dtype) * gathered(original)
-    sha = hashlib.sha256()
-    for name, tensor in sorted(effective.items()):
-        sha.update(name.encode())
-        if isinstance(tensor, Tensor):
-            update_digest(sha, tensor)
-    return sha.hexdigest()
-
-
-def update_digest(sha: hashlib._Hash, tensor: Tensor) -> None:
-    """Feed type, shape and contents of a tensor, the same on every device and for shards of it."""
-    flat = gathered(tensor.detach()).cpu().contiguous().reshape(-1)
-    sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    sha.update(flat.view(torch.uint8).numpy().data)
 
 
 def logits(outputs: Any) -> Tensor:

@@ -8,6 +8,7 @@ from lightning_sanity.attribution.method import Method
 from lightning_sanity.explanation.measurements import evidence_of
 from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.result import evidence
 from lightning_sanity.result.controls import validated, wrong_control
 from lightning_sanity.result.sanity_result import Coverage, Outcome, Verdict
 from lightning_sanity.result.verdict import Criterion, is_open, judge
@@ -46,14 +47,9 @@ def nothing_changed(walk: Walk, coverage: Coverage, order: str, left: Leftovers)
     """Why nothing can be concluded from this walk, whatever the maps say."""
     if left.problem is not None:
         return left.problem
-    if coverage.kept:
-        return f"these parameters kept their trained values: {', '.join(coverage.kept[:5])}"
-    if not walk.finite:
+    if not coverage.kept and not walk.finite:
         return "the trained model's output holds NaN or infinity"
-    last = walk.correlation[:, -1]
-    if order != "independent" and bool((last > 0.999).any()):
-        return "the model's output did not change although its parameters did: they do not determine the prediction"
-    return None
+    return evidence.nothing_changed(coverage, walk.correlation, order)
 
 
 def _degenerate(walk: Walk) -> str | None:

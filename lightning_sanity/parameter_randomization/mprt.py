@@ -16,6 +16,7 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.explanation.measurements import grounds_of
 from lightning_sanity.explanation.measures import suited, support_in
 from lightning_sanity.explanation.options import METHODS, spelled_out
 from lightning_sanity.explanation.preparation import (
@@ -33,6 +34,7 @@ from lightning_sanity.explanation.request import Request, ask
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
+from lightning_sanity.model.digest import unsaved_buffers
 from lightning_sanity.model.graph import Graph
 from lightning_sanity.model.sharded import share_of
 from lightning_sanity.model.weights import own_class
@@ -56,7 +58,15 @@ from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
 from lightning_sanity.result.controls import CONTROLS
-from lightning_sanity.result.sanity_result import Coverage, Curve, Outcome, OutputChange, Pictures, SanityResult
+from lightning_sanity.result.sanity_result import (
+    Coverage,
+    Curve,
+    Grounds,
+    Outcome,
+    OutputChange,
+    Pictures,
+    SanityResult,
+)
 from lightning_sanity.result.verdict import Criterion
 from lightning_sanity.similarity import Similarity
 
@@ -130,6 +140,8 @@ def parameter_randomization_test(
     thinned = thinning_note(walk.thinned, max_seconds)
     coverage = ready.coverage(walk, given["order"], thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
+    buffers = unsaved_buffers(model)
+    unsaved = {"unsaved_buffers": buffers} if buffers else {}
     return SanityResult(
         units=tuple(step.name for step in coverage.units),
         curves={
@@ -139,7 +151,7 @@ def parameter_randomization_test(
         },
         output_change=OutputChange(walk.agreement, walk.correlation, gradient_ratio_of(walk), walk.spread_ratio),
         coverage=coverage,
-        settings=_settings(walk, ready, given, gated) | {"model": own_class(model).__name__},
+        settings=_settings(walk, ready, given, gated) | {"model": own_class(model).__name__, **unsaved},
         weights_digest=digest,
         pictures=kept_pictures,
         trained_maps={
@@ -307,7 +319,15 @@ def _judged(
     diagnosed = diagnose(walk.tracks, gated, given["diagnostics"])
     if "dependence" in given["diagnostics"]:
         verdicts |= {name: replace(verdicts[name], p_dependence=row["p_dependence"]) for name, row in diagnosed.items()}
-    return {"verdicts": verdicts, "valid": valid, "validity": validity, "diagnostics": diagnosed}
+    grounds = {name: grounds_of(track, trivial, ready.half) for name, track in walk.tracks.items()}
+    grounds |= {name: Grounds(trivial=reason) for name, reason in ready.refused.items()}
+    return {
+        "verdicts": verdicts,
+        "valid": valid,
+        "validity": validity,
+        "diagnostics": diagnosed,
+        "grounds": grounds,
+    }
 
 
 def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...]) -> Pictures | None:

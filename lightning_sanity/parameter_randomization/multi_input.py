@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,8 @@ from torch import nn
 
 from lightning_sanity.explanation.request import explainable
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
-from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
+from lightning_sanity.result.evidence import over_all
+from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 
 def multi_input_randomization_test(
@@ -79,23 +79,14 @@ def combined(results: Mapping[str, SanityResult]) -> SanityResult:
             for name, result in results.items()
             for method, maps in result.trained_maps.items()
         },
+        grounds={
+            f"{method}[{name}]": grounds
+            for name, result in results.items()
+            for method, grounds in result.grounds.items()
+        },
         diagnostics={
             f"{method}[{name}]": found
             for name, result in results.items()
             for method, found in result.diagnostics.items()
         },
     )
-
-
-def over_all(verdicts: Mapping[str, Verdict]) -> Verdict:
-    """The verdict over several inputs: the worst, with every input's outcome in the reason."""
-    ranks = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
-    worst = min(
-        verdicts,
-        key=lambda name: (
-            ranks.index(verdicts[name].outcome),
-            verdicts[name].psi if math.isfinite(verdicts[name].psi) else math.inf,
-        ),
-    )
-    outcomes = ", ".join(f"{name} {verdict.outcome.value}" for name, verdict in verdicts.items())
-    return replace(verdicts[worst], reason=f"{outcomes}; {worst}: {verdicts[worst].reason}")

@@ -1,8 +1,10 @@
 """May these weights go out? Files and policies in, one decision out; knows no test.
 
 gating.py      the gate: results and a policy in, a decision out
+finding.py     which results count, of files and folders
 policy.py      what a release asks of a result
 decision.py    a decision as JSON, JUnit XML and Markdown
+record.py      a decision and what it rests on, as an in-toto Statement; record.schema.json describes it
 registries.py  mark a version in MLflow's or W&B's registry if the gate let it pass
 """
 

@@ -11,16 +11,18 @@ from xml.etree import ElementTree
 from lightning_sanity.release.gating import Check, Decision
 from lightning_sanity.result.sanity_result import Outcome
 
+_LONGEST = 4000  # characters of a line
 _MARKS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "❓"}
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line, without the characters that steer terminals and parsers.
+    """``text`` on one line of bounded length, without the characters that steer terminals and parsers.
 
     Names and reasons come from files. A control character in one could forge a line of a build log, and XML cannot
     hold it at all.
     """
-    plain = " ".join(text.split())
+    plain = " ".join(text[: 4 * _LONGEST].split())
+    plain = plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn") else c for c in plain)
 
 
@@ -31,6 +33,7 @@ def to_dict(decision: Decision) -> dict[str, Any]:
         "exit_code": decision.exit_code,
         "reason": decision.reason,
         "weights_digests": list(decision.weights_digests),
+        "taken_on_trust": list(decision.trusted),
         "checks": [
             {
                 "name": check.name,

@@ -2,9 +2,11 @@
 
 Never ran is not a pass: without a result about the weights that are released, whatever else exists, the gate fails.
 
-What a gate can decide again from a stored result is the threshold, because the interval of every PSI is kept. What it
-cannot is whether maps carry signal: a stricter ``alpha``, ``max_dead_rate``, ``min_separation`` or
-``max_undefined_rate`` than the test was run with makes the decision INCONCLUSIVE, and a laxer one changes nothing.
+The gate judges numbers, not words: every verdict is decided anew from the curves and grounds of a result, by the
+policy's criterion. A result whose words contradict its numbers is unreadable. What cannot be decided anew (that a run
+is not valid, that a method became worse than a baseline) stands as it was stored, whatever the policy asks: a threshold
+is the way out of a FAIL that a threshold caused, and of no other. A verdict without grounds, as in files of version 1,
+can refuse and never pass.
 """
 
 from __future__ import annotations
@@ -12,24 +14,31 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
+from lightning_sanity._version import __version__
 from lightning_sanity.model import checkpoint
+from lightning_sanity.model.digest import PARTIAL
+from lightning_sanity.release.finding import NEVER_RAN, Found, consistent, created, find, models, read
 from lightning_sanity.release.policy import Policy, duration
-from lightning_sanity.result import file as result_file
-from lightning_sanity.result.controls import wrong_control
+from lightning_sanity.result.evidence import (
+    criterion_of,
+    explained_inputs,
+    judged_anew,
+    not_recomputable,
+    unsound_control,
+)
 from lightning_sanity.result.noninferiority import compare
 from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
-from lightning_sanity.result.verdict import informative
+from lightning_sanity.result.verdict import Criterion, informative
 
 Given = SanityResult | str | os.PathLike[str]
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
-NEVER_RAN = "never ran is not a pass"
-_GUARDS = {"alpha": -1, "max_dead_rate": -1, "min_separation": 1, "max_undefined_rate": -1}  # 1 where more is stricter
+_STRICTER = {"alpha": min, "max_dead_rate": min, "min_separation": max, "max_undefined_rate": min}
 _GRACE = timedelta(minutes=5)  # by which clocks may differ
+_WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 
 
 @dataclass(frozen=True)
@@ -52,23 +61,53 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A result and what the gate makes of it.
+
+    Attributes:
+        source: File of the result; empty if it came from memory.
+        result: As it was read.
+        criterion: By which it was judged here.
+        verdicts: Decided anew; what a threshold did not decide, as it stood.
+        problem: Why no verdict stands, if so.
+        trusted: What could not be decided anew, each in a few words.
+    """
+
+    source: str
+    result: SanityResult
+    criterion: Criterion
+    verdicts: Mapping[str, Verdict]
+    problem: str | None
+    trusted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Decision:
     """What the gate says.
 
     Attributes:
         checks: All that was looked at; the worst decides, FAIL before INCONCLUSIVE before PASS.
-        weights_digests: Of the results that were judged.
+        judged: The results that count.
     """
 
     checks: tuple[Check, ...]
-    weights_digests: tuple[str, ...] = ()
+    judged: tuple[Judged, ...] = ()
+
+    @property
+    def weights_digests(self) -> tuple[str, ...]:
+        """Of the results that were judged."""
+        return tuple(each.result.weights_digest for each in self.judged)
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """What could not be decided anew, of all results."""
+        return tuple(dict.fromkeys(words for each in self.judged for words in each.trusted))
 
     @property
     def outcome(self) -> Outcome:
         """The worst of all checks; FAIL if nothing was checked."""
         found = {check.outcome for check in self.checks}
-        worst_first = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
-        return next((outcome for outcome in worst_first if outcome in found), Outcome.FAIL)
+        return next((outcome for outcome in _WORST_FIRST if outcome in found), Outcome.FAIL)
 
     @property
     def passed(self) -> bool:
@@ -95,148 +134,179 @@ def gate(results: Given | Sequence[Given], policy: Policy | None = None, *, now:
     """Whether the weights may be released, as far as their saliency maps go.
 
     Args:
-        results: A result, the file of one, a folder, or several of these. Of a folder, ``latest.json`` counts, else
-            the newest result; with ``policy.weights``, the newest one about those weights. All that are given must
-            pass.
+        results: A result, the file of one, a folder, or several of these; see ``finding.find`` for what counts in a
+            folder. All that are given must pass, and be about one model unless ``policy.several_models``.
         policy: What is asked of them; every gated method must pass if None.
         now: For the age of a result; the clock's time if None.
 
     Raises:
-        ValueError: If a file is not a result or not a checkpoint.
+        ValueError: If a file is not a result or not a checkpoint, a result contradicts itself, or results are about
+            different models.
         OSError: If a file that exists, or that the policy names, cannot be read.
     """
     policy = policy or Policy()
     given = [results] if isinstance(results, (SanityResult, str, os.PathLike)) else list(results)
     digests = () if policy.weights is None else checkpoint.digests(policy.weights)
-    baseline = None if policy.baseline is None else SanityResult.from_json(policy.baseline)
-    found: list[tuple[str, SanityResult]] = []
+    baseline = None if policy.baseline is None else read(policy.baseline)
+    found: list[Found] = []
     checks: list[Check] = []
     for item in given:
         if isinstance(item, SanityResult):
-            found.append(("", item))
+            found.append(Found("", consistent(item)))
             continue
+        if not os.fspath(item).strip():
+            raise ValueError("the path of a result is empty: is a variable unset?")
         try:
-            found.append(_find(Path(item), digests))
+            counting, others = find(Path(item), digests)
         except LookupError as error:
             checks.append(Check("result", Outcome.FAIL, str(error.args[0]), str(item)))
-    for source, result in found:
-        checks += [replace(check, source=source) for check in _decide(result, policy, digests, baseline, now)]
-    checks += _missing([result for _, result in found], policy)
-    return Decision(tuple(checks), tuple(result.weights_digest for _, result in found))
+            continue
+        found += counting
+        if others:
+            reason = f"left out, for they are about other weights: {', '.join(others[:5])}"
+            checks.append(Check("other results", Outcome.PASS, reason, str(item)))
+    if digests and any(each.result.weights_digest.startswith(PARTIAL) for each in found):
+        raise ValueError(
+            "a result is about weights that could not be told whole (an object as extra state, say), so that they "
+            "cannot be compared with a checkpoint: return plain values and tensors from get_extra_state()"
+        )
+    by_model = models(each.result for each in found)
+    if len(by_model) > 1 and not digests and not policy.several_models:
+        raise ValueError(_several(found))
+    judged = tuple(_judge(each, policy) for each in found)
+    for one in judged:
+        checks += [replace(check, source=one.source) for check in _decide(one, policy, digests, baseline, now)]
+    for about in by_model.values():
+        checks += _missing(about, policy)
+    return Decision(tuple(checks), judged)
 
 
-def at_threshold(verdict: Verdict, min_psi: float, trials: int) -> Verdict:
-    """The verdict that another ``min_psi`` would have given; unchanged where the threshold had no say."""
-    if verdict.outcome is Outcome.INCONCLUSIVE and not math.isfinite(verdict.psi):
-        return verdict
-    low = {name: interval[1] for name, interval in verdict.psi_of.items()}
-    high = {name: interval[2] for name, interval in verdict.psi_of.items()}
-    interval = f"PSI {verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}] by {verdict.measure}"
-    failing = [name for name in high if high[name] < min_psi]
-    if failing:
-        name = min(failing, key=lambda key: verdict.psi_of[key][0])
-        psi = verdict.psi_of[name]
-        reason = f"PSI {psi[0]:.2f} [{psi[1]:.2f}, {psi[2]:.2f}] by {name} lies below {min_psi:g}"
-        return replace(verdict, outcome=Outcome.FAIL, reason=reason)
-    if trials < 2:
-        return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=f"one trial is not evidence: {interval}")
-    if low and all(value >= min_psi for value in low.values()):
-        return replace(verdict, outcome=Outcome.PASS, reason=f"{interval} is at least {min_psi:g}")
-    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=f"{interval} straddles {min_psi:g}")
+def criterion_for(result: SanityResult, policy: Policy) -> Criterion:
+    """What a method must show at the gate.
 
-
-# -------------------------------------------------------------------------------------------------------------- finding
-
-
-def _find(path: Path, digests: Sequence[str]) -> tuple[str, SanityResult]:
-    """The file that counts, and its result.
-
-    Raises:
-        LookupError: If there is none.
+    ``min_psi`` is the policy's. Where the policy does not say, and for everything else, the stricter counts of what the
+    result was measured by and what the policy, or else the library, asks: a result cannot lower the bar for itself.
     """
-    if not path.exists():
-        raise LookupError(f"there is no result at '{path}': {NEVER_RAN}")
-    if not path.is_dir():
-        return str(path), SanityResult.from_json(path)
-    latest = path / "latest.json"
-    if latest.is_file() and not digests:
-        return str(latest), SanityResult.from_json(latest)
-    candidates = list(_results_in(path))
-    if not candidates:
-        raise LookupError(f"there is no result in '{path}': {NEVER_RAN}")
-    if digests:
-        about = [(name, result) for name, result in candidates if result.weights_digest in digests]
-        if not about:
-            raise LookupError(f"none of the {len(candidates)} results in '{path}' is about these weights: {NEVER_RAN}")
-        candidates = about
-    return max(candidates, key=lambda found: (found[1].created, -1 if found[1].step is None else found[1].step))
+    measured, default = criterion_of(result), Criterion()
+    guards = {}
+    for name, stricter in _STRICTER.items():
+        asked = getattr(policy, name)
+        guards[name] = stricter(getattr(measured, name), getattr(default, name) if asked is None else asked)
+    min_psi = max(measured.min_psi, default.min_psi) if policy.min_psi is None else policy.min_psi
+    return Criterion(min_psi=min_psi, **guards)
 
 
-def _results_in(folder: Path) -> Iterator[tuple[str, SanityResult]]:
-    """Every result in a folder; other JSON files are none of our business, damaged results are."""
-    for path in sorted(folder.glob("*.json")):
-        data = result_file.read(path)
-        if isinstance(data, Mapping) and data.get("schema") == result_file.SCHEMA:
-            try:
-                yield str(path), SanityResult.from_dict(data)
-            except ValueError as error:
-                raise ValueError(f"'{path}': {error}") from error
+def _several(found: Sequence[Found]) -> str:
+    digests = {each.result.weights_digest: each.source or "a result from memory" for each in found}
+    about = "; ".join(f"{source} about {digest[:12]}" for digest, source in list(digests.items())[:3])
+    return (
+        f"the results are about {max(len(digests), 2)} models ({about}): name the one that is released by its weights, "
+        "or ask for several models"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- deciding
 
 
+def _judge(found: Found, policy: Policy) -> Judged:
+    result = found.result
+    criterion = criterion_for(result, policy)
+    anew = judged_anew(result, criterion)
+    by_its_own = anew if criterion == criterion_of(result) else judged_anew(result)
+    verdicts = {name: _standing(result, name, anew.get(name), by_its_own.get(name)) for name in result.verdicts}
+    return Judged(
+        found.source, result, criterion, verdicts, _problem(result, anew, criterion), not_recomputable(result)
+    )
+
+
 def _decide(
-    result: SanityResult,
+    judged: Judged,
     policy: Policy,
     digests: Sequence[str],
     baseline: SanityResult | None,
     now: datetime | None,
 ) -> Iterator[Check]:
     """All checks of one result; required methods that it lacks are left to ``_missing``."""
+    result, verdicts, problem = judged.result, judged.verdicts, judged.problem
     if digests:
         yield _about(result, digests)
     if policy.max_age is not None:
         yield _age(result, duration(policy.max_age), now or datetime.now(timezone.utc))
-    yield from _evidence(result, policy)
-    verdicts, problem = _judged(result, policy)
+    names = [name for name in policy.require or _gated(verdicts) if name in verdicts]
+    yield from _size(result, names, policy)
     if problem is not None:
         yield Check("validity", Outcome.INCONCLUSIVE, problem)
-    names = policy.require or tuple(name for name, verdict in verdicts.items() if verdict.gated)
     for name in names:
-        if name not in verdicts:
-            continue
         verdict = verdicts[name]
         outcome = verdict.outcome if problem is None else Outcome.INCONCLUSIVE
         reason = verdict.reason if problem is None or not verdict.passed else "it passed, but the run is not valid"
         yield Check(name, outcome, reason, psi=verdict.psi)
-        if baseline is not None:
+    if baseline is not None:
+        yield from _against(baseline, result, policy.require or tuple(names), policy)
+
+
+def _standing(result: SanityResult, name: str, anew: Verdict | None, by_its_own: Verdict | None) -> Verdict:
+    """The verdict decided anew, or the stored one where something else than a threshold decided it and was stricter."""
+    stored = result.verdicts[name]
+    if anew is None or by_its_own is None:
+        if not stored.passed:
+            return stored
+        reason = "the file does not hold what this verdict rests on, so that it cannot be decided anew: test again"
+        return replace(stored, outcome=Outcome.INCONCLUSIVE, reason=reason)
+    of_another = result.environment.get("lightning-sanity") != __version__
+    # What a baseline decided, or another version of the library, no threshold can undo.
+    if (stored.gated and "baseline" in result.settings and stored.outcome is not by_its_own.outcome) or of_another:
+        worst = min(stored.outcome, anew.outcome, key=_WORST_FIRST.index)
+        return replace(anew, outcome=worst, reason=stored.reason if worst is not anew.outcome else anew.reason)
+    return anew
+
+
+def _gated(verdicts: Mapping[str, Verdict]) -> tuple[str, ...]:
+    return tuple(name for name, verdict in verdicts.items() if verdict.gated)
+
+
+def _problem(result: SanityResult, verdicts: Mapping[str, Verdict], criterion: Criterion) -> str | None:
+    """Why no verdict stands, if so."""
+    if not result.valid:
+        return f"the run is not valid: {result.validity}"
+    wrong = unsound_control(result, verdicts)
+    if wrong is None:
+        return None
+    if criterion == criterion_of(result):
+        return f"the run is not valid: {wrong}"
+    return f"{_named(criterion, criterion_of(result))} cannot tell good from bad here: {wrong}"
+
+
+def _named(criterion: Criterion, measured: Criterion) -> str:
+    """What is asked otherwise than when it was measured."""
+    old = asdict(measured)
+    return ", ".join(f"{name}={value:g}" for name, value in asdict(criterion).items() if value != old[name])
+
+
+def _against(baseline: SanityResult, result: SanityResult, names: Sequence[str], policy: Policy) -> Iterator[Check]:
+    """Whether no method became worse; one that the baseline holds and the result does not is no better."""
+    if baseline.weights_digest == result.weights_digest:
+        reason = "the baseline is about the very weights that are judged, and so shows no change: name an accepted one"
+        yield Check("baseline", Outcome.INCONCLUSIVE, reason)
+        return
+    gone = () if policy.require else (name for name in _gated(baseline.verdicts) if name not in names)
+    for name in (*(name for name in names if name in result.verdicts), *gone):
+        if f"{name}[{next(iter(explained_inputs(result)), None)}]" in result.verdicts:
+            continue  # it is compared input by input
+        if name in baseline.verdicts:
             change = compare(baseline, result, name, policy.max_drop)
             yield Check(f"{name} against the baseline", change.outcome, change.reason)
-
-
-def _judged(result: SanityResult, policy: Policy) -> tuple[Mapping[str, Verdict], str | None]:
-    """The verdicts under the policy, and why they cannot be trusted, if so."""
-    if not result.valid:
-        return result.verdicts, f"the run is not valid: {result.validity}"
-    if policy.min_psi is None:
-        return result.verdicts, None
-    verdicts = {
-        name: at_threshold(verdict, policy.min_psi, _trials(result, name)) for name, verdict in result.verdicts.items()
-    }
-    wrong = wrong_control(verdicts)
-    return verdicts, wrong and f"min_psi={policy.min_psi:g} cannot tell good from bad here: {wrong}"
-
-
-def _trials(result: SanityResult, method: str) -> int:
-    """How many trials, or pairs of models, the verdict on a method rests on."""
-    judged = [result.curves[method, name] for name in result.verdicts[method].psi_of if (method, name) in result.curves]
-    return min((informative(curve.values) for curve in judged), default=0)
+        else:
+            reason = "new: the baseline does not hold it, so that its own verdict alone counts"
+            yield Check(f"{name} against the baseline", Outcome.PASS, reason)
 
 
 def _about(result: SanityResult, digests: Sequence[str]) -> Check:
     if result.weights_digest in digests:
-        return Check("weights", Outcome.PASS, f"the result is about these weights ({result.weights_digest[:12]})")
+        unsaved = result.settings.get("unsaved_buffers")
+        names = f"; in no checkpoint, and so not compared: {', '.join(map(str, unsaved))[:200]}" if unsaved else ""
+        about = f"the result is about these weights ({result.weights_digest[:12]})"
+        return Check("weights", Outcome.PASS, about + names)
     return Check(
         "weights",
         Outcome.FAIL,
@@ -246,11 +316,10 @@ def _about(result: SanityResult, digests: Sequence[str]) -> Check:
 
 
 def _age(result: SanityResult, limit: timedelta, now: datetime) -> Check:
-    try:
-        created = datetime.fromisoformat(result.created.replace("Z", "+00:00"))
-        age = now - (created if created.tzinfo else created.replace(tzinfo=timezone.utc))
-    except (ValueError, OverflowError):
+    date = created(result.created)
+    if date is None:
         return Check("age", Outcome.INCONCLUSIVE, "the result does not say when it was made: test again")
+    age = now - date
     if age < -_GRACE:
         return Check("age", Outcome.INCONCLUSIVE, f"the result is from the future ({result.created}): check the clocks")
     if age > limit:
@@ -263,20 +332,18 @@ def _days(span: timedelta) -> str:
     return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} hours"
 
 
-def _evidence(result: SanityResult, policy: Policy) -> Iterator[Check]:
-    """What the policy asks of the test itself and a stored result cannot make up for."""
-    for key in ("trials", "samples"):
-        least, number = getattr(policy, f"min_{key}"), result.settings.get(key)
-        if least is not None and not (isinstance(number, int) and number >= least):
+def _size(result: SanityResult, names: Sequence[str], policy: Policy) -> Iterator[Check]:
+    """Whether the verdicts rest on as much as the policy asks for, by the curves that were judged."""
+    parts = {part for name in names for part in (name, *(f"{name}[{key}]" for key in explained_inputs(result)))}
+    curves = [curve for (method, _), curve in result.curves.items() if method in parts]
+    trials = min((informative(curve.values) for curve in curves), default=0)
+    if result.settings.get("test") == "data_randomization":
+        trials = min((n for n in result.settings.get("models", ()) if isinstance(n, int)), default=0)
+    held = {"trials": trials, "samples": min((curve.values.shape[2] for curve in curves), default=0)}
+    for key, number in held.items():
+        least = getattr(policy, f"min_{key}")
+        if least is not None and names and number < least:
             yield Check(key, Outcome.INCONCLUSIVE, f"measured with {number} {key}, the policy asks for {least}")
-    criterion = result.settings.get("criterion")
-    measured: Mapping[str, Any] = criterion if isinstance(criterion, Mapping) else {}
-    for key, stricter in _GUARDS.items():
-        asked, used = getattr(policy, key), measured.get(key)
-        if asked is not None and not (isinstance(used, (int, float)) and stricter * used >= stricter * asked):
-            again = f"test again with Criterion({key}={asked:g})"
-            reason = f"measured with {key}={used}, the policy asks for {asked:g}: {again}"
-            yield Check(key, Outcome.INCONCLUSIVE, reason)
 
 
 def _missing(results: Sequence[SanityResult], policy: Policy) -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,8 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from lightning_sanity.resources.files import regular
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LARGEST = 1 << 20  # bytes of a policy file
+_LARGEST = 1 << 15  # bytes of a policy file, which a parser in Python reads in a second
+_DEEPEST = 4
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,10 @@ class Policy:
     Args:
         require: Methods that must have been measured and must pass, controls too if named; the others are then left
             out. Empty: every gated method.
-        min_psi: Decide anew by this threshold, from the stored intervals.
-        alpha: The test must have been run with this level of the noise guard or a stricter one.
+        min_psi: Every method is judged anew by this threshold. None: by the one it was measured with, or the library's
+            own if that is stricter.
+        alpha: Every method is judged anew by this level of the noise guard, or the one it was measured with if that
+            is stricter.
         max_dead_rate: The same for dead maps.
         min_separation: The same for the distance of ceiling and floor.
         max_undefined_rate: The same for undefined pairs.
@@ -33,6 +39,7 @@ class Policy:
         max_age: How old the result may be, such as ``"36h"`` or ``"7d"`` or a ``timedelta``.
         baseline: Result file of an accepted model, on the same probe: no method may have become worse.
         max_drop: By more than this in PSI, that is.
+        several_models: Whether the results may be about several models. Each of them must then meet the whole policy.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -50,25 +57,28 @@ class Policy:
     max_age: timedelta | str | None = None
     baseline: str | os.PathLike[str] | None = None
     max_drop: float = 0.1
+    several_models: bool = False
 
     def __post_init__(self) -> None:
         given = [self.require] if isinstance(self.require, str) else self.require
         if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name for name in given):
-            raise ValueError(f"policy: require must be a list of method names, not {self.require!r}")
+            raise ValueError(f"policy: require must be a list of method names, not {shown(self.require)}")
         object.__setattr__(self, "require", tuple(dict.fromkeys(given)))
         for name in ("min_psi", "alpha", "max_dead_rate", "min_separation", "max_undefined_rate", "max_drop"):
             value = getattr(self, name)
             fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
             if not fits and not (value is None and name != "max_drop"):
-                raise ValueError(f"policy: {name} must be a number between 0 and 1, not {value!r}")
+                raise ValueError(f"policy: {name} must be a number between 0 and 1, not {shown(value)}")
         for name in ("min_trials", "min_samples"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"policy: {name} must be an integer of at least 1, not {value!r}")
+                raise ValueError(f"policy: {name} must be an integer of at least 1, not {shown(value)}")
         for name in ("weights", "baseline"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (str, os.PathLike)) and str(value)):
-                raise ValueError(f"policy: {name} must be a file name, not {value!r}")
+            if value is not None and not (isinstance(value, (str, os.PathLike)) and os.fspath(value).strip()):
+                raise ValueError(f"policy: {name} must be a file name, not {shown(value)}")
+        if not isinstance(self.several_models, bool):
+            raise ValueError(f"policy: several_models must be true or false, not {shown(self.several_models)}")
         if self.max_age is not None:
             object.__setattr__(self, "max_age", duration(self.max_age))
 
@@ -88,8 +98,16 @@ def duration(text: Any) -> timedelta:
         re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*([smhdw])", text, flags=re.ASCII) if isinstance(text, str) else None
     )
     if found is None:
-        raise ValueError(f"a span of time is a number and one of s, m, h, d, w, such as 36h or 7d, not {text!r}")
+        raise ValueError(f"a span of time is a number and one of s, m, h, d, w, such as 36h or 7d, not {shown(text)}")
     return timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+def shown(value: Any) -> str:
+    """A value in an error message, cut to a few words however large it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no number of many thousand digits
+        return "a huge number"
 
 
 def read_policy(path: str | os.PathLike[str]) -> Policy:
@@ -102,21 +120,19 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         ValueError: If it is not such a file.
         OSError: If it cannot be read.
     """
-    with Path(path).open("rb") as file:
-        raw = file.read(_LARGEST + 1)
+    raw = regular(path, _LARGEST).read_bytes()
     try:
-        if len(raw) > _LARGEST:
-            raise ValueError(f"larger than {_LARGEST >> 20} MiB")
-        text = raw.decode()
-        data = _toml(text) if Path(path).suffix.lower() == ".toml" else _yaml(text)
+        data = _toml(raw.decode()) if Path(path).suffix.lower() == ".toml" else _yaml(raw.decode())
         if not isinstance(data, Mapping):
             raise ValueError("there are no keys in it")
         known = [field.name for field in fields(Policy)]
         unknown = [str(key) for key in data if key not in known]
         if unknown:
-            raise ValueError(f"unknown key '{unknown[0]}'; choose from: {', '.join(known)}")
+            raise ValueError(f"unknown key {shown(unknown[0])}; choose from: {', '.join(known)}")
         beside = {
-            key: Path(path).parent / data[key] for key in ("weights", "baseline") if isinstance(data.get(key), str)
+            key: Path(path).parent / data[key]
+            for key in ("weights", "baseline")
+            if isinstance(data.get(key), str) and data[key].strip()
         }
         return Policy(**{**data, **beside})
     except (ValueError, RecursionError) as error:
@@ -124,9 +140,24 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
 
 
 def _yaml(text: str) -> Any:
+    """The keys of a YAML file. A policy needs neither aliases nor depth, which can make a short file endless."""
     import yaml  # type: ignore[import-untyped,unused-ignore]  # comes with lightning
 
     try:
+        depth, keys = 0, set()
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise ValueError("aliases are not read")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"nested more than {_DEEPEST} deep")
+        root = yaml.compose(text, yaml.SafeLoader)
+        for key, _ in root.value if isinstance(root, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError("a key is no word")
+            if key.value in keys:
+                raise ValueError(f"the key {shown(key.value)} stands there twice")
+            keys.add(key.value)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error

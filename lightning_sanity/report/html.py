@@ -24,6 +24,7 @@ from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.reproduction import python_call
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, stage, step_title, subject
+from lightning_sanity.resources.files import write_whole
 from lightning_sanity.result.sanity_result import Curve, SanityResult, Verdict
 
 _DUTY = {"random": "must be INCONCLUSIVE: it is noise", "gradient": "must not FAIL on a trained network"}
@@ -32,12 +33,7 @@ _DASHES = 4  # patterns that the style sheet knows
 
 def write(result: SanityResult, path: str | os.PathLike[str]) -> Path:
     """Write the page of a result; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render(result), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_whole(path, render(result))
 
 
 def render(result: SanityResult) -> str:

@@ -5,6 +5,8 @@ file.py            the file: strict reading, nothing executed; result.schema.jso
 pictures.py        small copies of inputs and maps
 psi.py             the parameter sensitivity index and its interval
 signal.py          the noise guard, rank tests, Holm's correction
+dri.py             the index of the data randomization test, its interval, its verdict
+evidence.py        what a file shows: every verdict decided anew, and what contradicts it
 verdict.py         the criterion, and from numbers to PASS, FAIL or INCONCLUSIVE
 controls.py        methods whose verdict is known beforehand, and what makes a run invalid
 bootstrap.py       resampling, for indices whose interval has no closed form
@@ -14,6 +16,7 @@ noninferiority.py  two results on the same probe: did a method get worse?
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
+    Grounds,
     Outcome,
     OutputChange,
     SanityCheckFailed,
@@ -27,6 +30,7 @@ __all__ = [
     "Coverage",
     "Criterion",
     "Curve",
+    "Grounds",
     "Outcome",
     "OutputChange",
     "SanityCheckFailed",

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -23,10 +24,15 @@ from typing import Any, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from lightning_sanity.resources.files import regular, write_whole
+
 SCHEMA = "lightning_sanity.result"
-VERSION = 1
-MAX_FILE = 1 << 29  # bytes; the largest result of a release test that we have seen is a tenth of it
-MAX_TENSORS = 1 << 30  # bytes of all tensors once unpacked
+VERSION = 2  # 1 had no grounds
+# What a file may hold, by what it says of itself: about three times the largest release test that we have seen.
+MAX_FILE = 1 << 27  # bytes
+MAX_VALUES = 1 << 20  # numbers, texts and objects
+MAX_TENSORS = 1 << 28  # bytes of all tensors once unpacked
+MAX_TEXT = 1 << 20  # characters of a text that is no tensor
 
 _DTYPES = {"float32": torch.float32, "int8": torch.int8, "uint8": torch.uint8}
 _PLAIN = {str: "text", bool: "true or false", int: "an integer", float: "a number or null"}
@@ -53,7 +59,7 @@ class _Packed:
 
     shape: tuple[int, ...]
     dtype: str
-    zlib: str
+    zlib: Any  # a text of any length
 
 
 class Decoder:
@@ -83,7 +89,7 @@ class Decoder:
     def record(self, kind: Any, data: Any, where: str, **known: Any) -> Any:
         """A dataclass from an object: unknown keys ignored, absent ones by their default, ``known`` fields as given."""
         _expect(isinstance(data, Mapping), where, "an object", data)
-        hints, given = get_type_hints(kind), dict(known)
+        hints, given = _hints(kind), dict(known)
         for field in fields(kind):
             if field.name in known:
                 continue
@@ -111,6 +117,7 @@ class Decoder:
     def _tensor(self, data: Any, where: str) -> Tensor:
         packed = self.record(_Packed, data, where)
         _expect(packed.dtype in _DTYPES, f"{where}.dtype", f"one of {', '.join(_DTYPES)}", packed.dtype)
+        _expect(isinstance(packed.zlib, str), f"{where}.zlib", _PLAIN[str], packed.zlib)
         dtype, shape = _DTYPES[packed.dtype], packed.shape
         _expect(len(shape) <= 8 and all(size >= 0 for size in shape), f"{where}.shape", "up to 8 sizes", list(shape))
         expected = math.prod(shape) * dtype.itemsize
@@ -149,27 +156,25 @@ def header(data: Any) -> Mapping[str, Any]:
 
 def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write an object; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=1, allow_nan=False), encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_whole(path, json.dumps(data, indent=1, allow_nan=False))
 
 
 def read(path: str | os.PathLike[str]) -> Any:
     """What a JSON file holds.
 
     Raises:
-        ValueError: If it is not JSON, or larger than ``MAX_FILE``.
+        ValueError: If it is not JSON, no regular file, or larger than a result is.
         OSError: If it cannot be read.
     """
-    with Path(path).open("rb") as file:
-        raw = file.read(MAX_FILE + 1)
-    if len(raw) > MAX_FILE:
-        raise ValueError(f"'{path}' is larger than {MAX_FILE >> 20} MiB, which no result is")
+    with regular(path, MAX_FILE).open("rb") as file:
+        raw = file.read(MAX_FILE + 1)  # it may have grown
+    values = sum(map(raw.count, (b",", b"[", b"{")))
+    if len(raw) > MAX_FILE or values > MAX_VALUES:
+        raise ValueError(f"'{path}' is larger than any result is: {len(raw)} bytes, about {values} values")
     try:
-        return json.loads(raw, parse_constant=_refuse_constant)
+        text = raw.decode("utf-8-sig")
+        del raw  # or there would be three copies of a large file
+        return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # broken, not UTF-8, numbers of a thousand digits, nested without end
         raise ValueError(f"'{path}' is not JSON: {error}") from error
 
@@ -187,6 +192,9 @@ def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
     }
 
 
+_hints = cache(get_type_hints)
+
+
 def _plain(kind: type, data: Any, where: str) -> Any:
     if kind is float:
         if data is None:
@@ -197,6 +205,8 @@ def _plain(kind: type, data: Any, where: str) -> Any:
     if kind is int and isinstance(data, float) and data.is_integer():  # 3.0 is an integer in JSON
         data = int(data)
     _expect(isinstance(data, kind) and (kind is bool or not isinstance(data, bool)), where, _PLAIN[kind], data)
+    if isinstance(data, str) and len(data) > MAX_TEXT:
+        raise ValueError(f"'{where}' is a text of {len(data)} characters; at most {MAX_TEXT} are read")
     return data
 
 
@@ -214,9 +224,12 @@ def _expect(condition: bool, where: str, what: str, data: Any) -> None:
 def _short(data: Any) -> str:
     if isinstance(data, (Mapping, list)):
         return "a list" if isinstance(data, list) else "an object"
-    text = json.dumps(data) if not isinstance(data, int) or abs(data) < 10**20 else "a huge integer"
+    if isinstance(data, int) and abs(data) >= 10**20:
+        return "a huge integer"
+    text = json.dumps(data[:60] if isinstance(data, str) else data)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _inside(where: str, key: str) -> str:
+    key = key if len(key) <= 60 else key[:57] + "..."
     return f"{where}.{key}" if where else key

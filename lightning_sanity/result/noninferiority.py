@@ -15,7 +15,18 @@ from lightning_sanity.result.psi import Interval
 from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 from lightning_sanity.result.verdict import SIGNED
 
-_ALIKE = ("test", "order", "granularity", "max_steps", "reinitialize", "norm_stats", "retarget")
+_ALIKE = (
+    "test",
+    "model",
+    "target",
+    "explained",
+    "order",
+    "granularity",
+    "max_steps",
+    "reinitialize",
+    "norm_stats",
+    "retarget",
+)
 """Settings that decide what a PSI means."""
 
 

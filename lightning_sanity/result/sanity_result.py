@@ -94,6 +94,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Grounds:
+    """What a verdict rests on besides the curves: enough to judge anew.
+
+    Attributes:
+        noise: Similarity of the trained model's maps to those of slightly noisy inputs, float32 ``(repeats, N)``.
+        cross: The same to other samples' maps, float32 ``(K, N)``.
+        dead: Share of the trained model's maps that are constant or not finite.
+        unsigned: Whether the trained model's maps have no negative value, so that their sign says nothing.
+        trivial: Why no measurement could decide (not applicable, an error, ...), or None.
+        half: Whether it was measured in 16-bit precision.
+    """
+
+    noise: Tensor | None = None
+    cross: Tensor | None = None
+    dead: float = 0.0
+    unsigned: bool = False
+    trivial: str | None = None
+    half: bool = False
+
+
+@dataclass(frozen=True)
 class UnitCoverage:
     """What re-initialising one step changed.
 
@@ -199,6 +220,8 @@ class SanityResult:
         trained_maps: Per method the trained model's maps of the whole probe, uint8 magnitudes ``(N, h, w)`` of at most
             32 pixels a side, each scaled by its own largest value: what ``drift`` compares.
         created: When the test ended, ISO 8601 in UTC; empty where unknown.
+        grounds: ``grounds[method]``: what the verdict rests on besides the curves. Files of version 1 have none, so
+            that nothing in them can be judged anew.
     """
 
     units: tuple[str, ...]
@@ -219,9 +242,10 @@ class SanityResult:
     diagnostics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     trained_maps: Mapping[str, Tensor] = field(default_factory=dict)
     created: str = ""
+    grounds: Mapping[str, Grounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps"):
+        for name in ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps", "grounds"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -338,6 +362,12 @@ def _check_shapes(result: SanityResult) -> None:
             raise ValueError(f"the curve of {method} by {similarity} does not fit {depths} units")
         if method not in result.verdicts:
             raise ValueError(f"there is a curve of {method}, but no verdict")
+    for method, grounds in result.grounds.items():
+        tables = [table for table in (grounds.noise, grounds.cross) if table is not None]
+        samples = {c.values.shape[2] for (name, _), c in result.curves.items() if name == method}
+        fits = all(table.ndim == 2 and table.dtype == torch.float32 for table in tables)
+        if not fits or len({table.shape[1] for table in tables} | samples) > 1:
+            raise ValueError(f"what the verdict on {method} rests on does not fit its curves")
     change = result.output_change
     if (change.agreement.ndim, change.correlation.ndim, change.gradient_ratio.ndim, change.spread_ratio.ndim) != (
         2, 2, 1, 1,

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sanity import Outcome, SaliencySanityCallback
 from lightning_sanity.cli import demo
-from lightning_sanity.model.clone import state_digest
+from lightning_sanity.model.digest import state_digest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:saliency maps failed the randomization test"),

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult
 from lightning_sanity.callback.released_weights import obstacle
 from lightning_sanity.cli import demo
-from lightning_sanity.model.clone import state_digest, weights_digest
+from lightning_sanity.model.clone import weights_digest
+from lightning_sanity.model.digest import state_digest
 
 METHODS = ("gradient", "guided_backprop")
 

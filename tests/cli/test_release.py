@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_results import FAILING, OPEN, PASSING, made
+from made_results import FAILING, OPEN, PASSING, made, void
 
 import lightning_sanity
 from lightning_sanity import SanityResult
@@ -23,12 +23,16 @@ def kinds(tmp_path_factory):
     path = tmp_path_factory.mktemp("kinds")
     made().to_json(path / "pass.json")
     made({"gradcam": PASSING, "lime": FAILING}).to_json(path / "fail.json")
-    made({"gradcam": OPEN}).to_json(path / "open.json")
-    made(valid=False, validity="the control 'random' passed").to_json(path / "invalid.json")
-    made(probe_digest="b" * 64).to_json(path / "other_probe.json")
+    made({"gradcam": OPEN}, weights_digest="0" * 64).to_json(path / "open.json")
+    void(made(), "the control 'random' passed").to_json(path / "invalid.json")
+    made(probe_digest="b" * 64, weights_digest="b" * 64).to_json(path / "other_probe.json")
     (path / "damaged.json").write_text((path / "pass.json").read_text()[:-100])
+    made({"gradcam": PASSING, "rise": PASSING}).to_json(path / "more.json")
+    tampered = json.loads(made({"gradcam": FAILING}).to_json(path / "tampered.json").read_text())
+    tampered["verdicts"]["gradcam"]["outcome"] = "PASS"
+    (path / "tampered.json").write_text(json.dumps(tampered))
     (path / "foreign.json").write_text('{"name": "package"}')
-    newer = json.loads((path / "pass.json").read_text()) | {"version": 2}
+    newer = json.loads((path / "pass.json").read_text()) | {"version": 3}
     (path / "newer.json").write_text(json.dumps(newer))
     (path / "policy.yaml").write_text("require: [gradcam]\nmin_trials: 20\n")
     (path / "empty").mkdir()
@@ -55,7 +59,7 @@ def folder(kinds, tmp_path, monkeypatch):
         ("gate empty", 1, "FAIL: result: there is no result in 'empty': never ran is not a pass"),
         ("gate damaged.json", 2, "'damaged.json' is not JSON"),
         ("gate foreign.json", 2, "not a lightning_sanity result"),
-        ("gate newer.json", 2, "result has schema version 2; this library reads up to 1: upgrade it"),
+        ("gate newer.json", 2, "result has schema version 3; this library reads up to 2: upgrade it"),
         ("gate pass.json fail.json", 1, "FAIL: lime"),
         ("gate fail.json --require gradcam", 0, "PASS"),
         ("gate pass.json --require gradcam,rise", 1, "FAIL: rise: required but not measured"),
@@ -80,6 +84,12 @@ def folder(kinds, tmp_path, monkeypatch):
         ("compare open.json pass.json", 0, "PASS"),
         ("compare pass.json other_probe.json", 3, "INCONCLUSIVE: measured on another probe"),
         ("compare fail.json pass.json", 3, "INCONCLUSIVE: lime: the result does not hold it"),
+        ("compare pass.json fail.json", 1, "FAIL: lime: new in the second result: the map keeps too much"),
+        ("compare pass.json more.json", 0, "PASS: no method is worse"),
+        ("compare pass.json tampered.json", 2, "'tampered.json' contradicts itself: 'verdicts.gradcam."),
+        ("gate tampered.json", 2, "'tampered.json' contradicts itself: 'verdicts.gradcam.outcome' is PASS"),
+        ("gate pass.json other_probe.json", 2, "the results are about 2 models"),
+        ("gate pass.json other_probe.json --several-models", 0, "PASS"),
         ("compare pass.json nothing.json", 2, "nothing.json"),
         ("report damaged.json", 2, "'damaged.json' is not JSON"),
         ("check", 2, "check needs the checkpoint"),
@@ -129,12 +139,58 @@ def test_files_of_an_earlier_decision_do_not_survive_an_unreadable_result(folder
     assert not (folder / "gate.xml").exists()
 
 
+OVERWRITING = {
+    "the result by --json": "gate pass.json --json pass.json",
+    "the checkpoint by --junit": "gate pass.json --weights best.ckpt --junit best.ckpt",
+    "the baseline by --junit": "gate pass.json --baseline other_probe.json --junit ./other_probe.json",
+    "the policy by the summary": "gate pass.json --policy policy.yaml --github-summary=policy.yaml",
+    "a checkpoint that a policy names": "gate pass.json --policy weights.yaml --json best.ckpt",
+    "a baseline that a policy names": "gate pass.json --policy weights.yaml --junit fail.json",
+    "a result of a folder": "gate . --json fail.json",
+    "a result by its link": "gate link.json --json pass.json",
+    "a link to the result": "gate pass.json --json link.json",
+    "an unreadable result": "gate damaged.json --json damaged.json",
+    "one output by another": "gate pass.json --json out --junit out",
+    "a page over the result": "report pass.json -o pass.json",
+    "a summary over the result": "report pass.json --markdown link.json",
+    "a page over a summary": "report pass.json -o out --markdown out",
+    "a folder": "gate pass.json --json empty",
+    "a device": "gate pass.json --junit /dev/null",
+    "a pipe": "report pass.json -o pipe",
+    "the output of the process": "gate pass.json --json /dev/stdout",
+}
+
+
+@pytest.mark.parametrize("command", OVERWRITING.values(), ids=OVERWRITING)
+def test_no_output_takes_the_place_of_an_input_or_of_no_file(command, folder, capsys):
+    (folder / "best.ckpt").write_bytes(b"weights")
+    (folder / "weights.yaml").write_text("weights: best.ckpt\nbaseline: fail.json\n")
+    (folder / "link.json").symlink_to("pass.json")
+    os.mkfifo(folder / "pipe")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert main(command.split()) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["gate|", "gate|pass.json|", "gate|pass.json|--weights|", "gate|pass.json|--baseline| ", "gate|x|--policy|",
+     "gate|pass.json|--junit|", "gate|pass.json|--json|", "compare|pass.json|", "report|", "report|pass.json|-o|",
+     "check|os:getcwd|--ckpt|x|--out|"],
+)  # fmt: skip
+def test_an_empty_path_is_an_unset_variable_and_wrong_usage(command, folder, capsys):
+    assert main(command.split("|")) == 2
+    assert "the path is empty: is a variable unset?" in capsys.readouterr().err
+
+
 def test_names_from_a_file_cannot_forge_a_line_or_a_tag(folder, capsys):
     name = "x\n::error::forged \x1b[31m | <img src=x> \ud800"
     result = made({"gradcam": FAILING})
     verdicts = {name: replace(result.verdicts["gradcam"], reason=f"because {name}")}
     curves = {(name, "spearman"): result.curves["gradcam", "spearman"]}
-    replace(result, verdicts=verdicts, curves=curves).to_json("forged.json")
+    settings, grounds = {**result.settings, "methods": [name], "controls": []}, {name: result.grounds["gradcam"]}
+    replace(result, verdicts=verdicts, curves=curves, settings=settings, grounds=grounds).to_json("forged.json")
     outputs = ["--junit", "gate.xml", "--github-summary=summary.md", "--json", "gate.json"]
     assert main(["gate", "forged.json", *outputs]) == 1
     printed = capsys.readouterr().out
@@ -191,24 +247,35 @@ def test_any_file_ends_in_an_exit_code(raw, cut, command, folder, capsys):
 
 
 def test_an_interrupt_is_an_exit_code_and_not_a_traceback(folder, monkeypatch, capsys):
-    def interrupted(path):
+    def interrupted(data):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SanityResult, "from_json", interrupted)
+    monkeypatch.setattr(SanityResult, "from_dict", interrupted)
     assert main(["gate", "pass.json"]) == 2
     assert capsys.readouterr().err == "lightning-sanity: interrupted\n"
 
 
 def test_an_unexpected_error_is_one_line_unless_asked(folder, monkeypatch, capsys):
-    def broken(path):
+    def broken(data):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(SanityResult, "from_json", broken)
+    monkeypatch.setattr(SanityResult, "from_dict", broken)
     assert main(["gate", "pass.json"]) == 2
     assert capsys.readouterr().err == "lightning-sanity: RuntimeError: a bug (LIGHTNING_SANITY_DEBUG=1 shows where)\n"
     monkeypatch.setenv("LIGHTNING_SANITY_DEBUG", "1")
     with pytest.raises(RuntimeError, match="a bug"):
         main(["gate", "pass.json"])
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("ending", [">&-", "2>&- >&-", ">/dev/full"])
+def test_an_output_that_takes_nothing_does_not_change_the_exit_code(ending, folder):
+    command = f"{sys.executable} -m lightning_sanity gate open.json {ending}"
+    package = str(Path(lightning_sanity.__file__).parent.parent)
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PYTHONPATH": package}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 @pytest.mark.slow  # a process of its own

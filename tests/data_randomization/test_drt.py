@@ -13,10 +13,10 @@ from lightning_sanity.attribution.controls import edge_detector
 from lightning_sanity.attribution.gradients import gradient
 from lightning_sanity.cli import demo
 from lightning_sanity.data_randomization import Memorization
-from lightning_sanity.data_randomization.dri import label_permutation, label_sensitivity
 from lightning_sanity.explanation.tokens import token_scores
 from lightning_sanity.report import figures
 from lightning_sanity.report.label_figures import label_maps
+from lightning_sanity.result.dri import label_permutation, label_sensitivity
 
 KNOWN = Memorization((1.0,) * 3, (0.99,) * 3, (0.1,) * 3, test_samples=400, chance=0.1)
 MEASURES = ("spearman", "spearman_support", "spearman_signed", "ssim")

@@ -27,7 +27,8 @@ from lightning_sanity.attribution.method import output_gradient
 from lightning_sanity.callback.released_weights import obstacle
 from lightning_sanity.cli import demo
 from lightning_sanity.model import checkpoint
-from lightning_sanity.model.clone import state_digest, weights_digest
+from lightning_sanity.model.clone import weights_digest
+from lightning_sanity.model.digest import state_digest
 from lightning_sanity.model.weights import drop_gathered, values
 from lightning_sanity.resources.budget import Interrupted
 

@@ -119,7 +119,7 @@ def test_unknown_keys_are_ignored_everywhere():
         if (
             isinstance(holder, dict)
             and "settings" not in path
-            and not {"verdicts", "environment", "psi_of", "diagnostics", "trained_maps"} & {*path[-2:]}
+            and not {"verdicts", "environment", "psi_of", "diagnostics", "trained_maps", "grounds"} & {*path[-2:]}
         ):
             holder["from_the_future"] = 1
     VALIDATOR.validate(data)
@@ -161,6 +161,23 @@ def test_two_curves_of_one_name_are_refused():
 def test_what_json_does_not_know_is_not_json(text, tmp_path):
     (tmp_path / "result.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="is not JSON"):
+        SanityResult.from_json(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"settings": {"k" * 1_000_000: 1}}, {"verdicts": {"k" * 1_000_000: {}}}, {"validity": "x" * (1 << 21)},
+     {"weights_digest": ["x" * 1_000_000]}, {"probe_digest": 10**4000}, {"validity": {"k" * 1_000_000: 1}}],
+    ids=["a long key", "a long name", "a long text", "a list", "a long number", "an object"],
+)  # fmt: skip
+def test_a_refusal_is_short_whatever_it_refuses(change):
+    message = refused({**DATA, **change})
+    assert message is None or len(message) < 300
+
+
+def test_values_are_counted_before_any_is_built(tmp_path):
+    (tmp_path / "result.json").write_text("[" + "[]," * result_file.MAX_VALUES + "0]", encoding="utf-8")
+    with pytest.raises(ValueError, match="is larger than any result is"):
         SanityResult.from_json(tmp_path / "result.json")
 
 

@@ -14,6 +14,17 @@ from torch import Tensor
 from lightning_sanity.resources.random_streams import generator
 from lightning_sanity.result.bootstrap import RESAMPLES, counts, percentiles, psi, variance
 from lightning_sanity.result.psi import Interval, Sensitivity
+from lightning_sanity.result.sanity_result import Outcome, Verdict
+from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Wording, conclude
+
+LABELS = Wording(
+    index="DRI",
+    kept="the map keeps too much of itself when the labels were permuted",
+    changed="the map changes with the labels",
+    unit="models of each kind",
+    least=3,
+    too_few="too few models to tell labels from chance: {}; train three of each kind with different seeds",
+)
 
 
 def label_sensitivity(
@@ -59,6 +70,33 @@ def label_sensitivity(
     low, high = percentiles(both[:, 0])
     interval = Interval(float(point), low, high, min(1.0, variance(by_models) / max(variance(both), 1e-12)))
     return Sensitivity(interval, float(point), float(point), float(separation), percentiles(apart)[0])
+
+
+def judge_labels(
+    evidence: Evidence, groups: tuple[int, int], criterion: Criterion, *, gated: bool = True, seed: int = 0
+) -> Verdict:
+    """The verdict on one method; see ``verdict.conclude``.
+
+    Args:
+        evidence: What was measured, in the shapes of ``label_sensitivity``.
+        groups: How many true-label and permuted-label models there are.
+        criterion: What a method must show.
+        gated: Whether the method counts.
+        seed: Of the resampling.
+    """
+    if evidence.trivial is not None:
+        return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
+    found = {
+        name: label_sensitivity(
+            values, evidence.floor[name], evidence.ceiling[name], groups, absolute=name == SIGNED, seed=seed
+        )
+        for name, values in evidence.values.items()
+        if not bool(values.isnan().all())
+    }
+    # Where training again leaves no more likeness than chance does, permuting the labels cannot take any away.
+    telling = {name: each for name, each in found.items() if each.separation_low > 0}
+    flat = None if telling else "training again changes these maps as much as another image does: labels cannot be seen"
+    return conclude(telling or found, evidence, criterion, LABELS, min(groups), flat, gated=gated)
 
 
 def label_permutation(likeness: Tensor, true: int) -> float:
