@@ -2,8 +2,14 @@
 
 drt.py            the front door: models of both kinds in, result out
 comparison.py     explains all models with a method and compares their maps
-learned_labels.py did every model learn the labels it was given?
+distinct.py       copies of one model count as one; all must be of one architecture
+learned_labels.py did every model learn the labels it was given, and were they random?
+tallies.py        how well predictions fit labels of any kind, as sums over batches
+evidence.py       measured on the data module that models were trained with
 experiment.py     trains both kinds of models and compares them
+recorder.py       the record of each of its trainings
+fingerprint.py    what an experiment trains: whose folder is it?
+bench.py          a Trainer that trains nothing, for data and hooks that ask for one
 datamodule.py     RandomLabelDataModule: any data, with labels that say nothing about the inputs
 random_labels.py  which label each sample gets instead of its own
 label_access.py   where a sample carries its label, and how it is replaced there

@@ -1,4 +1,4 @@
-"""The data randomization test of Adebayo et al. 2018: models trained on true and on permuted labels in, verdicts out.
+"""The data randomization test of Adebayo et al. 2018: models trained on true and on random labels in, verdicts out.
 
 Every model is explained once on the same probe and for the same classes; then only maps are compared. Models of one
 kind that differ in their training seed say how alike maps are when nothing but chance changed.
@@ -10,17 +10,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, cast
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from typing_extensions import Unpack
 
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.data_randomization.comparison import Comparison
-from lightning_sanity.data_randomization.learned_labels import Memorization
+from lightning_sanity.data_randomization.distinct import (
+    NEARLY,
+    check_architectures,
+    check_distinct,
+    check_functions,
+    largest_difference,
+)
+from lightning_sanity.data_randomization.evidence import memorization_on
+from lightning_sanity.data_randomization.learned_labels import Memorization, chance, independent_samples
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
     Track,
@@ -31,7 +42,15 @@ from lightning_sanity.explanation.measurements import (
     spread_of,
 )
 from lightning_sanity.explanation.measures import suited, support_in
-from lightning_sanity.explanation.options import DEFAULTS, METHODS, CommonOptions, check_common, known, spelled_out
+from lightning_sanity.explanation.options import (
+    DEFAULTS,
+    METHODS,
+    CommonOptions,
+    check_common,
+    check_number,
+    known,
+    spelled_out,
+)
 from lightning_sanity.explanation.preparation import (
     explained_target,
     in_half,
@@ -49,7 +68,7 @@ from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
 from lightning_sanity.result.controls import CONTROLS, POSITIVE_CONTROL, validated, wrong_control
 from lightning_sanity.result.dri import judge_labels, label_permutation
-from lightning_sanity.result.evidence import unchecked
+from lightning_sanity.result.evidence import UNCHECKED, unchecked
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
@@ -79,7 +98,7 @@ def data_randomization_test(
     target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
     *,
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = METHODS,
-    memorization: Memorization | None = None,
+    memorization: Memorization | pl.LightningDataModule | Sequence[pl.LightningDataModule] | None = None,
     min_train_accuracy: float = 0.95,
     pictures: bool = True,
     progress: Progress | bool | None = None,
@@ -87,39 +106,42 @@ def data_randomization_test(
 ) -> SanityResult:
     """Do attributions depend on what the model learned? The data randomization test.
 
-    Models of one architecture, trained on the true and on permuted labels, explain the same inputs. The data
+    Models of one architecture, trained on the true and on random labels, explain the same inputs. The data
     randomization index of a similarity is ``DRI = (S_seed - S_perm) / (S_seed - U)``: ``S_perm`` between models of
     different kind, ``S_seed`` between true-label models of different seeds, ``U`` between unrelated samples. 1 = as
     different as unrelated maps, 0 = no more different than after training again. The smallest counts, over the
     similarities in which ``S_seed`` is above ``U`` at all.
 
     With one true-label model there is no ``S_seed``; the same explanation run again takes its place, which leaves the
-    effect of the training seed in the index. So a PASS takes three models of each kind; a FAIL does not.
+    effect of the training seed in the index. So a PASS takes three models of each kind; a FAIL does not. Copies of one
+    model count as one and are refused.
 
     Args:
         model: The model, or several that were trained on the true labels with different seeds.
-        random_label_model: The same architecture trained on permuted labels: one, or several.
+        random_label_model: The same architecture trained on random labels: one, or several.
         inputs: The probe; see ``parameter_randomization_test``.
         target: What to explain, for all models; None = the prediction of the true-label models (of their mean
             probabilities). What a ``Target`` asks of each sample is chosen on the first of them.
         methods: See ``parameter_randomization_test``.
-        memorization: How well each model learned its labels; without it no verdict is a PASS. ``memorization()``
-            measures it.
-        min_train_accuracy: Training accuracy from which on a model has learned its labels.
+        memorization: How well each model learned its labels; without it no verdict stands. A ``Memorization``, or what
+            it is measured on: the ``RandomLabelDataModule`` that the random-label models were trained with, one for
+            each where their seeds differ.
+        min_train_accuracy: Training accuracy from which on a model has learned its labels; of numbers the explained
+            variance, of masks the IoU, see ``tallies.Score``.
         pictures: Keep small pictures of some inputs, and of the maps of the first model of each kind.
         progress: See ``parameter_randomization_test``.
         **options: See ``CommonOptions``. Of the criterion, ``min_psi`` is what DRI must reach, and ``min_separation``
             is used for the noise guard only.
 
     Returns:
-        One step, ``"random labels"``: ``curves`` holds a row per pair of a true-label and a permuted-label model, the
+        One step, ``"random labels"``: ``curves`` holds a row per pair of a true-label and a random-label model, the
         pairs of true-label models as ceiling, and as floor the mean over several other samples (of absolute values
         for signed rank correlation); the fields called ``psi`` hold DRI. ``p_dependence`` is the probability under
         exchange of the kinds, see ``dri.label_permutation``. Digests of all models are in ``settings``; ``coverage``
         says which parameters differ between the kinds.
 
     Raises:
-        ValueError: If an argument is wrong, or the models differ in architecture.
+        ValueError: If an argument is wrong, the models differ in architecture, or two of one kind are one model.
         CloneError: If a model cannot be copied into a live model of its own.
 
     Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv:1810.03292).
@@ -130,10 +152,18 @@ def data_randomization_test(
     if isinstance(inputs, tuple) and len(inputs) == 1:
         inputs = inputs[0]
     true, permuted = _group("model", model), _group("random_label_model", random_label_model)
-    _check_architectures([*true, *permuted])
+    check_number("min_train_accuracy", min_train_accuracy, above=0.0, most=1.0)
+    check_architectures([*true, *permuted])
     groups = len(true), len(permuted)
     gated = {name for name, method in resolve_all(methods, given["layer"]).items() if not method.control}
-    unmet = memorization.unmet(*groups, min_train_accuracy) if memorization is not None else None
+    for kind, models in (("true", true), ("random", permuted)):
+        check_distinct(models, kind)
+    learned = (
+        memorization
+        if memorization is None or isinstance(memorization, Memorization)
+        else memorization_on(memorization, true, permuted, forward=given["forward"])
+    )
+    unmet = learned.unmet(*groups, min_train_accuracy) if learned is not None else None
     with _prepared(true, permuted, inputs, target, methods, given) as ready:
         with progress_bar(progress) as tick:
             refused, tracks, likeness = _compared(ready, len(true), given, tick)
@@ -152,11 +182,17 @@ def data_randomization_test(
         )
         for name in ready.chosen
     }
-    alike = _alike(ready.outputs, groups)
-    wrong = unmet or ready.problem or alike or wrong_control(verdicts, _GRADIENT_FAILED)
+    wrong = unmet or ready.problem or _shared(true, permuted)
+    if learned is None or not learned.label_agreement:
+        wrong = wrong or _alike(ready.outputs, groups)
+    if learned is not None:  # else no verdict stands, and a control's duty is to models that learned their labels
+        wrong = wrong or wrong_control(verdicts, _GRADIENT_FAILED)
     verdicts, valid, validity = validated(verdicts, wrong)
-    if memorization is None:
+    if learned is None:
         verdicts = {name: unchecked(verdict) for name, verdict in verdicts.items()}
+        validity = validity if wrong else UNCHECKED
+    elif wrong is None and (untold := learned.untold()):
+        validity += f"; {untold}"
     return SanityResult(
         units=(STEP,),
         curves={
@@ -176,7 +212,7 @@ def data_randomization_test(
         | {
             "models": list(groups),
             "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same explanation run again",
-            "memorization": None if memorization is None else _plain(asdict(memorization)),
+            "memorization": None if learned is None else _plain(asdict(learned)),
             "min_train_accuracy": min_train_accuracy,
             "weights_digests": [weights_digest(each) for each in true],
             "random_label_digests": [weights_digest(each) for each in permuted],
@@ -191,6 +227,24 @@ def data_randomization_test(
         **provenance(inputs, ready.device, started),
         pictures=kept_pictures,
     )
+
+
+def check_explainable(model: nn.Module, inputs: Any, options: Mapping[str, Any]) -> None:
+    """Raise what ``data_randomization_test`` would, on a model that is not trained yet.
+
+    Args:
+        model: One of them; nothing is checked while it has no parameters.
+        inputs: The probe.
+        options: Arguments of the test by name.
+    """
+    if next(model.parameters(), None) is None:
+        return
+    methods, target = options.get("methods", METHODS), options.get("target")
+    given = cast(CommonOptions, {**DEFAULTS, **{key: options[key] for key in DEFAULTS if key in options}})
+    if isinstance(inputs, tuple) and len(inputs) == 1:
+        inputs = inputs[0]
+    with _prepared([model], [model], inputs, target, methods, given):
+        pass
 
 
 # ---------------------------------------------------------------------------------------------- prepare and compare
@@ -228,6 +282,7 @@ def _prepared(
             stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, given["clone_fn"], given["seed"]))
             for each in (*true, *permuted)
         ]
+        check_functions([partial(_few_explained, explained, of) for _, explained, of, *_ in copies])
         device, values = copies[0][3], copies[0][2]
         outputs = torch.stack([graph.outputs.to(device) for *_, graph in copies])  # (K, N, ...)
         half = any(in_half(copied, at) for copied, _, _, at, *_ in copies)
@@ -254,6 +309,19 @@ def _prepared(
         support = support_in(values)
         used = suited(given["similarities"], first(values), support, mask, tokens=place is not None)
         yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half)
+
+
+def _few_explained(explained: nn.Module, values: Any) -> Any:
+    """A pass of two samples, as many as every network takes that normalises over its batch."""
+    few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
+    try:
+        return _call(explained, few)
+    except ValueError:  # it takes no other batch size
+        return _call(explained, values)
+
+
+def _call(explained: nn.Module, values: Any) -> Any:
+    return explained(*values) if isinstance(values, tuple) else explained(values)
 
 
 def _compared(
@@ -295,17 +363,6 @@ def _group(name: str, given: nn.Module | Sequence[nn.Module]) -> list[nn.Module]
     return models
 
 
-def _check_architectures(models: Sequence[nn.Module]) -> None:
-    shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in models]
-    for index, other in enumerate(shapes[1:], 1):
-        if other != shapes[0]:
-            name = next(n for n in (*shapes[0], *other) if shapes[0].get(n) != other.get(n))
-            raise ValueError(
-                f"the models must have one architecture: parameter '{name}' is {shapes[0].get(name, 'missing')} in the "
-                f"first and {other.get(name, 'missing')} in model {index} (true-label models are counted first)"
-            )
-
-
 def _mean_prediction(outputs: Tensor) -> Tensor:
     """Scores ``(N, ...)`` that stand for all true-label models ``(Ks, N, ...)``."""
     if len(outputs) == 1 or outputs.ndim != 3:
@@ -342,21 +399,36 @@ def _judge(
     return replace(verdict, p_dependence=label_permutation(torch.stack(tables).nanmean((0, 3)), groups[0]))
 
 
+def _shared(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> str | None:
+    """Whether a random-label model is one of the true-label ones."""
+    for one, other in product(range(len(true)), range(len(permuted))):
+        difference = largest_difference(true[one], permuted[other])
+        if difference <= NEARLY:
+            return f"random-label model {other} is true-label model {one}: their weights differ by {difference:.2g}"
+    return None
+
+
 def _alike(outputs: Tensor, groups: tuple[int, int]) -> str | None:
-    """Whether a permuted-label model predicts like a true-label one, so that the labels cannot have been permuted."""
-    if outputs.ndim != 3 or outputs.shape[2] < 2:
+    """Whether a random-label model predicts like a true-label one, so that its labels cannot have been random.
+
+    Similar samples are predicted alike whatever was learned, so that fewer samples count than there are; with two or
+    three classes how many cannot be told, and nothing is said.
+    """
+    if outputs.ndim != 3:
         return None
     from scipy.stats import binomtest  # half a second to import
 
     predicted, samples, classes = outputs.argmax(2).cpu(), outputs.shape[1], outputs.shape[2]
     for one, other in product(range(groups[0]), range(groups[0], sum(groups))):
-        same = int((predicted[one] == predicted[other]).sum())
-        shares = [torch.bincount(predicted[k], minlength=classes) / samples for k in (one, other)]
-        chance = float((shares[0] * shares[1]).sum())
-        if same > chance * samples and binomtest(same, samples, chance, "greater").pvalue < _SAME_PREDICTIONS:
+        cells = torch.bincount(predicted[one] * classes + predicted[other], minlength=classes**2)
+        table = cells.reshape(classes, classes)
+        count = independent_samples(table)
+        same, by_chance = int(table.trace()), chance(table, table.T)
+        likely = binomtest(round(same / samples * count), count, by_chance, "greater").pvalue if count else 1.0
+        if likely < _SAME_PREDICTIONS:
             return (
-                f"permuted-label model {other - groups[0]} predicts the class of true-label model {one} for {same} of "
-                f"{samples} samples ({chance * samples:.0f} expected): were its labels permuted?"
+                f"random-label model {other - groups[0]} predicts the class of true-label model {one} for {same} of "
+                f"{samples} samples ({by_chance * samples:.0f} expected): were its labels permuted?"
             )
     return None
 
@@ -393,10 +465,12 @@ def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> Co
     changed = sum(count for count, change in zip(counts, changes, strict=True) if change > 0)
     notes = (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
     unit = UnitCoverage(
-        STEP, tuple(names), sum(counts), ("trained on permuted labels",) * len(names), tuple(changes), kept
+        STEP, tuple(names), sum(counts), ("trained on random labels",) * len(names), tuple(changes), kept
     )
     return Coverage(changed / max(sum(counts), 1), (unit,), (), notes)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    """As a file holds it, without what is unknown."""
+    known_ = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {key: value for key, value in known_.items() if value == value}

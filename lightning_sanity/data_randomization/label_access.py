@@ -52,6 +52,19 @@ def path_of(target_key: TargetKey) -> Path:
     return path
 
 
+_USUAL = ("label", "labels", "target", "targets", "y")
+
+
+def usual_path(sample: Any) -> Path:
+    """Where samples, or batches, usually have their label: under a usual name, else second.
+
+    >>> usual_path({"image": 0, "label": 3}), usual_path(("image", 3))
+    (('label',), (1,))
+    """
+    names = [name for name in _USUAL if isinstance(sample, Mapping) and name in sample]
+    return (names[0],) if names else (1,)
+
+
 def label_of(sample: Any, path: Path) -> Any:
     """What ``path`` leads to: positions count in sequences, names in mappings and attributes.
 

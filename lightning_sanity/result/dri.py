@@ -19,7 +19,7 @@ from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Wording
 
 LABELS = Wording(
     index="DRI",
-    kept="the map keeps too much of itself when the labels were permuted",
+    kept="the map keeps too much of itself in a model that learned random labels",
     changed="the map changes with the labels",
     unit="models of each kind",
     least=3,

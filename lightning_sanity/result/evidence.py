@@ -176,12 +176,20 @@ def _judge(result: SanityResult, method: str, grounds: Grounds, criterion: Crite
     return verdict if result.settings.get("memorization") is not None else unchecked(verdict)
 
 
+UNCHECKED = (
+    "nothing shows that the models learned their labels: pass memorization=, the RandomLabelDataModule that the "
+    "random-label models were trained with (or memorization() of data in memory)"
+)
+
+
 def unchecked(verdict: Verdict) -> Verdict:
-    """A verdict of the data randomization test where nobody looked whether the models learned their labels."""
-    if not verdict.passed:
+    """A verdict of the data randomization test where nobody looked whether the models learned their labels.
+
+    Neither a PASS nor a FAIL stands then: models that learned nothing give both.
+    """
+    if not verdict.gated or verdict.outcome is Outcome.INCONCLUSIVE:
         return verdict
-    reason = f"whether the models learned their labels was not checked, pass memorization=; otherwise {verdict.reason}"
-    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason)
+    return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=f"{UNCHECKED}; otherwise {verdict.reason}")
 
 
 def _evidence(result: SanityResult, method: str, grounds: Grounds) -> Evidence:

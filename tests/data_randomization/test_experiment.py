@@ -92,7 +92,9 @@ def test_only_the_run_that_was_lost_is_trained_again(experiment):
 
 
 def test_runs_of_another_experiment_are_refused(experiment):
-    with pytest.raises(ValueError, match=r"holds a run that started from other weights .*choose another out="):
+    with pytest.raises(
+        ValueError, match=r"holds a run of another experiment: seed \(0 there, 1 here\)\. Choose another out="
+    ):
         run(experiment[0], Counted, stop_at=0.96, seed=1)
 
 
@@ -105,7 +107,7 @@ def test_the_callers_random_stream_is_left_alone(experiment):
 def test_labels_that_were_not_learned_are_named_and_more_epochs_train_on(tmp_path):
     short = run(tmp_path, trainer={"max_epochs": 1})
     assert short.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
-    assert "permuted-label model 0 learned only" in short.verdicts["gradient"].reason
+    assert "random-label model 0 learned only" in short.verdicts["gradient"].reason
     run(tmp_path, trainer={"max_epochs": 2})
     assert json.loads((tmp_path / "permuted-labels-0" / "run.json").read_text())["epochs"] == 2
 
@@ -125,13 +127,13 @@ def test_without_validation_data_the_experiment_is_refused(tmp_path):
         run(tmp_path, trainer={"limit_val_batches": 0})
 
 
-def test_labels_that_are_no_classes_are_refused(tmp_path):
+def test_labels_that_do_not_fit_the_outputs_are_refused(tmp_path):
     class Regression(Digits):
         def setup(self, stage):
             super().setup(stage)
-            self.training = TensorDataset(self.training.tensors[0], self.training.tensors[1].float())
+            self.training = TensorDataset(self.training.tensors[0], self.training.tensors[1] + 0.5)
 
-    with pytest.raises(MisconfigurationException, match="no class labels found in a train batch"):
+    with pytest.raises(MisconfigurationException, match=r"labels of a train batch cannot be compared: .*do not fit"):
         run(tmp_path, data=Regression())
 
 
