@@ -60,15 +60,17 @@ def on_the_bench(
 
 def _bare() -> pl.Trainer:
     """Without the lines about devices, which are not this one's."""
-    spoken = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = spoken.level
-    spoken.setLevel(logging.ERROR)
+    spoken = [logging.getLogger(f"{name}.utilities.rank_zero") for name in ("lightning.pytorch", "pytorch_lightning")]
+    levels = [each.level for each in spoken]
+    for each in spoken:
+        each.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*GPU available but not used")
             return pl.Trainer(**_BARE)  # type: ignore[arg-type]
     finally:
-        spoken.setLevel(level)
+        for each, level in zip(spoken, levels, strict=True):
+            each.setLevel(level)
 
 
 def loaders_in(given: Any) -> list[DataLoader[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -13,12 +14,28 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 from typing_extensions import override
 
-from lightning_sanity.data_randomization.label_access import LabelError, Path, all_labels, identity, label_of, path_of
-from lightning_sanity.data_randomization.loaders import LoaderError, follows_labels, rebuilt, samplers_of
+from lightning_sanity.data_randomization.label_access import (
+    LabelError,
+    Path,
+    all_labels,
+    identity,
+    label_of,
+    origins,
+    path_of,
+)
+from lightning_sanity.data_randomization.loaders import (
+    LoaderError,
+    follows_labels,
+    indices_drawn,
+    prefers_classes,
+    rebuilt,
+    samplers_of,
+)
 from lightning_sanity.data_randomization.random_labels import (
     MODES,
     RandomLabelDataset,
@@ -72,11 +89,13 @@ class RandomLabelDataModule(pl.LightningDataModule):
         datamodule: The wrapped data module.
         random_labels: Per split and loader, which label each sample has and which it gets; filled when a loader is
             asked for, in the process that trains.
-        label_agreement: Per split, the measured share of samples whose label is the true one.
+        label_agreement: Per split, the measured share of samples whose label is the true one, of those that an epoch
+            draws.
         chance_agreement: Per split, the share that is expected.
 
     A sampler that draws samples by their true labels (``WeightedRandomSampler``, class-balanced ones) would leave a
-    trace of them; it is replaced by uniform sampling, with a warning.
+    trace of them; it is replaced by uniform sampling, with a warning. It is known by the lists that it holds,
+    and by what it draws. A sample that is listed several times, by a ``Subset`` with repeated indices, has one label.
 
     Raises:
         MisconfigurationException: If an argument is wrong; when loaders are asked for, if labels cannot be found or did
@@ -86,7 +105,7 @@ class RandomLabelDataModule(pl.LightningDataModule):
 
     Example::
 
-        trainer.fit(model, datamodule=RandomLabelDataModule(data))  # the twin of trainer.fit(model, datamodule=data)
+        trainer.fit(model, datamodule=RandomLabelDataModule(data))  # instead of trainer.fit(model, datamodule=data)
     """
 
     def __init__(
@@ -104,7 +123,7 @@ class RandomLabelDataModule(pl.LightningDataModule):
         super().__init__()
         splits = (splits,) if isinstance(splits, str) else tuple(splits)
         _check_arguments(mode, fraction, seed, target_key, splits)
-        inner = _as_datamodule(datamodule, val_dataloaders)
+        inner = _with_own_hyperparameters(_as_datamodule(datamodule, val_dataloaders))
         for split in splits:
             if not is_overridden(_HOOKS[split], inner):
                 raise MisconfigurationException(
@@ -118,6 +137,8 @@ class RandomLabelDataModule(pl.LightningDataModule):
         self.chance_agreement: dict[str, float] = {}
         self._relabelled: dict[str, list[Relabelled]] = {}
         self._digests: dict[str, list[str]] = {}
+        self._drawn: dict[int, Tensor | None] = {}
+        self._stored: dict[str, Any] = {}  # settings in the checkpoint that was loaded
         self.name = inner.name
         self.prepare_data_per_node = inner.prepare_data_per_node
         self.allow_zero_length_dataloader_with_multiple_devices = (
@@ -128,11 +149,10 @@ class RandomLabelDataModule(pl.LightningDataModule):
                 setattr(self, hook, getattr(inner, hook))
         for split in splits:
             setattr(self, _HOOKS[split], partial(self._random_loaders, split))
-        own = {"mode": mode, "fraction": fraction, "seed": seed, "target_key": target_key, "splits": splits}
         self.save_hyperparameters(
             # Prefixes, because Lightning refuses names that the module's hyper-parameters also have.
-            {f"random_labels/{key}": _plain(value) for key, value in own.items()}
-            | {f"datamodule/{key}": _plain(value) for key, value in inner.hparams.items()},
+            {f"random_labels/{key}": value for key, value in self._settings().items()}
+            | {f"datamodule/{key}": _plain(value) for key, value in inner.hparams.items() if key[:1] != "_"},
         )
         self.datamodule = inner  # last: from here on, attributes reach it
 
@@ -174,12 +194,46 @@ class RandomLabelDataModule(pl.LightningDataModule):
     def on_exception(self, exception: BaseException) -> None:
         self.datamodule.on_exception(exception)
 
+    def _settings(self) -> dict[str, Any]:
+        names = ("mode", "fraction", "seed", "target_key", "splits")
+        return {name: _plain(getattr(self, name)) for name in names}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> RandomLabelDataModule:
+        """The data module with the settings of a checkpoint: the same labels, drawn again.
+
+        Args:
+            checkpoint_path: See ``LightningDataModule.load_from_checkpoint``, as for what else it takes.
+            *args: See there.
+            **kwargs: ``datamodule=``, the data to wrap, which no checkpoint holds; other arguments replace the
+                checkpoint's.
+
+        Raises:
+            MisconfigurationException: Without ``datamodule=``.
+        """
+        if "datamodule" not in kwargs:
+            raise MisconfigurationException(
+                "a checkpoint holds the settings of random labels but no data: pass datamodule=, what is to be wrapped"
+            )
+        load = super().load_from_checkpoint
+        loaded = load(checkpoint_path, *args, **kwargs)
+        names = inspect.signature(cls).parameters
+        own = {name: value for name, value in kwargs.items() if name in names}
+        made = cls(**{**loaded._stored, **own})
+        made._digests, made._stored = loaded._digests, loaded._stored
+        return made
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"datamodule": self.datamodule.state_dict(), "digests": {k: list(v) for k, v in self._digests.items()}}
+        return {
+            "datamodule": self.datamodule.state_dict(),
+            "digests": {k: list(v) for k, v in self._digests.items()},
+            "settings": self._settings(),
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._stored = dict(state_dict.get("settings", {}))
         self.datamodule.load_state_dict(state_dict.get("datamodule", {}))
         self._digests = {key: list(value) for key, value in state_dict.get("digests", {}).items()}
 
@@ -224,12 +278,16 @@ class RandomLabelDataModule(pl.LightningDataModule):
         labels = dataset.random_labels
         if labels is None or isinstance(dataset, RandomLabelIterableDataset):
             return rebuilt(loader, dataset)
+        indices = indices_drawn(loader)
         biased = next((sampler for sampler in samplers_of(loader) if follows_labels(sampler, labels.true)), None)
+        if biased is None and indices is not None and not isinstance(loader.sampler, SubsetRandomSampler):
+            biased = loader.sampler if prefers_classes(indices, labels.true) else None
         if biased is not None:
             rank_zero_warn(
                 f"`{type(biased).__name__}` draws {split} samples by their true labels, which are randomised now: "
                 "it is replaced by uniform sampling"
             )
+        self._drawn[id(dataset)] = None if biased is not None else indices
         random_loader = rebuilt(loader, dataset, uniform=biased is not None)
         if is_new:
             _prove_arrival(loader, random_loader, labels, dataset.path)
@@ -261,12 +319,19 @@ class RandomLabelDataModule(pl.LightningDataModule):
 
     def _publish(self, split: str) -> None:
         """Say, log and remember how far the labels agree with the true ones; warn if they are not those from before."""
-        drawn = [each.random_labels for each in self._relabelled[split] if each.random_labels is not None]
+        relabelled = [each for each in self._relabelled[split] if each.random_labels is not None]
+        drawn = [each.random_labels for each in relabelled if each.random_labels is not None]
         self.random_labels[split] = drawn
         announced = split in self.label_agreement
-        total = sum(map(len, drawn))
-        agreement = sum(labels.agreement * len(labels) for labels in drawn) / total if drawn else 1.0
-        chance = sum(labels.chance * len(labels) for labels in drawn) / total if drawn else 1.0
+        kept = [labels.true == labels.assigned for labels in drawn]
+        kept = [
+            same if self._drawn.get(id(each)) is None else same[self._drawn[id(each)]]
+            for each, same in zip(relabelled, kept, strict=True)
+        ]
+        total = sum(map(len, kept))
+        agreement = float(torch.cat(kept).double().mean()) if drawn else 1.0
+        weights = zip(drawn, kept, strict=True)
+        chance = sum(labels.chance * len(same) for labels, same in weights) / total if drawn else 1.0
         self.label_agreement[split], self.chance_agreement[split] = agreement, chance
         digests = [labels.digest for labels in drawn]
         if self._digests.get(split, digests) != digests:
@@ -277,11 +342,16 @@ class RandomLabelDataModule(pl.LightningDataModule):
         self._digests[split] = digests
         if announced or not drawn:
             return
-        kept = all(torch.equal(labels.true.bincount(), labels.assigned.bincount()) for labels in drawn)
+        as_frequent = all(torch.equal(labels.true.bincount(), labels.assigned.bincount()) for labels in drawn)
         rank_zero_info(
-            f"{split} labels are randomised: {agreement:.1%} of {total} agree with the true ones "
-            f"(chance: {chance:.1%}); {'each is as frequent as before' if kept else 'their frequencies changed'}"
+            f"{split} labels are randomised: {agreement:.1%} of {total} agree with the true ones (chance: "
+            f"{chance:.1%}); {'each is as frequent as before' if as_frequent else 'their frequencies changed'}"
         )
+        if twice := _labelled_twice(relabelled):
+            rank_zero_warn(
+                f"{twice} {split} samples are in several loaders and have another random label in each, which no "
+                "network can memorise: let the loaders share one data set, or none of its samples"
+            )
         if any(labels.continuous for labels in drawn):
             rank_zero_info(f"the {split} labels look continuous (regression): they are exchanged as they are")
         if chance > _UNBALANCED and self.fraction == 1:
@@ -339,6 +409,40 @@ def _as_datamodule(given: Any, val_dataloaders: Any) -> pl.LightningDataModule:
     if val_dataloaders is not None:
         setattr(module, _HOOKS["val"], partial(_return, val_dataloaders))
     return module
+
+
+def _with_own_hyperparameters(given: pl.LightningDataModule) -> pl.LightningDataModule:
+    """The data module, with hyper-parameters that are its own.
+
+    LightningCLI hands the configuration of the outermost data module to all inside it: ``save_hyperparameters`` stores
+    the wrapper's, and a ``seed`` that both have is the wrapper's. It is made again, as the configuration says.
+    """
+    config = given.hparams.get("datamodule")
+    if "_instantiator" not in given.hparams or not isinstance(config, Mapping) or "class_path" not in config:
+        return given
+    from lightning.pytorch.cli import instantiate_module  # needs jsonargparse, as whoever gave a configuration has it
+    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
+
+    own = dict(config.get("init_args") or {})
+    with _given_hyperparameters_context(hparams=own, instantiator=given.hparams["_instantiator"]):
+        return instantiate_module(type(given), own)
+
+
+def _labelled_twice(relabelled: Sequence[Relabelled]) -> int:
+    """How many samples are in several data sets, with another random label in each."""
+    given: dict[Hashable, tuple[int, Hashable]] = {}
+    odd = set()
+    for number, each in enumerate(relabelled):
+        if each.random_labels is None or isinstance(each, RandomLabelIterableDataset):
+            continue
+        labels = each.random_labels
+        listed = origins(each.dataset) or [(id(each.dataset), index) for index in range(len(labels))]
+        for origin, position in zip(listed, labels.assigned.tolist(), strict=True):
+            label = identity(labels.classes[position])
+            first = given.setdefault(origin, (number, label))
+            if first[0] != number and first[1] != label:
+                odd.add(origin)
+    return len(odd)
 
 
 def _return(value: Any) -> Any:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity.data_randomization.bench import loaders_in, on_the_bench
 from lightning_sanity.data_randomization.datamodule import RandomLabelDataModule
-from lightning_sanity.data_randomization.label_access import Path, label_of, usual_path
+from lightning_sanity.data_randomization.label_access import Path, label_of, path_of, usual_path
 from lightning_sanity.data_randomization.learned_labels import Agreement, Memorization, agreement, combined
 from lightning_sanity.data_randomization.random_labels import RandomLabels
 from lightning_sanity.data_randomization.tallies import Tally, TallyError, added, tally
@@ -40,14 +40,15 @@ def memorization_on(
         TypeError: If the data have no random labels.
         ValueError: If there is neither one data module nor one for each random-label model.
     """
-    given = [data] if isinstance(data, pl.LightningDataModule) else list(data)
-    for each in given:
+    given: list[RandomLabelDataModule] = []
+    for each in [data] if isinstance(data, pl.LightningDataModule) else list(data):
         if not isinstance(each, RandomLabelDataModule):
             raise TypeError(
                 f"memorization= is a Memorization, or the RandomLabelDataModule that the random-label models were "
                 f"trained with, not {type(each).__name__}: wrap it, RandomLabelDataModule(data, seed=...), as it was "
                 "in training"
             )
+        given.append(each)
     if len(given) not in (1, len(random_label_models)):
         raise ValueError(
             f"{len(given)} data modules for {len(random_label_models)} random-label models: pass one that all share, "
@@ -73,8 +74,7 @@ def memorization_on(
 
 
 def _path(wrapped: RandomLabelDataModule) -> Path:
-    key = wrapped.target_key
-    return tuple(key) if isinstance(key, (list, tuple)) else (key,)
+    return path_of(wrapped.target_key)
 
 
 def agreement_in(drawn: Sequence[RandomLabels]) -> Agreement | None:

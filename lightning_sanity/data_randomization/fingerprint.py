@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -101,10 +102,8 @@ def of_data(dataset: Any, path: Path) -> str:
     sha = hashlib.sha256(f"{type(dataset).__name__} {_length(dataset)}".encode())
     labels = stored_labels(dataset, path)
     if labels is not None:
-        try:
+        with suppress(LabelError):
             sha.update(repr([identity(label) for label in labels]).encode())
-        except LabelError:
-            pass
     contents = {_contents(dataset) for _ in range(2)}
     sha.update((contents.pop() if len(contents) == 1 else "varying").encode())
     return sha.hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import operator
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Sized
 from itertools import chain
@@ -242,6 +243,28 @@ def stored_labels(dataset: Any, path: Path) -> Sequence[Any] | None:
     if isinstance(found, (Tensor, np.ndarray)) and found.ndim == 1:
         return found.tolist()
     return list(found)
+
+
+def origins(dataset: Any) -> list[Hashable] | None:
+    """What tells the samples of a ``Subset`` or ``ConcatDataset`` apart: data set and index; None for other data sets.
+
+    >>> data = TensorDataset(torch.arange(9))
+    >>> origins(data) is None, len(set(origins(Subset(data, [3, 3, -6]))))
+    (True, 1)
+    """
+    if isinstance(dataset, Subset):
+        base = origins(dataset.dataset)
+        size = len(dataset.dataset) if isinstance(dataset.dataset, Sized) else 0
+        indices = [operator.index(index) for index in dataset.indices]
+        places = [index + size if index < 0 else index for index in indices]
+        return [(id(dataset.dataset), place) for place in places] if base is None else [base[place] for place in places]
+    if isinstance(dataset, ConcatDataset):
+        found: list[Hashable] = []
+        for part in dataset.datasets:
+            listed = origins(part)
+            found += [(id(part), index) for index in range(len(part))] if listed is None else listed  # type: ignore[arg-type]
+        return found
+    return None
 
 
 def _is_true(stored: Sequence[Any], dataset: Dataset[Any], path: Path) -> bool:

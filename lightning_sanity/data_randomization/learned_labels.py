@@ -1,4 +1,4 @@
-"""Did every model learn the labels it was given, and were these random? Without that, maps tell nothing about labels."""
+"""Did every model learn the labels it was given, and were these random? Else maps tell nothing about labels."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ class Memorization:
             raise ValueError("Memorization: label_agreement needs label_chance and label_samples beside it")
         most = self._interval(self.label_samples, self.label_chance)[1]
         found = [
-            f"random-label model {index} was trained on {agreement:.1%} true labels ({self.label_chance:.1%} by chance, "
-            f"at most {most:.1%}): were all its labels permuted?"
+            f"random-label model {index} was trained on {agreement:.1%} true labels ({self.label_chance:.1%} by "
+            f"chance, at most {most:.1%}): were all its labels permuted?"
             for index, agreement in enumerate(self.label_agreement)
             if agreement > most
         ]
@@ -211,7 +211,7 @@ class Agreement:
     samples: int
 
 
-def agreement(true: Sequence[Any], assigned: Sequence[Any]) -> Agreement | None:
+def agreement(true: Sequence[Any] | Tensor, assigned: Sequence[Any] | Tensor) -> Agreement | None:
     """How often the labels ``assigned`` are those in ``true``; None where labels cannot be compared."""
     if len(true) != len(assigned) or not len(true):
         return None
@@ -225,8 +225,10 @@ def agreement(true: Sequence[Any], assigned: Sequence[Any]) -> Agreement | None:
     return Agreement(float((a == b).double().mean()), float((shares[0] * shares[1]).sum()), len(a))
 
 
-def _listed(labels: Sequence[Any]) -> Sequence[Any]:
-    return labels.tolist() if isinstance(labels, Tensor) and labels.ndim == 1 else labels
+def _listed(labels: Sequence[Any] | Tensor) -> Sequence[Any]:
+    if not isinstance(labels, Tensor):
+        return labels
+    return labels.tolist() if labels.ndim == 1 else list(labels)  # type: ignore[no-any-return]
 
 
 def combined(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from lightning_sanity.resources.random_streams import isolated_rng
+
 _BATCHING = ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last")
+_NO_CHANCE = 1e-6
+_ALL = (RandomSampler, SequentialSampler, DistributedSampler)
 _IGNORANT = (RandomSampler, SequentialSampler, SubsetRandomSampler, DistributedSampler)
 
 
@@ -136,11 +142,51 @@ def follows_labels(sampler: Any, classes: Tensor) -> bool:
     return any(_is_by_class(value, classes) for value in getattr(sampler, "__dict__", {}).values())
 
 
+def indices_drawn(loader: DataLoader[Any]) -> Tensor | None:
+    """Indices that the loader draws in an epoch, once per draw; None where it draws all, or where that cannot be told.
+
+    The sampler is copied for that, and the random streams are left as they were.
+    """
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if isinstance(loader.dataset, IterableDataset) or type(getattr(sampler, "sampler", sampler)) in _ALL:
+        return None
+    try:
+        copied = copy.deepcopy(sampler, {id(loader.dataset): loader.dataset})
+        most = max(len(loader.dataset), 1)  # type: ignore[arg-type]
+        with isolated_rng(0):
+            flat = (index for part in copied for index in (part if isinstance(part, Sequence) else (part,)))
+            found = torch.tensor([int(index) for index in islice(flat, most)])
+    except Exception:  # a sampler may need other processes, or draw what is no index
+        return None
+    return found if len(found) and 0 <= int(found.min()) <= int(found.max()) < most else None
+
+
+def prefers_classes(indices: Tensor, classes: Tensor) -> bool:
+    """Whether the classes of drawn samples are far more or less frequent than in the data set: no chance in a million.
+
+    Args:
+        indices: Of the draws.
+        classes: The true class of every sample, ``(N,)``.
+    """
+    from scipy.stats import chi2  # half a second to import
+
+    expected = classes.bincount().double()
+    seen = classes[indices].bincount(minlength=len(expected)).double()
+    expected = expected / expected.sum() * seen.sum()
+    known = expected > 0
+    statistic = float(((seen - expected) ** 2 / expected)[known].sum())
+    return bool(chi2.sf(statistic, max(1, int(known.sum()) - 1)) < _NO_CHANCE)
+
+
 def _is_by_class(value: Any, classes: Tensor) -> bool:
     """``value`` lists one thing per sample, the same within each class; or, per class, the indices of its samples."""
-    if isinstance(value, Mapping):
-        groups = [array for array in map(_array, value.values()) if array is not None and array.dtype.kind in "iu"]
-        if len(groups) < 2 or len(groups) < len(value) or not all(map(len, groups)):
+    rows = isinstance(value, (list, tuple)) and all(
+        isinstance(part, (list, tuple, np.ndarray, Tensor)) for part in value
+    )
+    if isinstance(value, Mapping) or (rows and 1 < len(value) < len(classes)):
+        parts = list(value.values()) if isinstance(value, Mapping) else list(value)
+        groups = [array for array in map(_array, parts) if array is not None and array.dtype.kind in "iu"]
+        if len(groups) < 2 or len(groups) < len(parts) or not all(map(len, groups)):
             return False
         inside = all(array.min() >= 0 and array.max() < len(classes) for array in groups)
         return inside and all(len(classes[torch.from_numpy(array).long()].unique()) == 1 for array in groups)

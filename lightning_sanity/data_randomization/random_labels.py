@@ -23,6 +23,7 @@ from lightning_sanity.data_randomization.label_access import (
     label_of,
     like,
     like_batch,
+    origins,
     path_of,
     with_label,
 )
@@ -74,7 +75,14 @@ class RandomLabels:
         return sha.hexdigest()
 
 
-def draw(labels: Sequence[Any], *, mode: str = "permute", fraction: float = 1.0, seed: int = 0) -> RandomLabels:
+def draw(
+    labels: Sequence[Any],
+    *,
+    mode: str = "permute",
+    fraction: float = 1.0,
+    seed: int = 0,
+    origins: Sequence[Hashable] | None = None,
+) -> RandomLabels:
     """Random labels for samples whose own are ``labels``; the same for the same arguments, everywhere.
 
     The samples whose labels are randomised at a lower ``fraction`` are among those at a higher one.
@@ -85,6 +93,7 @@ def draw(labels: Sequence[Any], *, mode: str = "permute", fraction: float = 1.0,
             the distinct labels with equal probability; ``"fraction"`` is ``"permute"``, for configurations that say so.
         fraction: Share of samples whose labels are randomised.
         seed: Of the draw.
+        origins: What tells samples apart, where one may be listed several times: it gets one label then.
 
     Raises:
         LabelError: If there is one class only, if no label would change, or if continuous labels are to be uniform.
@@ -97,6 +106,8 @@ def draw(labels: Sequence[Any], *, mode: str = "permute", fraction: float = 1.0,
     >>> sorted(labels[i] for i in range(6)), labels.agreement < 1
     (['cat', 'cat', 'dog', 'dog', 'hen', 'hen'], True)
     """
+    if origins is not None and len(first := list(dict.fromkeys(origins))) < len(labels):
+        return _repeated(labels, first, origins, mode=mode, fraction=fraction, seed=seed)
     classes, true = _table(labels)
     if len(classes) < 2:
         raise LabelError(
@@ -124,6 +135,20 @@ def draw(labels: Sequence[Any], *, mode: str = "permute", fraction: float = 1.0,
         )
     kept = 1 - len(chosen) / len(labels)
     return RandomLabels(tuple(classes), true, assigned, kept + (1 - kept) * chance, continuous)
+
+
+def _repeated(
+    labels: Sequence[Any], samples: Sequence[Hashable], origins: Sequence[Hashable], **drawn: Any
+) -> RandomLabels:
+    """Labels drawn once per sample, however often it is listed."""
+    place = {origin: index for index, origin in enumerate(samples)}
+    position = torch.tensor([place[origin] for origin in origins])
+    listed = torch.zeros(len(samples), dtype=torch.long).scatter_(
+        0, position.flip(0), torch.arange(len(labels)).flip(0)
+    )
+    once = draw([labels[index] for index in listed.tolist()], **drawn)
+    true, assigned = once.true[position], once.assigned[position]
+    return RandomLabels(once.classes, true, assigned, once.chance, once.continuous)
 
 
 def _table(labels: Sequence[Any]) -> tuple[list[Any], Tensor]:
@@ -194,7 +219,8 @@ class RandomLabelDataset(_Relabelled, Dataset[Any]):
     """``dataset`` with random labels that belong to the index: the same at every reading, in every process.
 
     A sample whose label does not change is passed on untouched; of the others only the label is replaced, in the type
-    it had. Index it like the original, also by lists and through ``__getitems__``.
+    it had. A sample that a ``Subset`` or ``ConcatDataset`` lists several times has one label. Index it like the
+    original, also by lists and through ``__getitems__``.
 
     Args:
         dataset: Indexed by integers.
@@ -232,7 +258,8 @@ class RandomLabelDataset(_Relabelled, Dataset[Any]):
         random_labels = None
         if fraction > 0:
             given = all_labels(dataset, path) if labels is None else labels
-            random_labels = draw(given, mode=mode, fraction=fraction, seed=seed)
+            listed = origins(dataset)
+            random_labels = draw(given, mode=mode, fraction=fraction, seed=seed, origins=listed)
         self.__dict__.update(dataset=dataset, path=path, random_labels=random_labels)
 
     def __getitem__(self, index: Any) -> Any:

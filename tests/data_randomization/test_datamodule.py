@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from made_trainings import Noisy, Regularised, assert_identical
 from recorded_labels import (
@@ -277,6 +278,59 @@ def test_hyperparameters_of_the_module_with_the_same_names_do_not_clash(tmp_path
     trainer = pl.Trainer(**{**QUIET, "logger": CSVLogger(tmp_path)}, max_steps=1)
     trainer.fit(Seeded(), datamodule=RandomLabelDataModule(Digits()))
     assert "seed: 11" in (tmp_path / "lightning_logs" / "version_0" / "hparams.yaml").read_text()
+
+
+class Configured(Digits):
+    """Has arguments of the wrapper's names, and keeps them as hyper-parameters."""
+
+    def __init__(self, seed: int = 5, mode: str = "easy", size: int = 64):
+        pl.LightningDataModule.__init__(self)
+        self.save_hyperparameters()
+        self.make, self.load = digits, partial(DataLoader, batch_size=self.hparams.size)
+
+
+CONFIGURED = """
+data:
+  class_path: lightning_sanity.RandomLabelDataModule
+  init_args:
+    datamodule: {{class_path: {name}.Configured, init_args: {{seed: 11, size: 16}}}}
+    mode: uniform
+    seed: 3
+"""
+
+
+def test_a_configured_data_module_keeps_its_own_hyperparameters(tmp_path):
+    pytest.importorskip("jsonargparse")
+    (tmp_path / "config.yaml").write_text(CONFIGURED.format(name=__name__).replace("size: 16", "mode: hard"))
+    arguments = [f"--config={tmp_path / 'config.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # between lightning and its own parser
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        cli = LightningCLI(demo.DigitsClassifier, run=False, args=arguments, save_config_callback=None)
+    inner = cli.datamodule.datamodule
+    own = {key: value for key, value in inner.hparams.items() if key[0] != "_"}
+    assert own == {"seed": 11, "mode": "hard", "size": 64}
+    assert (cli.datamodule.seed, cli.datamodule.mode) == (3, "uniform")
+    assert cli.datamodule.hparams["datamodule/seed"] == 11
+
+
+@pytest.mark.filterwarnings("ignore:.*weights_only")
+def test_a_checkpoint_restores_the_settings_and_so_the_labels(tmp_path):
+    def labels(datamodule):
+        trainer = pl.Trainer(**QUIET, max_steps=1, limit_val_batches=0, default_root_dir=tmp_path)
+        trainer.fit(Recorder(), datamodule=datamodule)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return datamodule.random_labels["train"][0].digest
+
+    given = {"mode": "uniform", "fraction": 0.5, "seed": 3, "splits": ("train", "val")}
+    digest = labels(RandomLabelDataModule(Digits(), **given))
+    again = RandomLabelDataModule.load_from_checkpoint(tmp_path / "last.ckpt", datamodule=Digits())
+    assert {name: getattr(again, name) for name in given} == given
+    other = RandomLabelDataModule.load_from_checkpoint(tmp_path / "last.ckpt", datamodule=Digits(), seed=4)
+    assert (other.seed, other.fraction) == (4, 0.5)
+    assert labels(again) == digest
+    with pytest.raises(MisconfigurationException, match="holds the settings of random labels but no data"):
+        RandomLabelDataModule.load_from_checkpoint(tmp_path / "last.ckpt")
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

@@ -92,9 +92,7 @@ def test_only_the_run_that_was_lost_is_trained_again(experiment):
 
 
 def test_runs_of_another_experiment_are_refused(experiment):
-    with pytest.raises(
-        ValueError, match=r"holds a run of another experiment: seed \(0 there, 1 here\)\. Choose another out="
-    ):
+    with pytest.raises(ValueError, match=r"of another experiment: seed \(0 there, 1 here\)\. Choose another out="):
         run(experiment[0], Counted, stop_at=0.96, seed=1)
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     Subset,
+    TensorDataset,
     WeightedRandomSampler,
     default_collate,
     get_worker_info,
@@ -227,3 +228,71 @@ def test_batches_that_are_no_loader_are_refused():
     inner.trainer, inner.training = object(), digits()
     with pytest.raises(MisconfigurationException, match=r"is not a `torch\.utils\.data\.DataLoader`"):
         RandomLabelDataModule(inner).train_dataloader()
+
+
+class Balanced(Sampler):
+    """Draws every class equally often, and keeps nothing that shows it."""
+
+    def __init__(self, labels):
+        rows = [(labels == c).nonzero().flatten() for c in (0, 1)]
+        self.__draw = lambda: torch.stack([row[torch.randint(len(row), (SIZE // 2,))] for row in rows], 1).flatten()
+
+    def __len__(self):
+        return SIZE
+
+    def __iter__(self):
+        return iter(self.__draw().tolist())
+
+
+class Rows(Sampler):
+    """Keeps the indices of each class in a list of lists."""
+
+    def __init__(self, labels):
+        self.rows = [(labels == c).nonzero().flatten().tolist() for c in labels.unique()]
+
+    def __len__(self):
+        return SIZE
+
+    def __iter__(self):
+        return iter([row[i % len(row)] for i in range(SIZE // 10) for row in self.rows])
+
+
+def rare(labels):
+    return (labels == 3).long()
+
+
+@pytest.mark.parametrize("sampler", [Balanced, Rows])
+def test_samplers_that_draw_by_class_are_found_by_what_they_hold_or_draw(sampler):
+    images, labels, _ = digits().tensors
+    data = TensorDataset(images, rare(labels) if sampler is Balanced else labels)
+    loader = DataLoader(data, 32, sampler=sampler(data.tensors[1]))
+    with pytest.warns(UserWarning, match=f"`{sampler.__name__}` draws train samples by their true labels"):
+        random = RandomLabelDataModule(loader).train_dataloader()
+    assert type(random.sampler) is RandomSampler
+
+
+class Half(Sampler):
+    """Draws every second sample, whatever its class."""
+
+    def __len__(self):
+        return SIZE // 2
+
+    def __iter__(self):
+        return iter(range(0, SIZE, 2))
+
+
+def test_agreement_is_told_of_the_samples_that_are_drawn():
+    datamodule = RandomLabelDataModule(DataLoader(digits(), 32, sampler=Half()))
+    loader = datamodule.train_dataloader()
+    assert isinstance(loader.sampler, Half)
+    labels = datamodule.random_labels["train"][0]
+    expected = (labels.true == labels.assigned)[::2].double().mean()
+    assert datamodule.label_agreement["train"] == pytest.approx(float(expected))
+    assert datamodule.label_agreement["train"] != pytest.approx(labels.agreement)
+
+
+def test_samples_of_several_loaders_that_get_several_labels_are_told():
+    data = digits()
+    loaders = [DataLoader(Subset(data, part), 32) for part in (range(200), range(100, SIZE))]
+    with pytest.warns(UserWarning, match=r"\d+ train samples are in several loaders and have another random label"):
+        RandomLabelDataModule(loaders).train_dataloader()

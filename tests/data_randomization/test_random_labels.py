@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_sanity.cli import demo
 from lightning_sanity.data_randomization.label_access import LabelError, all_labels, identity, label_of, with_label
@@ -195,3 +195,30 @@ def test_whole_annotations_kept_by_a_data_set_are_no_obstacle():
     assert list(all_labels(data, (1, "class"))) == [i % 5 for i in range(50)]
     with pytest.raises(LabelError, match=r"the label is a dict with the keys 'class', 'box': name the part"):
         all_labels(data, (1,))
+
+
+ONES = TensorDataset(torch.arange(100), torch.tensor(LABELS[:100]))
+LISTED = {
+    "oversampled": Subset(ONES, [*range(100), *range(30), *range(30)]),
+    "counted from the end": Subset(ONES, [*range(100), *range(-20, 0)]),
+    "overlapping subsets": ConcatDataset([Subset(ONES, range(70)), Subset(ONES, range(40, 100))]),
+    "a subset of a subset": Subset(Subset(ONES, range(0, 100, 2)), [*range(50), *range(50)]),
+    "twice the whole": ConcatDataset([ONES, ONES]),
+}
+
+
+@pytest.mark.parametrize("dataset", LISTED.values(), ids=LISTED)
+@pytest.mark.parametrize("mode", ["permute", "uniform"])
+def test_a_sample_that_is_listed_several_times_has_one_label(dataset, mode):
+    data = RandomLabelDataset(dataset, mode=mode)
+    given = {}
+    for index in range(len(data)):
+        sample, label = data[index]
+        assert given.setdefault(int(sample), int(label)) == int(label)
+    true = [LABELS[sample] for sample in given]
+    assert 0 < sum(a == b for a, b in zip(given.values(), true, strict=True)) < 0.4 * len(given)
+
+
+def test_samples_that_are_listed_once_get_the_labels_of_their_places():
+    subset = Subset(ONES, range(99, -1, -1))
+    assert torch.equal(RandomLabelDataset(subset).random_labels.assigned, draw(LABELS[99::-1]).assigned)
