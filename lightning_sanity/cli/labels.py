@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 
 from lightning_sanity.cli.check import current_folder_first, named
 from lightning_sanity.cli.terminal import folder, print_decision, say
+from lightning_sanity.data_randomization import RandomLabelDataModule
 from lightning_sanity.data_randomization.experiment import random_label_experiment
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import gate
@@ -20,7 +21,8 @@ _USAGE = "lightning-sanity random-labels --config CONFIG.yaml [option ...] [opti
 _EPILOG = """\
 Trains the configured model on the true labels and on permuted ones, several times each, until it has learned them by
 heart, and compares the attributions of both kinds. A training that was interrupted is done anew, a finished one is kept
-in --out, so that the command can be given again. Of the configuration's trainer everything but its callbacks, loggers
+in --out, so that the command can be given again; a folder of another experiment is refused. Labels may be classes,
+several per sample, numbers or masks. Of the configuration's trainer everything but its callbacks, loggers
 and checkpoints is used. What this parser does not know goes on to LightningCLI, such as --trainer.max_epochs=200.
 
 exit codes: 0 every method passed, 1 one failed, 2 the test could not be run, 3 inconclusive.
@@ -51,6 +53,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--methods", default="gradient,gradcam,guided_backprop", metavar="A,B", help="%(default)s")
     parser.add_argument("--models", type=int, default=3, metavar="N", help="of each kind (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=64, metavar="N", help="explained (default: %(default)s)")
+    parser.add_argument("--target-key", metavar="KEY", help="where a sample has its label: 1, label, or 1.class")
+    parser.add_argument("--stop-at", type=float, default=0.99, metavar="X", help="accuracy that ends a training")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     parser.set_defaults(run=_run, passes_on=True)
 
@@ -65,21 +69,37 @@ def _run(arguments: argparse.Namespace) -> int:
         cli = _configured(arguments)
         if cli.datamodule is None:
             raise ValueError("the configuration has no data: the labels to permute are those of a LightningDataModule")
+        data = cli.datamodule
+        if isinstance(data, RandomLabelDataModule):  # the configuration of a training on random labels
+            data = data.datamodule
         given = cli.config["trainer"].as_dict()
         result = random_label_experiment(
             lambda: _fresh_model(cli),
-            cli.datamodule,
+            data,
             out=arguments.out,
             models=arguments.models,
             probe=arguments.samples,
             trainer={key: value for key, value in given.items() if value is not None and key not in _NOT_TAKEN},
             seed=arguments.seed,
+            target_key=_path(arguments.target_key),
+            stop_at=arguments.stop_at,
             methods=[name.strip() for name in arguments.methods.split(",")],
         )
     say(f"wrote {one_line(str(arguments.out / 'result.json'))}")
     decision = gate([result])
     print_decision(decision)
     return decision.exit_code
+
+
+def _path(key: str | None) -> list[int | str] | None:
+    """``"1.class"`` as a path: positions are numbers.
+
+    >>> _path("1.class"), _path("label")
+    ([1, 'class'], ['label'])
+    """
+    if key is None:
+        return None
+    return [int(part) if part.lstrip("-").isdigit() else part for part in key.split(".")]
 
 
 def _configured(arguments: argparse.Namespace) -> Any:

@@ -42,7 +42,9 @@ def on_the_bench(
     with isolated_rng(seed):
         trainer = _bare()
         trainer.strategy.connect(lit)
-        trainer._data_connector.attach_datamodule(lit, datamodule)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You have overridden")  # which training says itself
+            trainer._data_connector.attach_datamodule(lit, datamodule)
         lit.trainer = trainer
         trainer.state.fn = TrainerFn.VALIDATING
         trainer.validating = True

@@ -228,7 +228,7 @@ def agreement(true: Sequence[Any] | Tensor, assigned: Sequence[Any] | Tensor) ->
 def _listed(labels: Sequence[Any] | Tensor) -> Sequence[Any]:
     if not isinstance(labels, Tensor):
         return labels
-    return labels.tolist() if labels.ndim == 1 else list(labels)  # type: ignore[no-any-return]
+    return labels.tolist() if labels.ndim == 1 else list(labels)
 
 
 def combined(

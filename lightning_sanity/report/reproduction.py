@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lightning_sanity.report.wording import subject
 from lightning_sanity.result.sanity_result import SanityResult
 
@@ -28,7 +31,7 @@ def python_call(result: SanityResult) -> str:
     settings = result.settings
     function, given = "parameter_randomization_test", "model, inputs"
     if subject(result) == "labels":
-        function, given = "data_randomization_test", "model, random_label_model, inputs"
+        function, given = "data_randomization_test", "models, random_label_models, inputs"
     lines = [f"    methods={list(settings.get('methods', result.verdicts))!r},"]
     for key in _KEYWORDS:
         if key not in settings:
@@ -41,5 +44,15 @@ def python_call(result: SanityResult) -> str:
     if isinstance(settings.get("criterion"), dict):
         numbers = ", ".join(f"{key}={value!r}" for key, value in settings["criterion"].items())
         lines.append(f"    criterion=Criterion({numbers}),")
+    imports = f"from lightning_sanity import Criterion, {function}\n"
+    if isinstance(known := settings.get("memorization"), dict):
+        # Without it no verdict stands, so that nothing could be reproduced.
+        numbers = ", ".join(f"{key}={value!r}" for key, value in known.items())
+        lines += [f"    memorization=Memorization({numbers}),", f"    min_train_accuracy={_least(settings)!r},"]
+        imports += "from lightning_sanity.data_randomization import Memorization\n"
     body = "\n".join(lines)
-    return f"from lightning_sanity import Criterion, {function}\n\nresult = {function}(\n    {given},\n{body}\n)\n"
+    return f"{imports}\nresult = {function}(\n    {given},\n{body}\n)\n"
+
+
+def _least(settings: Mapping[str, Any]) -> Any:
+    return settings.get("min_train_accuracy", 0.95)

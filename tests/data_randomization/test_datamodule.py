@@ -306,7 +306,7 @@ def test_a_configured_data_module_keeps_its_own_hyperparameters(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # between lightning and its own parser
         warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-        cli = LightningCLI(demo.DigitsClassifier, run=False, args=arguments, save_config_callback=None)
+        cli = LightningCLI(demo.DigitsClassifier, run=False, args=arguments, seed_everything_default=False)
     inner = cli.datamodule.datamodule
     own = {key: value for key, value in inner.hparams.items() if key[0] != "_"}
     assert own == {"seed": 11, "mode": "hard", "size": 64}

@@ -2,13 +2,22 @@ import copy
 from datetime import datetime, timedelta, timezone
 from itertools import combinations, product
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import Criterion, Outcome, SanityResult, data_randomization_test, targets
+from lightning_sanity import (
+    Criterion,
+    Outcome,
+    RandomLabelDataModule,
+    SanityResult,
+    data_randomization_test,
+    targets,
+)
 from lightning_sanity.attribution.controls import edge_detector
 from lightning_sanity.attribution.gradients import gradient
 from lightning_sanity.cli import demo
@@ -217,6 +226,43 @@ def test_the_ceiling_of_one_stochastic_explanation_is_its_own_repeat(kinds):
     ceiling = result.curves["smoothgrad", "spearman"].ceiling
     assert ceiling.shape == (2, 24)
     assert 0.3 < ceiling.mean() < 0.999
+
+
+def memorised(seed):
+    """A loader of a few digits in an order of its own, so that any network knows little of them."""
+    data = DataLoader(TensorDataset(*(t[:64] for t in demo.digits()[0].tensors)), 16, shuffle=True)
+    return RandomLabelDataModule(data, seed=seed, val_dataloaders=DataLoader(demo.digits()[1], 256))
+
+
+def test_evidence_is_measured_on_the_data_module_of_the_training(kinds):
+    data = [memorised(seed) for seed in range(3)]
+    result = compare(kinds, memorization=data, controls=False)
+    known = result.settings["memorization"]
+    images, labels = (t[:64] for t in demo.digits()[0].tensors)
+    for k in range(3):
+        accuracy = float((kinds[0][k](images).argmax(1) == labels).float().mean())
+        assert known["true_train"][k] == pytest.approx(accuracy)
+        given = data[k].random_labels["train"][0].assigned
+        learned = float((kinds[1][k](images).argmax(1) == given).float().mean())
+        assert known["permuted_train"][k] == pytest.approx(learned)
+        assert known["label_agreement"][k] == pytest.approx(float((given == labels).double().mean()))
+    assert known["label_samples"] == 64
+    assert "random-label model 0 learned only" in result.validity
+    assert data[0].trainer is None
+
+
+def test_data_without_random_labels_are_no_evidence(kinds):
+    with pytest.raises(TypeError, match="the RandomLabelDataModule that the random-label models were trained with"):
+        compare(kinds, memorization=pl.LightningDataModule())
+    with pytest.raises(ValueError, match="2 data modules for 3 random-label models"):
+        compare(kinds, memorization=[memorised(0), memorised(1)])
+
+
+def test_validity_says_where_nothing_tells_whether_labels_were_random(kinds):
+    two = Memorization((1.0,) * 3, (1.0,) * 3, (0.5,) * 3, test_samples=400, chance=0.5)
+    result = compare(kinds, memorization=two)
+    assert result.valid
+    assert "whether the labels were random was not checked" in result.validity
 
 
 def test_accuracies_must_fit_the_models(kinds):

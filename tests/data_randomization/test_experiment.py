@@ -5,9 +5,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 
-from lightning_sanity import Outcome, SanityResult
+from lightning_sanity import Outcome, RandomLabelDataModule, SanityResult, targets
 from lightning_sanity.attribution import integrated_gradients
 from lightning_sanity.cli import demo
 from lightning_sanity.data_randomization import random_label_experiment
@@ -96,6 +96,32 @@ def test_runs_of_another_experiment_are_refused(experiment):
         run(experiment[0], Counted, stop_at=0.96, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("make_module", "changes", "message"),
+    [
+        (partial(Counted, 0.5), {}, r"the optimizer \(Adam.*lr=0\.001.* there, Adam.*lr=0\.5.* here\)"),
+        (Counted, {"data": Digits(80)}, r"the training data \(\w+ there, \w+ here\)"),
+        (
+            Counted,
+            {"trainer": {"gradient_clip_val": 1.0}},
+            r"Trainer\(gradient_clip_val=\) \(not set there",
+        ),
+        (Counted, {"stop_at": 0.9}, r"stop_at \(0\.96 there, 0\.9 here"),
+        (Counted, {"trainer": {"max_epochs": 2}}, r"max_epochs \(\d+ were trained, 2 are allowed\)"),
+        (Counted, {"permuted": None}, r"the permutation \(permuted there, permute here\)"),
+    ],
+)
+def test_what_differs_from_the_experiment_of_a_folder_is_named(experiment, make_module, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(experiment[0], make_module, **{"stop_at": 0.96, **changes})
+
+
+def test_what_does_not_change_the_weights_may_differ(experiment):
+    Counted.steps = 0
+    run(experiment[0], Counted, stop_at=0.96, trainer={"log_every_n_steps": 5, "max_epochs": 60})
+    assert Counted.steps == 0
+
+
 def test_the_callers_random_stream_is_left_alone(experiment):
     stream = torch.get_rng_state()
     run(experiment[0], Counted, stop_at=0.96)
@@ -135,13 +161,176 @@ def test_labels_that_do_not_fit_the_outputs_are_refused(tmp_path):
         run(tmp_path, data=Regression())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"models": 0}, "models must be an integer of at least 1"), ({"stop_at": 1.5}, "stop_at must be an accuracy")],
-)
-def test_wrong_arguments_are_named(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
+ONE = demo.DigitsClassifier()
+
+
+def seeded():
+    pl.seed_everything(0, verbose=False)
+    return demo.DigitsClassifier()
+
+
+class SplitsAtRandom(Digits):
+    def setup(self, stage):
+        super().setup(stage)
+        self.training, _ = random_split(self.training, [80, 16])
+
+
+class Unlabelled(Digits):
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(self.training.tensors[0]), 16)
+
+
+WRONG = {
+    "no models": ({"models": 0}, "models must be an integer of at least 1"),
+    "more than all": ({"stop_at": 1.5}, "stop_at must be an accuracy"),
+    "a seeded factory": ({"make_module": seeded, "models": 2}, "models 0 and 1 start from the same weights"),
+    "one object": ({"make_module": lambda: ONE}, "returns one and the same object each time"),
+    "a module": ({"make_module": ONE}, "make_module must be a function that makes an untrained LightningModule"),
+    "a factory with arguments": ({"make_module": lambda width: ONE}, "called without arguments.*'width'"),
+    "no LightningModule": ({"make_module": lambda: torch.nn.Linear(2, 2)}, "must return a LightningModule, not Linear"),
+    "a loader": ({"data": DataLoader([1])}, r"must be a LightningDataModule .* not DataLoader: .*from_datasets"),
+    "random labels": ({"data": RandomLabelDataModule(DataLoader([1]))}, "has random labels already"),
+    "no validation": ({"data": pl.LightningDataModule.from_datasets([1])}, r"has no val_dataloader\(\)"),
+    "another split each time": ({"data": SplitsAtRandom()}, "other training data each time setup"),
+    "no labels": ({"data": Unlabelled()}, r"no label at target_key=1: the sample is a tuple of 1"),
+    "an unknown method": ({"methods": "gradeint"}, "unknown attribution method 'gradeint'"),
+    "an unknown option": ({"trials": 5}, "unexpected keyword argument 'trials'"),
+    "its own evidence": ({"memorization": None}, "makes 'memorization' itself"),
+    "a wrong target": ({"target": 12}, "target 12 is out of range"),
+    "a wrong place": ({"target_key": "label"}, "no label at target_key='label'"),
+    "too large a probe": ({"probe": 10**6}, "the data set has only"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_told_before_training(tmp_path, wrong):
+    changes, message = WRONG[wrong]
+    with pytest.raises((ValueError, TypeError), match=message):
         run(tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------ labels of every kind
+
+
+class Net(pl.LightningModule):
+    """A network for labels of any kind."""
+
+    def __init__(self, outputs, loss, last=torch.nn.Identity):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), *outputs, last())
+        self.loss = loss
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        labels = batch["y"] if isinstance(batch, dict) else batch[1]
+        return self.loss(self(batch["x"] if isinstance(batch, dict) else batch[0]), labels)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def head(count):
+    return torch.nn.Flatten(), torch.nn.Linear(4 * 256, count)
+
+
+LOGITS = torch.nn.functional.binary_cross_entropy_with_logits
+SQUARES = torch.nn.functional.mse_loss
+PROBABILITIES = torch.nn.functional.binary_cross_entropy
+BITS = torch.tensor([8, 4, 2, 1])
+KINDS_OF_LABELS = {
+    "several": (lambda: Net(head(4), LOGITS), lambda x, y: ((y[:, None] & BITS) > 0).float(), "exact match", {}),
+    "numbers": (
+        lambda: Net(head(1), torch.nn.functional.mse_loss),
+        lambda x, y: x.mean((2, 3)),
+        "explained variance",
+        {},
+    ),
+    "one sigmoid": (
+        lambda: Net(head(1), PROBABILITIES, torch.nn.Sigmoid),
+        lambda x, y: (y > 4).float()[:, None],
+        "accuracy",
+        {},
+    ),
+    "masks": (
+        lambda: Net([torch.nn.Conv2d(4, 1, 1)], LOGITS),
+        lambda x, y: (x > 0.5).float(),
+        "IoU",
+        {"target": targets.class_mask(0, torch.ones(8, 16, 16))},
+    ),
+    "one-hot, by name": (
+        lambda: Net(head(10), torch.nn.functional.cross_entropy),
+        lambda x, y: torch.nn.functional.one_hot(y, 10).float(),
+        "accuracy",
+        {"target_key": "y"},
+    ),
+}
+
+
+class Of(Digits):
+    """Digits with other labels, as tuples or dictionaries."""
+
+    def __init__(self, label, named=False):
+        super().__init__(48)
+        self.label, self.named = label, named
+
+    def setup(self, stage):
+        super().setup(stage)
+        parts = [(tensors[0], self.label(*tensors)) for tensors in (self.training.tensors, self.validation.tensors)]
+        self.training, self.validation = (TensorDataset(*part) for part in parts)
+        if self.named:
+            self.training, self.validation = map(Named, (self.training, self.validation))
+
+
+class Named(Dataset):
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        return dict(zip("xy", self.inner[index], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_LABELS)
+def test_what_memorised_means_follows_the_labels(tmp_path, kind):
+    make, label, measure, changes = KINDS_OF_LABELS[kind]
+    data = Of(label, named="target_key" in changes)
+    result = run(tmp_path, make, data, {"max_epochs": 1}, permuted=None, controls=False, **changes)
+    known = result.settings["memorization"]
+    assert known["measure"] == measure
+    assert known["label_samples"] == 48
+    assert known["label_agreement"][0] < 0.8
+    verdict = result.verdicts["gradient"]
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert f"{measure}: train it longer" in verdict.reason
+
+
+# ---------------------------------------------------------------------------------------------------------- the probe
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer`")
+def test_the_probe_passes_the_transfer_hooks_as_in_validation(tmp_path):
+    class Normalised(demo.DigitsClassifier):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            assert self.trainer.training or self.trainer.validating
+            return [(batch[0] - 0.5) / 0.25, *batch[1:]]
+
+    seen = []
+
+    def spy(model, inputs, target):
+        seen.append(inputs.detach().clone())
+        return inputs * 1.0
+
+    run(tmp_path, Normalised, methods={"spy": spy}, trainer={"max_epochs": 1}, controls=False)
+    assert float(seen[0].min()) == -2
+    assert float(seen[0].max()) == 2
 
 
 @pytest.mark.slow
