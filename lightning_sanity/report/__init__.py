@@ -8,4 +8,5 @@ markdown.py       the same in brief
 loggers.py        TensorBoard, W&B, MLflow, CSV and others, each in its native form
 wording.py        names and sentences of figures and page
 reproduction.py   the call that repeats a result
+learned.py        what the models of a data randomization test learned
 """

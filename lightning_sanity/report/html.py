@@ -21,6 +21,7 @@ from torch import Tensor
 from lightning_sanity._version import __version__
 from lightning_sanity.report import chart, psi, thumbnails
 from lightning_sanity.report.chart import Chart, Series
+from lightning_sanity.report.learned import Learned
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.reproduction import python_call
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, stage, step_title, subject
@@ -69,6 +70,7 @@ def render(result: SanityResult) -> str:
             records=result.to_records(),
             diagnostics=_diagnostics(result),
             call=python_call(result),
+            learned=Learned.of(result),
         )
     )
 
@@ -197,7 +199,7 @@ def _amount(result: SanityResult) -> str:
     samples = f"{result.settings.get('samples', 'an unknown number of')} samples"
     if subject(result) == "labels":
         true, permuted = result.settings.get("models", ("an unknown number of", "of"))
-        return f"{true} models of true and {permuted} of permuted labels, {samples}"
+        return f"{true} models that learned the true labels and {permuted} that learned random ones, {samples}"
     return f"{result.settings.get('trials', 'an unknown number of')} trials, {samples}"
 
 
@@ -224,7 +226,7 @@ def _psi_chart(result: SanityResult, name: str) -> Chart | None:
         return None
     limit = psi.threshold(result)
     return chart.over_depth(
-        f"{index_name(result)} of {name} over the depth of re-initialisation",
+        f"{index_name(result)} of {name} " + _over(result),
         f"{index_name(result)} by {verdict.measure}: " + _in_words(result, series[-1].band[0]),
         result.units,
         series,
@@ -248,13 +250,27 @@ def _similarity_charts(result: SanityResult, styles: Mapping[str, str]) -> list[
         charts.append(
             chart.over_depth(
                 similarity,
-                f"Mean {similarity} to the trained model's map. At the last step: {ends}.",
+                _similarity_in_words(result, similarity, ends),
                 result.units,
                 [_similarity(name, curve, styles[name]) for name, curve in curves.items()],
                 reach=(-1.0, 1.1),
             )
         )
     return charts
+
+
+def _over(result: SanityResult) -> str:
+    return "of random-label models" if subject(result) == "labels" else "over the depth of re-initialisation"
+
+
+def _reference(result: SanityResult) -> str:
+    """Whose maps and predictions others are compared with."""
+    return "true-label model" if subject(result) == "labels" else "trained model"
+
+
+def _similarity_in_words(result: SanityResult, similarity: str, ends: str) -> str:
+    where = "With random labels" if subject(result) == "labels" else "At the last step"
+    return f"Mean {similarity} to the {_reference(result)}'s map. {where}: {ends}."
 
 
 def _similarity(name: str, curve: Curve, style: str) -> Series:
@@ -271,12 +287,14 @@ def _change_chart(result: SanityResult) -> Chart:
     ]
     words = "; ".join(f"{one.label}: {_in_words(result, one.band[0])}" for one in series)
     return chart.over_depth(
-        "Agreement of the predictions with the trained model's", words or "undefined", result.units, series
+        f"Agreement of the predictions with the {_reference(result)}'s", words or "undefined", result.units, series
     )
 
 
 def _in_words(result: SanityResult, values: Tensor) -> str:
     """First and last value of a line."""
+    if subject(result) == "labels":
+        return f"{_number(float(values[-1]))} with random labels"
     return f"{_number(float(values[0]))} after {result.units[0]}, {_number(float(values[-1]))} after {result.units[-1]}"
 
 
@@ -310,7 +328,10 @@ class _Gallery:
         height, width = pictures.inputs.shape[1:3]
         scale = 80 / max(height, width)
         return cls(
-            ("trained", *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
+            (
+                "true labels" if subject(result) == "labels" else "trained",
+                *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths),
+            ),
             tuple(thumbnails.of_input(picture) for picture in pictures.inputs),
             {name: _rows(maps) for name, maps in pictures.maps.items()},
             round(width * scale),

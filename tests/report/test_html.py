@@ -166,7 +166,19 @@ def test_every_method_has_its_sentence_and_its_picture():
 def test_page_of_a_data_randomization_speaks_of_labels():
     text = Page(html.render(data_randomization())).text
     assert "Do the saliency maps depend on the labels?" in text
-    assert "data_randomization_test(\n    model, random_label_model, inputs" in text
+    assert "data_randomization_test(\n    models, random_label_models, inputs" in text
+    for word in ("re-initialis", "trained model", "each step", "last step", "trials", "run twice", "cascade"):
+        assert word not in text.split("What a pass does not mean")[0], word
+
+
+def test_page_of_a_data_randomization_says_first_what_the_models_learned():
+    known = {"true_train": [1.0], "permuted_train": [0.98], "permuted_test": [0.1], "test_samples": 90, "chance": 0.1}
+    plain = data_randomization()
+    text = Page(html.render(replace(plain, settings={**plain.settings, "memorization": known}))).text
+    assert text.index("random-label model 0") < text.index("Verdicts", text.index("What the models learned"))
+    assert "98.0 %" in text
+    assert "memorization=Memorization(true_train=[1.0], permuted_train=[0.98], permuted_test=[0.1]" in text
+    assert "Nothing shows that the models learned their labels" in Page(html.render(plain)).text
 
 
 def test_diagnostics_are_shown_where_a_result_has_them():
