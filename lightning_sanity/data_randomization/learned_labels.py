@@ -15,7 +15,8 @@ from lightning_sanity.data_randomization.tallies import ACCURACY, EXPLAINED_VARI
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.model.clone import evaluating, logits
 
-_LEVEL = 0.99  # of the chance intervals, over all models together
+_LEVEL = 0.99  # of what labels may agree by chance, over all models together
+_LEVEL_OF_PREDICTIONS = 0.995  # of test accuracies, whose dispersion is estimated: 1.4 % false alarms at 0.99
 _HARDLY_CHANGED = 0.9
 _FEW_CLASSES = 0.3  # chance above which predictions of few classes tell nothing about labels
 
@@ -120,7 +121,7 @@ class Memorization:
         """Models whose labels were the true ones more often than by chance, or hardly changed."""
         if not self.label_samples or self.label_chance != self.label_chance:
             raise ValueError("Memorization: label_agreement needs label_chance and label_samples beside it")
-        most = self._interval(self.label_samples, self.label_chance)[1]
+        most = self._interval(self.label_samples, self.label_chance, _LEVEL)[1]
         found = [
             f"random-label model {index} was trained on {agreement:.1%} true labels ({self.label_chance:.1%} by "
             f"chance, at most {most:.1%}): were all its labels permuted?"
@@ -149,12 +150,12 @@ class Memorization:
 
     def chance_interval(self) -> tuple[float, float]:
         """Test accuracies of models that know nothing of the true labels: a binomial interval, for all of them."""
-        return self._interval(self.test_samples, self.chance)
+        return self._interval(self.test_samples, self.chance, _LEVEL_OF_PREDICTIONS)
 
-    def _interval(self, samples: int, chance: float) -> tuple[float, float]:
+    def _interval(self, samples: int, chance: float, level: float) -> tuple[float, float]:
         from scipy.stats import binom  # half a second to import
 
-        level = 1 - (1 - _LEVEL) / max(len(self.permuted_train), 1)
+        level = 1 - (1 - level) / max(len(self.permuted_train), 1)
         low, high = binom.interval(level, samples, chance)
         return float(low) / samples, float(high) / samples
 

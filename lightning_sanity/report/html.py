@@ -327,6 +327,7 @@ class _Gallery:
             return None
         height, width = pictures.inputs.shape[1:3]
         scale = 80 / max(height, width)
+        first = "true labels" if subject(result) == "labels" else "trained"
         return cls(
             (
                 "true labels" if subject(result) == "labels" else "trained",

@@ -286,7 +286,7 @@ class Configured(Digits):
     def __init__(self, seed: int = 5, mode: str = "easy", size: int = 64):
         pl.LightningDataModule.__init__(self)
         self.save_hyperparameters()
-        self.make, self.load = digits, partial(DataLoader, batch_size=self.hparams.size)
+        self.make, self.load = digits, lambda data: DataLoader(data, self.hparams.size)
 
 
 CONFIGURED = """
