@@ -329,10 +329,7 @@ class _Gallery:
         scale = 80 / max(height, width)
         first = "true labels" if subject(result) == "labels" else "trained"
         return cls(
-            (
-                "true labels" if subject(result) == "labels" else "trained",
-                *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths),
-            ),
+            (first, *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
             tuple(thumbnails.of_input(picture) for picture in pictures.inputs),
             {name: _rows(maps) for name, maps in pictures.maps.items()},
             round(width * scale),
