@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from lightning_sanity.data_randomization.distinct import layers_of
 from lightning_sanity.data_randomization.label_access import LabelError, Path, identity, stored_labels
-from lightning_sanity.model.clone import update_digest
+from lightning_sanity.model.digest import update_digest
 from lightning_sanity.resources.random_streams import generator, isolated_rng
 
 _LOOKED_AT = 256  # samples of a data set that is not a TensorDataset

@@ -79,7 +79,7 @@ def test_a_method_without_sixteen_bit_arithmetic_says_so_with_the_way_out(digits
 def test_the_label_test_names_the_way_out_too(digits_network):
     model, images, _ = digits_network
     pair = [copy.deepcopy(model).bfloat16() for _ in range(2)]
-    torch.nn.init.normal_(pair[1].classifier.weight)
+    torch.nn.init.normal_(pair[1].features[0].weight)
     given = {"methods": {"constant": constant}, "repeats": 1, "controls": False, "progress": False}
     result = data_randomization_test(*pair, images[:8].bfloat16(), **given)
     assert "model.float()" in result.verdicts["constant"].reason
