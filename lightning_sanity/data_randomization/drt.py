@@ -21,6 +21,7 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.data_randomization.comparison import Comparison
 from lightning_sanity.data_randomization.learned_labels import Memorization
+from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
     Track,
@@ -41,7 +42,7 @@ from lightning_sanity.explanation.preparation import (
 )
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
-from lightning_sanity.explanation.request import Request, ask
+from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
@@ -137,7 +138,7 @@ def data_randomization_test(
     with _prepared(true, permuted, inputs, target, methods, given) as ready:
         with progress_bar(progress) as tick:
             refused, tracks, likeness = _compared(ready, len(true), given, tick)
-        kept_pictures = _pictures(tracks, ready.values) if pictures else None
+        kept_pictures = _pictures(tracks, ready) if pictures else None
     criterion = given["criterion"] or Criterion()
     verdicts = {
         name: Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
@@ -222,7 +223,7 @@ def _prepared(
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any],
     given: CommonOptions,
 ) -> Iterator[_Ready]:
-    asked = ask(true[0], inputs, target, explain=given["explain"], forward=given["forward"], seed=given["seed"])
+    asked = asked_of(true[0], inputs, target, given)
     with ExitStack() as stack:
         copies = [
             stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, given["clone_fn"], given["seed"]))
@@ -243,6 +244,7 @@ def _prepared(
             Explanation(explained, each, None if target_ is None else target_.to(at), question=asked.place)
             for _, explained, each, at, *_ in copies
         ]
+        chosen = {name: asked.guest(method) for name, method in chosen.items()}
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]
@@ -252,7 +254,7 @@ def _prepared(
         if asked.target_name != "class":
             mask = within_reach(subjects[0], place, mask)
         support = support_in(values)
-        used = suited(given["similarities"], first(values), support, mask, tokens=place is not None)
+        used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
         yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half)
 
 
@@ -277,7 +279,10 @@ def _compared(
     return refused, tracks, likeness
 
 
-def _pictures(tracks: Mapping[str, Track], values: Any) -> Pictures | None:
+def _pictures(tracks: Mapping[str, Track], ready: _Ready) -> Pictures | None:
+    values = ready.values
+    if not drawable(first(values), ready.asked.kind()):
+        return None
     drawn = {name: track.pictures for name, track in tracks.items() if track.pictures is not None}
     return pictures_module.keep(first(values), pictures_module.samples(batch_size(values)), (0,), drawn)
 

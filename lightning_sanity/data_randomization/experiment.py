@@ -30,7 +30,8 @@ from lightning_sanity.data_randomization.learned_labels import (
     independent_samples,
 )
 from lightning_sanity.explanation import probe as probes
-from lightning_sanity.model.clone import evaluating, logits, weights_digest
+from lightning_sanity.model.clone import evaluating, weights_digest
+from lightning_sanity.model.outputs import logits
 from lightning_sanity.resources.files import write_whole
 from lightning_sanity.resources.random_streams import isolated_rng, stream_seed
 from lightning_sanity.result.sanity_result import SanityResult

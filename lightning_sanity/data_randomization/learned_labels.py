@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_sanity.explanation.probe import batch_size
-from lightning_sanity.model.clone import evaluating, logits
+from lightning_sanity.model.clone import evaluating
+from lightning_sanity.model.outputs import logits
 
 _LEVEL = 0.99  # of the chance interval, over all models together
 

@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
 from lightning_sanity.explanation.measures import suited, support_in
@@ -30,7 +31,7 @@ from lightning_sanity.explanation.preparation import (
 )
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
-from lightning_sanity.explanation.request import Request, ask
+from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
@@ -231,7 +232,7 @@ def _prepared(
     given: WalkOptions,
     share: Share,
 ) -> Iterator[_Ready]:
-    asked = ask(model, inputs, target, explain=given["explain"], forward=given["forward"], seed=given["seed"])
+    asked = asked_of(model, inputs, target, given)
     prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"], share)
     with prepared_copy as (copied, explained, values, device, kept, graph):
         half = in_half(copied, device)
@@ -240,7 +241,7 @@ def _prepared(
             copied, explained, as_arguments(values), graph, model, given["constants"], asked.forward
         )
         planned = plan(copied, graph, given["granularity"], given["max_steps"])
-        notes = other_paths(copied, explained, values, graph)
+        notes = other_paths(copied, explained, values, graph) + asked.notes
         drawer = reinitializer(
             given["reinitialize"], copied, model, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )
@@ -250,6 +251,7 @@ def _prepared(
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
+        chosen = {name: asked.guest(method) for name, method in chosen.items()}
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             what, place, mask = at_tokens(what, asked.names, given["tokens"])
@@ -277,7 +279,7 @@ def _prepared(
             chosen,
             refused,
             functions,
-            suited(given["similarities"], first(values), support, mask, tokens=place is not None),
+            suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None)),
             support,
             problem,
             half,
@@ -335,6 +337,8 @@ def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...]) -> Pictures |
         return None
     drawn = {name: walk.tracks[name].pictures for name in walk.measured}
     maps = {name: each for name, each in drawn.items() if each is not None}
+    if not drawable(first(ready.values), ready.asked.kind()):
+        return None
     return pictures_module.keep(first(ready.values), samples, walk.picture_depths, maps)
 
 

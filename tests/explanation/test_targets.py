@@ -123,6 +123,7 @@ def mlp():
 def test_targets_run_through_a_cascade(name, target, shape, retarget):
     torch.manual_seed(0)
     settings = {"methods": "gradient", "trials": 1, "controls": False, "retarget": retarget}
+    settings |= {"channel_axis": None}  # of a network without a word between positions, one position's map is a number
     result = parameter_randomization_test(mlp(), torch.randn(shape), target, **settings)
     assert result.settings["target"] == (name if isinstance(target, targets.Target) else "<lambda>")
     assert result.coverage.share == 1.0
