@@ -285,10 +285,8 @@ def of_shape(shape: tuple[int, ...]) -> Layout:
     if len(colours) == 1:
         return _shaped(shape, colours[0], f"by its length of {shape[colours[0]]} holds colours")
     if len(shape) == 3 and shape[1] == shape[2] >= LEAST_SIDE:
-        return Layout(shape, None, IMAGE, "axes 1 and 2, of one length, are taken for the sides of an image", False)
-    return Layout(
-        shape, None, ARRAY, "nothing shows which axis holds channels or features; channel_axis= says it", False
-    )
+        return Layout(shape, None, IMAGE, "axes 1 and 2, of one length, are taken for the sides of an image")
+    return Layout(shape, None, ARRAY, "nothing shows which axis holds channels or features; channel_axis= says it")
 
 
 def _single(shape: tuple[int, ...]) -> int | None:

@@ -57,14 +57,15 @@ class Layout:
         channel: The axis that is summed, counted with the batch as 0; None if there is none.
         kind: See ``Kind``.
         known: How that was found out.
-        certain: Whether it is more than the shape's likeliest meaning.
+        compact: Whether the user's network wants its input without gaps in memory. Where it does not, an input that
+            has been turned twice lies as it lay before, and every layout is computed in the same way, bit for bit.
     """
 
     shape: tuple[int, ...]
     channel: int | None
     kind: Kind
     known: str
-    certain: bool = True
+    compact: bool = True
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -92,9 +93,12 @@ class Layout:
         if len(self.sides) > MOST_SIDES:
             value = value.unflatten(MOST_SIDES + 1, [self.shape[axis] for axis in self.sides[MOST_SIDES - 1 :]])
         if self.channel is None:
-            return value.squeeze(1)
+            return self._packed(value.squeeze(1))
         places = {0: 0, self.channel: 1} | {axis: 2 + place for place, axis in enumerate(self.sides)}
-        return value.permute(*(places[axis] for axis in range(len(self.shape)))).contiguous()
+        return self._packed(value.permute(*(places[axis] for axis in range(len(self.shape)))))
+
+    def _packed(self, value: Any) -> Any:
+        return value.contiguous() if self.compact else value
 
     def _merged(self, value: Tensor) -> Tensor:
         return value.flatten(MOST_SIDES + 1) if len(self.sides) > MOST_SIDES else value
@@ -124,7 +128,7 @@ class Layout:
         def around(function: AttributionFn) -> AttributionFn:
             def attribute(model: Any, inputs: Any, target: Tensor | None) -> Any:
                 own = model.model if forward is None else Adapted(model.model, forward).eval()
-                found = function(own, replaced(inputs, self.back(first(inputs))), target)
+                found = function(own, replaced(inputs, self.back(first(inputs)).contiguous()), target)
                 found = found[0] if isinstance(found, tuple) and len(found) == 1 else found
                 return self.map_of(found)
 

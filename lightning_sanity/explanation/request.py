@@ -7,7 +7,8 @@ so that it is cut and repeated with its sample wherever a method does so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +185,10 @@ def understood(
         assert chosen is not None
         return replaced(chosen(explained, replaced(inputs, layout.back(first(inputs)))), first(inputs))
 
-    given = replaced(asked.inputs, layout.turned(value))
+    layout = replace(layout, compact=False)
+    if not _runs(model, replace(asked, forward=turned, inputs=replaced(asked.inputs, layout.turned(value))), seed):
+        layout = replace(layout, compact=True)
+    found, given = replace(found, layout=layout), replaced(asked.inputs, layout.turned(value))
     return replace(found, inputs=given, forward=turned, chosen=None if chosen is None else choosing)
 
 
@@ -197,14 +201,7 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Lay
     run, total = asked.forward or _plainly, len(first(asked.inputs)) if few else 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     for count in dict.fromkeys(size for size in (few, total) if size):
-        with (
-            isolated_rng(seed, device),
-            torch.inference_mode(False),
-            torch.no_grad(),
-            eager(),
-            evaluating(model),
-            preserved(model),
-        ):
+        with _undisturbed(model, device, seed):
             values = launder(rows_of(asked.inputs, slice(0, count)), device)
             given = values if isinstance(values, tuple) else (values,)
             try:
@@ -214,6 +211,24 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Lay
         if _rows_in(outputs) == count or count == total:
             return layout, outputs, count
     return None
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    with (
+        isolated_rng(seed, device),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        eager(),
+        evaluating(model),
+        preserved(model),
+    ):
+        yield
+
+
+def _runs(model: nn.Module, asked: Request, seed: int) -> bool:
+    """Whether the model can be called so; with few samples, or with all."""
+    return _watched(model, asked, min(len(first(asked.inputs)), _FEW), seed) is not None
 
 
 def _rows_in(outputs: Any) -> int:

@@ -73,8 +73,8 @@ def scores_among(
         if len(fitting) == 1:
             return Output(fitting[0], known)
     raise ValueError(
-        f"several of the model's outputs could be its scores: {listed(flat, samples)}; pass output=, the place or name of the "
-        "one to explain, or forward="
+        f"several of the model's outputs could be its scores: {listed(flat, samples)}; pass output=, the place or "
+        "name of the one to explain, or forward="
     )
 
 
@@ -122,8 +122,8 @@ def _wanted(outputs: Any, found: Mapping[Path, Tensor], wanted: int | str) -> Ou
         top = len(outputs) if isinstance(outputs, Sequence) else 0
         wanted = wanted + top if wanted < 0 else wanted
     said = str(wanted)
-    matches = [path for path in found if path == (wanted,)]
-    matches = matches or [path for path in found if said in (".".join(map(str, path)), str(path[-1]))]
+    exact: list[Path] = [path for path in found if path == (wanted,)]
+    matches = exact or [path for path in found if said in (".".join(map(str, path)), str(path[-1]))]
     if len(matches) != 1:
         raise ValueError(
             f"output={wanted!r} names {len(matches) or 'none'} of the model's outputs; there are {listed(found)}"

@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_sanity import attribution, parameter_randomization_test, similarity, targets
 from lightning_sanity.explanation import measures
+from lightning_sanity.explanation.kinds import IMAGE
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.request import ask
 from lightning_sanity.model.clone import Adapted
@@ -180,7 +181,7 @@ def test_a_support_is_looked_at_within_the_reach(dense):
     reach = torch.zeros(4, 8, 8, dtype=torch.bool)
     reach[:, :4] = True
     support = measures.support_in(images)
-    used = {measure.name: measure for measure in measures.suited(None, images, support, reach)}
+    used = {measure.name: measure for measure in measures.suited(None, images, support, reach, kind=IMAGE)}
     maps, others = torch.randn(2, 4, 8, 8)
     inside = similarity.resolve("spearman")(maps[:, 1:4, 1:7], others[:, 1:4, 1:7])
     assert torch.allclose(used["spearman_support"](maps, others), inside)
