@@ -80,6 +80,7 @@ class Explanation:
         chosen: ``(model, inputs) -> inputs`` that hold what this model itself would choose to be asked about, where
             that is more than a class.
         question: Place among the inputs of what is asked of each sample, if any: a mask, a position.
+        in_one: Whether a sample's outputs depend on the others of its batch, which is then never split nor stacked.
     """
 
     model: nn.Module
@@ -88,6 +89,7 @@ class Explanation:
     opened: Callable[[nn.Module, Any], Any] | None = None
     chosen: Callable[[nn.Module, Any], Any] | None = None
     question: int | None = None
+    in_one: bool = False
 
     def with_noise(self, keys: Sequence[int]) -> Explanation:
         """As many noisy copies of the batch as keys, stacked; each sample's noise is its own, scaled by its range."""

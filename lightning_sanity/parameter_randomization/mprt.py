@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.explanation.dependence import in_one, in_one_notes
 from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
@@ -191,6 +192,8 @@ class _Ready:
     problem: str | None
     half: bool
     notes: tuple[str, ...]
+    max_batch: int | None
+    max_memory: int | None
 
     def cascade(
         self,
@@ -208,8 +211,8 @@ class _Ready:
             diagnostics=tuple(given["diagnostics"]),
             picture_samples=picture_samples,
             engine="plain" if self.left.caches else given["engine"],  # shared walks see no cache being emptied
-            max_batch=given["max_batch"],
-            max_memory=given["max_memory"],
+            max_batch=self.max_batch,
+            max_memory=self.max_memory,
         )
         steps = tuple(self.planned.depths(given["order"]))
         measured = self.what, self.methods, self.used, self.support
@@ -258,11 +261,14 @@ def _prepared(
         if place is not None:
             chosen = {name: place.adapted(method) for name, method in chosen.items()}
             notes += place.notes
+        what = replace(what, in_one=in_one(what, graph.outputs, given["max_batch"]))
+        max_batch, max_memory = (None, None) if what.in_one else (given["max_batch"], given["max_memory"])
+        notes += in_one_notes(given["max_batch"], given["max_memory"]) if what.in_one else ()
         if asked.target_name != "class":
-            mask = within_reach(what, place, mask, given["max_batch"])
+            mask = within_reach(what, place, mask, max_batch)
         # To find out whether a method applies, it may be run.
-        with at_most(rows_within(given["max_memory"], copied, what)):
-            refused, functions = prepared_methods(chosen, what, given["max_batch"])
+        with at_most(batch_size(values) if what.in_one else rows_within(max_memory, copied, what)):
+            refused, functions = prepared_methods(chosen, what, max_batch)
         support = support_in(values)
         yield _Ready(
             copied,
@@ -284,6 +290,8 @@ def _prepared(
             problem,
             half,
             notes,
+            max_batch,
+            max_memory,
         )
 
 

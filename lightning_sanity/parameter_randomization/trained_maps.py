@@ -211,7 +211,8 @@ class TrainedModel:
         if name in self._shared_noisy:
             return self._shared_noisy.pop(name).split(self._samples)
         method, noisy = self.methods[name][0], self._copied(copies)
-        if not method.stochastic and method.prepare is None and len(first(noisy.inputs)) <= ROWS:
+        together = not method.stochastic and method.prepare is None and not noisy.in_one
+        if together and len(first(noisy.inputs)) <= ROWS:
             # One pass for all repeats, which changes nothing: no draw, and nothing kept per probe.
             return self._explain(name, noisy, "noise", 0).split(self._samples)
         parts = noisy.chunks(self._samples)
