@@ -21,6 +21,7 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.data_randomization.comparison import Comparison
 from lightning_sanity.data_randomization.learned_labels import Memorization
+from lightning_sanity.explanation.dependence import in_one, in_one_notes
 from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
@@ -168,7 +169,7 @@ def data_randomization_test(
         },
         verdicts=verdicts,
         output_change=_output_change(ready.outputs, groups, tracks.get(POSITIVE_CONTROL)),
-        coverage=_differences(true, permuted),
+        coverage=_differences(true, permuted, ready.notes),
         valid=valid,
         validity=validity,
         settings=settings_of(
@@ -182,6 +183,9 @@ def data_randomization_test(
             "weights_digests": [weights_digest(each) for each in true],
             "random_label_digests": [weights_digest(each) for each in permuted],
             "repeats": given["repeats"],
+            "output": given["output"],
+            "channel_axis": given["channel_axis"],
+            "feature_axis": given["feature_axis"],
             "seed": given["seed"],
             "model": type(true[0]).__name__,
             "criterion": asdict(criterion),
@@ -212,6 +216,7 @@ class _Ready:
     support: Tensor | None
     problem: str | None
     half: bool
+    notes: tuple[str, ...]
 
 
 @contextmanager
@@ -245,6 +250,10 @@ def _prepared(
             for _, explained, each, at, *_ in copies
         ]
         chosen = {name: asked.guest(method) for name, method in chosen.items()}
+        notes = asked.notes
+        if in_one(subjects[0], outputs[0]):
+            subjects = [replace(what, in_one=True) for what in subjects]
+            notes += in_one_notes(None, None)
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]
@@ -255,7 +264,7 @@ def _prepared(
             mask = within_reach(subjects[0], place, mask)
         support = support_in(values)
         used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
-        yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half)
+        yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half, notes)
 
 
 def _compared(
@@ -384,7 +393,7 @@ def _output_change(outputs: Tensor, groups: tuple[int, int], gradient: Track | N
     )
 
 
-def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> Coverage:
+def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module], notes: tuple[str, ...]) -> Coverage:
     """Which parameters differ between the kinds; equal ones, as in a frozen backbone, are named, not forbidden."""
     names, counts, changes = [], [], []
     others = [dict(each.named_parameters()) for each in permuted]
@@ -396,7 +405,7 @@ def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> Co
         changes.append(min(norms) / max(float(reference.norm()), torch.finfo(torch.float32).tiny))
     kept = tuple(name for name, change in zip(names, changes, strict=True) if change == 0)
     changed = sum(count for count, change in zip(counts, changes, strict=True) if change > 0)
-    notes = (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
+    notes += (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
     unit = UnitCoverage(
         STEP, tuple(names), sum(counts), ("trained on permuted labels",) * len(names), tuple(changes), kept
     )

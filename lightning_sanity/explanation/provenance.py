@@ -55,7 +55,7 @@ def settings_of(
         "samples": batch_size(values),
         "input_shape": list(first(values).shape) if asked.layout is None else list(asked.layout.shape),
         "axes": None if asked.layout is None else asked.layout.settings,
-        "output": None if not asked.output.path else {"name": asked.output.name, "known": asked.output.known},
+        "explained_output": None if not asked.output.path else {"name": asked.output.name, "known": asked.output.known},
         "explained": asked.name,
         "tokens": None if place is None else place.settings,
         "target": asked.target_name,

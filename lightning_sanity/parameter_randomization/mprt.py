@@ -358,6 +358,9 @@ _ON_RECORD = (
     "max_batch",
     "repeats",
     "retarget",
+    "output",
+    "channel_axis",
+    "feature_axis",
     "seed",
 )
 

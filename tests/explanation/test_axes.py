@@ -17,7 +17,7 @@ from made_layouts import (
 )
 from torch import nn
 
-from lightning_sanity import Outcome, parameter_randomization_test
+from lightning_sanity import Outcome, data_randomization_test, parameter_randomization_test
 from lightning_sanity.explanation.request import ask, understood
 
 FEW = {"trials": 1, "controls": False, "progress": False, "repeats": 1}
@@ -249,3 +249,25 @@ def test_a_model_for_one_batch_size_is_watched_with_that():
 
     model = Called(run, Turned(convolved(3, 2), 0, 3, 1, 2))
     assert layout_of(model, torch.randn(6, 12, 10, 3)).channel == 3
+
+
+def test_a_page_says_of_what_shape_the_maps_are(tmp_path):
+    model, images = Turned(convolved(3, 2), 0, 3, 1, 2).eval(), torch.rand(6, 12, 10, 3)
+    result = parameter_randomization_test(model, images, torch.arange(6) % 3, methods="gradient", **FEW)
+    page = result.to_html(tmp_path / "report.html").read_text()
+    assert "6 samples, maps of 12 x 10 (inputs summed over axis 3)" in page
+    assert "channel_axis=&#39;auto&#39;" in page
+
+
+def test_the_test_of_labels_takes_axes_and_outputs_alike():
+    def model():
+        torch.manual_seed(len(models))
+        models.append(Turned(Called(lambda x, a, b: {"z": a(x), "logits": b(a(x))}, Last(4), nn.Linear(3, 3)), 0, 1, 2))
+        return models[-1].eval()
+
+    models = []
+    steps = torch.randn(6, 20, 4)
+    result = data_randomization_test(model(), model(), steps, 1, methods="gradient", controls=False, progress=False)
+    assert result.settings["axes"]["summed"] == 2
+    assert result.settings["explained_output"]["name"] == "logits"
+    assert any("summed over axis 2" in note for note in result.coverage.notes)

@@ -190,7 +190,7 @@ def test_the_scores_that_were_found_are_explained(arrange, options, known):
 def test_which_output_was_taken_is_said():
     model = Two(lambda h, s: {"z": h, "logits": s}).eval()
     result = parameter_randomization_test(model, torch.randn(6, 6), 1, **FEW)
-    assert result.settings["output"] == {"name": "logits", "known": "it is called 'logits'"}
+    assert result.settings["explained_output"] == {"name": "logits", "known": "it is called 'logits'"}
     assert "explained is the model's output 'logits': it is called 'logits'" in result.coverage.notes
 
 
