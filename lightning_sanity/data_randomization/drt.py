@@ -21,7 +21,7 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.data_randomization.comparison import Comparison
 from lightning_sanity.data_randomization.learned_labels import Memorization
-from lightning_sanity.explanation.dependence import in_one, in_one_notes
+from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
 from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
@@ -253,7 +253,8 @@ def _prepared(
         notes = asked.notes
         if in_one(subjects[0], outputs[0]):
             subjects = [replace(what, in_one=True) for what in subjects]
-            notes += in_one_notes(None, None)
+            chosen, joint = alone(chosen, batch_size(values))
+            notes += in_one_notes(joint=joint)
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.explanation.dependence import in_one, in_one_notes
+from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
 from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
@@ -263,7 +263,9 @@ def _prepared(
             notes += place.notes
         what = replace(what, in_one=in_one(what, graph.outputs, given["max_batch"]))
         max_batch, max_memory = (None, None) if what.in_one else (given["max_batch"], given["max_memory"])
-        notes += in_one_notes(given["max_batch"], given["max_memory"]) if what.in_one else ()
+        if what.in_one:
+            chosen, joint = alone(chosen, batch_size(values))
+            notes += in_one_notes(given["max_batch"], given["max_memory"], joint)
         if asked.target_name != "class":
             mask = within_reach(what, place, mask, max_batch)
         # To find out whether a method applies, it may be run.
