@@ -99,18 +99,24 @@ class _Watch(TorchDispatchMode):
         for leaf in tree_leaves(inputs):
             if isinstance(leaf, Tensor):
                 self._data[leaf] = True
-        places = torch.arange(value.numel(), dtype=torch.float64, device=value.device)
-        self._shadows[value] = places.reshape(value.shape)
+        exact = torch.float32 if value.numel() < 2**24 else torch.float64  # each place is a number of its own
+        self._places = torch.arange(value.numel(), dtype=exact, device=value.device)
+        self._shadows[value] = self._places.reshape(value.shape)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if len(self.found) < _ENOUGH:
+        if not self._told:
             try:
                 self._follow(func, args, kwargs, result)
             except Exception as error:  # what cannot be followed is not known, which is an answer
                 _log.debug("%s is not followed (%s: %s)", func, type(error).__name__, error)
         return result
+
+    @property
+    def _told(self) -> bool:
+        """Whether what follows can say nothing new."""
+        return len(self.found) >= _ENOUGH or any(mixing.windows for mixing in self.found[:1])
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -147,7 +153,9 @@ class _Watch(TorchDispatchMode):
         if name in _RESHAPES:  # of what may lie in memory in another order than its shadow
             return None if given is None else given.reshape(args[1])
         if func.is_view or name in _MOVES:
-            stands_for = (lambda t: torch.full_like(t, -1, dtype=torch.float64)) if name in ("cat", "stack") else None
+            stands_for = (
+                (lambda t: torch.full_like(t, -1, dtype=self._places.dtype)) if name in ("cat", "stack") else None
+            )
             return func(*tree_map(lambda leaf: self._stand_in(leaf, stands_for), args), **kwargs)
         if name in _REDUCES:
             dims = args[2] if name == "linalg_vector_norm" and len(args) > 2 else args[1] if len(args) > 1 else None

@@ -138,7 +138,8 @@ def _meet(what: Explanation) -> bool:
             outputs = outputs_of(what.model, replaced(what.inputs, explained))
             flat = outputs.reshape(len(outputs), -1)
             weights = torch.linspace(1, 2, flat.shape[1], device=flat.device, dtype=flat.dtype)
-            places = {0, max(0, len(value) - 2)}
+            # Who has others before and behind meets whoever is paired, turned round, summed up to here or from here on.
+            places = (1,) if len(value) == _ROWS else sorted({0, min(1, len(value) - 1), len(value) - 1})
             slopes = [torch.autograd.grad(flat[place] @ weights, explained, retain_graph=True)[0] for place in places]
     except Exception:  # no gradient is no sign
         return False
