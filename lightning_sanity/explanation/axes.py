@@ -329,10 +329,14 @@ def as_asked(told: Layout, channel_axis: int | str | None, feature_axis: int | N
         return Layout(shape, None, told.kind if told.channel is None else ARRAY, "channel_axis=None says so")
     assert isinstance(axis, int)
     found = axis + len(shape) if axis < 0 else axis
-    if not 1 <= found < len(shape) or len(shape) < 3:
+    if len(shape) < 3:
         raise ValueError(
-            f"{name}={axis} is no axis of an input {shape} that could be summed; choose from 1 to {len(shape) - 1} of "
-            "an input with three axes or more, the batch being 0"
+            f"{name}={axis}: an input {shape} is a table, and nothing of it is summed; leave the option out"
+        )
+    if not 1 <= found < len(shape):
+        raise ValueError(
+            f"{name}={axis} is no axis of an input {shape} that could be summed; choose from 1 to {len(shape) - 1}, "
+            "the batch being 0"
         )
     sides = _without(shape, found)
     picture = feature_axis is None and len(sides) == 2

@@ -192,7 +192,8 @@ def reduced(attribution: Tensor, name: str, what: Explanation) -> Maps:
 
 def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
     attribution = _resolved(attribution)
-    attribution = attribution.float() if attribution.dtype in _HALVES else attribution
+    counted = not (attribution.is_floating_point() or attribution.is_complex())  # a map of bits or whole numbers
+    attribution = attribution.float() if counted or attribution.dtype in _HALVES else attribution
     maps = summed(attribution, value)
     if maps is None:
         wanted, got = tuple(value.shape), tuple(attribution.shape)

@@ -22,7 +22,7 @@ from lightning_sanity.explanation.axes import as_asked, layout_of, of_shape
 from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_ids, of_ids
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved
-from lightning_sanity.model.outputs import Output, classes_of, scores_among
+from lightning_sanity.model.outputs import Output, OutputError, classes_of, scores_among
 from lightning_sanity.resources.random_streams import isolated_rng
 
 if TYPE_CHECKING:
@@ -206,6 +206,8 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Lay
             given = values if isinstance(values, tuple) else (values,)
             try:
                 layout, outputs = layout_of(model, given, given[0], lambda: run(model, *given))  # noqa: B023
+            except OutputError:
+                raise
             except Exception:
                 continue
         if _rows_in(outputs) == count or count == total:

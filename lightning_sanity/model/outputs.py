@@ -17,6 +17,10 @@ _COUNTS = ("num_classes", "n_classes", "num_labels")
 _TENSORS: Any = (Tensor, Proxy)  # a proxy stands for a tensor while a model is traced symbolically
 
 
+class OutputError(ValueError):
+    """The scores cannot be told among a model's outputs."""
+
+
 @dataclass(frozen=True)
 class Output:
     """One of the things that a model returns.
@@ -53,7 +57,7 @@ def scores_among(
         classes: How many there are, where that is known.
 
     Raises:
-        ValueError: If the wanted output is not there, or several could be meant.
+        OutputError: If the wanted output is not there, or several could be meant.
         TypeError: If there is no tensor.
     """
     if isinstance(outputs, _TENSORS) and wanted is None:
@@ -72,7 +76,7 @@ def scores_among(
     for known, fitting in _guesses(rows, flat, classes):
         if len(fitting) == 1:
             return Output(fitting[0], known)
-    raise ValueError(
+    raise OutputError(
         f"several of the model's outputs could be its scores: {listed(flat, samples)}; pass output=, the place or "
         "name of the one to explain, or forward="
     )
@@ -117,7 +121,7 @@ def _has_rows(leaf: Tensor, samples: int | None) -> bool:
 
 def _wanted(outputs: Any, found: Mapping[Path, Tensor], wanted: int | str) -> Output:
     if isinstance(outputs, _TENSORS):
-        raise ValueError(f"output={wanted!r} names one of several outputs, but the model returns one tensor")
+        raise OutputError(f"output={wanted!r} names one of several outputs, but the model returns one tensor")
     if isinstance(wanted, int) and not isinstance(outputs, (*_TENSORS, Mapping)):
         top = len(outputs) if isinstance(outputs, Sequence) else 0
         wanted = wanted + top if wanted < 0 else wanted
@@ -125,7 +129,7 @@ def _wanted(outputs: Any, found: Mapping[Path, Tensor], wanted: int | str) -> Ou
     exact: list[Path] = [path for path in found if path == (wanted,)]
     matches = exact or [path for path in found if said in (".".join(map(str, path)), str(path[-1]))]
     if len(matches) != 1:
-        raise ValueError(
+        raise OutputError(
             f"output={wanted!r} names {len(matches) or 'none'} of the model's outputs; there are {listed(found)}"
         )
     return Output(matches[0], "output= names it")

@@ -96,8 +96,9 @@ def parameter_randomization_test(
         model: A trained module whose call returns class scores ``(N, classes)``, or one score ``(N,)`` / ``(N, 1)``;
             other outputs need a ``target`` that makes a number per sample of them.
         inputs: A batch ``(N, ...)`` on any device, a tuple of the model's positional arguments, or a mapping of its
-            keyword arguments. At least 2 samples; 32 to 64 for a release. Signals ``(N, C, L)``, images, volumes
-            ``(N, C, D, H, W)``, tables ``(N, F)``, and token ids ``(N, T)``, which are explained at their embeddings.
+            keyword arguments. At least 2 samples; 32 to 64 for a release. Images, signals, volumes, sequences,
+            graphs, with their channels or features along any axis, see ``channel_axis``; tables ``(N, F)``; and token
+            ids ``(N, T)``, which are explained at their embeddings.
         target: Class to explain, one per sample ``(N,)`` or one for all; a function ``outputs -> (N,)``; a ``Target``
             of ``lightning_sanity.targets``; None = the trained model's prediction. Kept fixed through the cascade.
         methods: Names of ``attribution.available()``, functions ``(model, inputs, target) -> attribution``, or a

@@ -168,6 +168,22 @@ def test_windows_and_pictures_follow_the_channels():
     assert result.pictures.maps["occlusion"].shape[2:] == (12, 10)
 
 
+def test_images_of_whole_numbers_have_axes_too():
+    class Bytes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = convolved(3, 2)
+
+        def forward(self, x):
+            return self.inner(x.permute(0, 3, 1, 2).float() / 255)
+
+    images = torch.randint(0, 255, (6, 12, 10, 3), dtype=torch.uint8)
+    options = FEW | {"controls": True}
+    result = parameter_randomization_test(Bytes().eval(), images, torch.arange(6) % 3, methods="rise", **options)
+    assert (result.settings["axes"]["kind"], result.settings["axes"]["summed"]) == ("image", 3)
+    assert result.curves["input_copy", "spearman"].values.isfinite().all()
+
+
 # --------------------------------------------------------------------------------------------------------------- guests
 
 

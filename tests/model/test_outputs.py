@@ -199,6 +199,11 @@ def test_features_before_scores_are_never_taken_in_silence():
         parameter_randomization_test(Two(lambda h, s: (h, s)), torch.randn(6, 6), **FEW)
 
 
+def test_an_output_that_is_not_there_ends_the_test_by_its_name():
+    with pytest.raises(ValueError, match=r"^output='nope' names none of the model's outputs; there are 'z'"):
+        parameter_randomization_test(Two(lambda h, s: {"z": h, "s": s}), torch.randn(6, 6), output="nope", **FEW)
+
+
 def test_an_output_goes_into_a_function_that_is_a_target():
     model, inputs = Two(lambda h, s: {"a": h, "b": s}).eval(), torch.randn(6, 6)
     seen = []
