@@ -208,8 +208,6 @@ def weights_digest(module: nn.Module) -> str:
     return state_digest(getattr(module, "_orig_mod", module).state_dict())
 
 
-
-
 def as_one_operation(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function; where a model is traced symbolically it becomes one operation, free to look at its values."""
     proxy = next((leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Proxy)), None)
