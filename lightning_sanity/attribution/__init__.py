@@ -244,7 +244,7 @@ def _resolved(method: Any, layer: str | None) -> Method:
         raise TypeError(f"pass '{method.__name__}' or {method.__name__}(...), not the function that makes the method")
     if callable(method):
         # Nothing is known about a user's function, so its repeatability is measured.
-        return Method(getattr(method, "__name__", type(method).__name__), method, stochastic=True)
+        return Method(getattr(method, "__name__", type(method).__name__), method, stochastic=True, foreign=True)
     raise TypeError(f"an attribution method is a name or a function, not {type(method).__name__}: {method!r}")
 
 

@@ -91,7 +91,7 @@ class Rows:
     def _cut(self, samples: slice, copies: range) -> list[tuple[slice, range]] | None:
         """What is too large in two, the first part last; by samples only where one copy of them is too large."""
         count = samples.stop - samples.start
-        limit = min(self.limit, _most.get())
+        limit = self.most
         fit = limit // (self.per_copy * count)
         if fit >= len(copies) or (count == 1 and len(copies) == 1):
             return None
@@ -100,6 +100,11 @@ class Rows:
             return [(samples, copies[fit:]), (samples, copies[:fit])] if fit < len(copies) else None
         middle = samples.start + max(1, limit // self.per_copy)
         return [(slice(middle, samples.stop), copies), (slice(samples.start, middle), copies)]
+
+    @property
+    def most(self) -> int:
+        """Most rows at once here and now; see ``at_most``."""
+        return min(self.limit, _most.get())
 
     def _halve(self, rows: int, full: RuntimeError) -> None:
         if rows <= self.per_copy:

@@ -41,6 +41,7 @@ class Method:
             difference of outputs they claim to explain, as a share of it; None for methods that claim no such thing.
         over: The same method hiding the parts that a segmentation finds, where these are known beforehand, as tokens
             are; None for methods that hide nothing, or have been told what to hide.
+        foreign: Whether a user wrote it, for their model as it is, which may take its input with channels last.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Method:
     prepare: Callable[[nn.Module, Any], AttributionFn] | None = None
     completeness: AttributionFn | None = None
     over: Callable[[Segmentation], Method] | None = None
+    foreign: bool = False
 
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None = None) -> Tensor:
         """The attribution of ``inputs``."""

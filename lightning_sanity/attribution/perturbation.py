@@ -62,7 +62,7 @@ def occlusion(
                 baselines=hidden[samples],
                 target=target_of(target, samples),
                 additional_forward_args=rest(rows_of(inputs, samples)),
-                perturbations_per_eval=max(1, rows.limit // len(value[samples])),
+                perturbations_per_eval=max(1, rows.most // len(value[samples])),
             )
             return found.to(value.dtype)
 
@@ -101,7 +101,7 @@ def ablation(
                     target=target_of(target, samples),
                     additional_forward_args=rest(rows_of(inputs, samples)),
                     feature_mask=parts[samples],
-                    perturbations_per_eval=max(1, rows.limit // len(value[samples])),
+                    perturbations_per_eval=max(1, rows.most // len(value[samples])),
                 )
                 return found.to(value.dtype)
 

@@ -32,6 +32,8 @@ from lightning_sanity.data_randomization.distinct import (
 )
 from lightning_sanity.data_randomization.evidence import memorization_on
 from lightning_sanity.data_randomization.learned_labels import Memorization, chance, independent_samples
+from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
+from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
     Track,
@@ -60,7 +62,7 @@ from lightning_sanity.explanation.preparation import (
 )
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
-from lightning_sanity.explanation.request import Request, ask
+from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
@@ -167,7 +169,7 @@ def data_randomization_test(
     with _prepared(true, permuted, inputs, target, methods, given) as ready:
         with progress_bar(progress) as tick:
             refused, tracks, likeness = _compared(ready, len(true), given, tick)
-        kept_pictures = _pictures(tracks, ready.values) if pictures else None
+        kept_pictures = _pictures(tracks, ready) if pictures else None
     criterion = given["criterion"] or Criterion()
     verdicts = {
         name: Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
@@ -203,7 +205,7 @@ def data_randomization_test(
         },
         verdicts=verdicts,
         output_change=_output_change(ready.outputs, groups, tracks.get(POSITIVE_CONTROL)),
-        coverage=_differences(true, permuted),
+        coverage=_differences(true, permuted, ready.notes),
         valid=valid,
         validity=validity,
         settings=settings_of(
@@ -217,6 +219,9 @@ def data_randomization_test(
             "weights_digests": [weights_digest(each) for each in true],
             "random_label_digests": [weights_digest(each) for each in permuted],
             "repeats": given["repeats"],
+            "output": given["output"],
+            "channel_axis": given["channel_axis"],
+            "feature_axis": given["feature_axis"],
             "seed": given["seed"],
             "model": type(true[0]).__name__,
             "criterion": asdict(criterion),
@@ -265,6 +270,7 @@ class _Ready:
     support: Tensor | None
     problem: str | None
     half: bool
+    notes: tuple[str, ...]
 
 
 @contextmanager
@@ -276,7 +282,7 @@ def _prepared(
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any],
     given: CommonOptions,
 ) -> Iterator[_Ready]:
-    asked = ask(true[0], inputs, target, explain=given["explain"], forward=given["forward"], seed=given["seed"])
+    asked = asked_of(true[0], inputs, target, given)
     with ExitStack() as stack:
         copies = [
             stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, given["clone_fn"], given["seed"]))
@@ -298,6 +304,12 @@ def _prepared(
             Explanation(explained, each, None if target_ is None else target_.to(at), question=asked.place)
             for _, explained, each, at, *_ in copies
         ]
+        chosen = {name: asked.guest(method) for name, method in chosen.items()}
+        notes = asked.notes
+        if in_one(subjects[0], outputs[0]):
+            subjects = [replace(what, in_one=True) for what in subjects]
+            chosen, joint = alone(chosen, batch_size(values))
+            notes += in_one_notes(joint=joint)
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]
@@ -307,8 +319,8 @@ def _prepared(
         if asked.target_name != "class":
             mask = within_reach(subjects[0], place, mask)
         support = support_in(values)
-        used = suited(given["similarities"], first(values), support, mask, tokens=place is not None)
-        yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half)
+        used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
+        yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half, notes)
 
 
 def _few_explained(explained: nn.Module, values: Any) -> Any:
@@ -345,7 +357,10 @@ def _compared(
     return refused, tracks, likeness
 
 
-def _pictures(tracks: Mapping[str, Track], values: Any) -> Pictures | None:
+def _pictures(tracks: Mapping[str, Track], ready: _Ready) -> Pictures | None:
+    values = ready.values
+    if not drawable(first(values), ready.asked.kind()):
+        return None
     drawn = {name: track.pictures for name, track in tracks.items() if track.pictures is not None}
     return pictures_module.keep(first(values), pictures_module.samples(batch_size(values)), (0,), drawn)
 
@@ -451,7 +466,7 @@ def _output_change(outputs: Tensor, groups: tuple[int, int], gradient: Track | N
     )
 
 
-def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> Coverage:
+def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module], notes: tuple[str, ...]) -> Coverage:
     """Which parameters differ between the kinds; equal ones, as in a frozen backbone, are named, not forbidden."""
     names, counts, changes = [], [], []
     others = [dict(each.named_parameters()) for each in permuted]
@@ -463,7 +478,7 @@ def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> Co
         changes.append(min(norms) / max(float(reference.norm()), torch.finfo(torch.float32).tiny))
     kept = tuple(name for name, change in zip(names, changes, strict=True) if change == 0)
     changed = sum(count for count, change in zip(counts, changes, strict=True) if change > 0)
-    notes = (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
+    notes += (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
     unit = UnitCoverage(
         STEP, tuple(names), sum(counts), ("trained on random labels",) * len(names), tuple(changes), kept
     )

@@ -18,7 +18,8 @@ from lightning_sanity.data_randomization.learned_labels import Agreement, Memori
 from lightning_sanity.data_randomization.random_labels import RandomLabels
 from lightning_sanity.data_randomization.tallies import Tally, TallyError, added, tally
 from lightning_sanity.explanation import probe as probes
-from lightning_sanity.model.clone import evaluating, logits
+from lightning_sanity.model.clone import evaluating
+from lightning_sanity.model.outputs import logits
 
 
 def memorization_on(

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 from lightning_sanity.data_randomization.label_access import LabelError, identity
 from lightning_sanity.data_randomization.tallies import ACCURACY, EXPLAINED_VARIANCE, Tally, added, score, tally
 from lightning_sanity.explanation.probe import batch_size
-from lightning_sanity.model.clone import evaluating, logits
+from lightning_sanity.model.clone import evaluating
+from lightning_sanity.model.outputs import logits
 
 _LEVEL = 0.99  # of what labels may agree by chance, over all models together
 _LEVEL_OF_PREDICTIONS = 0.995  # of test accuracies, whose dispersion is estimated: 1.4 % false alarms at 0.99

@@ -3,8 +3,9 @@
 Methods say what they need (see ``attribution.derived``); equal needs are one walk, whatever the methods are called. A
 walk serves many depths of a trial at once, by the first of two paths that the network allows (see ``streams`` and
 ``full_batch``). What cannot be had this way, a user's own function or a network that allows neither, stays with the
-plain loop, which is also the reference: one depth of the first trial is explained both ways, for two of its samples,
-and a method whose maps differ goes back to the plain loop.
+plain loop, which is also the reference: one depth of the first trial is explained both ways, for a few of its samples,
+and a method whose maps differ goes back to the plain loop. Which depth and which samples the seed draws: a fixed choice
+would be symmetric to some network.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import TrialDraw
 from lightning_sanity.randomization.unit import Unit
 from lightning_sanity.resources.memory import Meter, bytes_of
-from lightning_sanity.resources.random_streams import reseed
+from lightning_sanity.resources.random_streams import generator, reseed, stream_seed
 
 Paths = tuple[type[Path], ...]
 ENGINES: Mapping[str, Paths] = {"auto": (TwoStream, FullBatch), "folded": (Folded, TwoStream, FullBatch), "plain": ()}
 """The paths that each choice of a user allows, the best first."""
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
+_PROOF = 3
+"""Samples by which a method is proven."""
 _UNSURE = 1.5
 """Factor by which a walk may keep more than its plan says."""
 
@@ -126,6 +129,8 @@ class Engine:
     ) -> None:
         self.what, self.seed, self.budget = what, seed, budget
         self.model, self.samples = model, len(first(what.inputs))
+        if what.in_one:
+            raise NotTraceable("its samples depend on one another")
         self.methods: dict[str, Derived] = {
             name: function
             for name, (method, function) in methods.items()
@@ -279,7 +284,7 @@ class Engine:
 
     def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
         """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
-        depth = len(self.steps) // 2
+        depth = self._proof_depth()
         if not self.path.lend_random(self._random[depth]):
             for unit in self.steps[depth]:
                 redraw(self.model, unit)
@@ -291,6 +296,17 @@ class Engine:
             self._give_up(other, f"the map of '{name}' at depth {depth} differs by {difference:.1e} of its norm")
         if not self.methods:
             raise NotTraceable("every map differs from the plain loop's")
+
+    def _proof_depth(self) -> int:
+        """A depth drawn by the seed: neither the last nor in the middle, where turning all rows round goes unseen."""
+        last = len(self.steps) - 1
+        able = [depth for depth in range(last) if 2 * depth != last] or [last]
+        return able[stream_seed(self.seed, "proof") % len(able)]
+
+    def _proof_samples(self, samples: int, device: torch.device) -> Tensor:
+        """Up to three samples in an order without symmetry, drawn by the seed."""
+        draw = torch.randperm(samples, generator=generator(self.seed, "proof", samples))[:_PROOF]
+        return draw.to(device)
 
     def proven(self, what: Explanation, found: Mapping[str, Tensor]) -> list[str]:
         """Methods whose attributions of the model as it is now are those of the plain path."""
@@ -309,12 +325,14 @@ class Engine:
     def _difference(self, name: str, what: Explanation, ours: Tensor) -> float:
         """How far an attribution is from the plain path's, as a share of its norm.
 
-        The first and the last sample are enough, but for a method that draws something for the whole batch.
+        A few samples are enough, but for a method that draws something for the whole batch.
         """
         function, samples = self.methods[name], len(first(what.inputs))
-        reseed(self.seed, first(what.inputs).device)
-        some = slice(0, samples) if function.copies is not None else slice(0, None, max(1, samples - 1))
-        what = replace(what, inputs=rows_of(what.inputs, some), target=target_of(what.target, some))
+        device = first(what.inputs).device
+        some = self._proof_samples(samples, device) if function.copies is None else torch.arange(samples, device=device)
+        reseed(self.seed, device)
+        target = None if what.target is None else what.target[some]
+        what = replace(what, inputs=rows_of(what.inputs, some), target=target)
         rows = self._proof_rows.get(name, max(samples, ROWS))
         with torch.enable_grad(), at_most(rows):
             parts = [

@@ -40,7 +40,7 @@ from lightning_sanity.attribution.method import first, outputs_of, select
 from lightning_sanity.engine.path import JOIN, NotTraceable, Observed, Path, Planned, Steps
 from lightning_sanity.engine.plan import split
 from lightning_sanity.engine.recording import (
-    FOUR,
+    SIX,
     TWO,
     Call,
     CallRows,
@@ -114,12 +114,12 @@ class FullBatch(Path):
                     places[id(tensor)].append(place)
         tensors = [found[0].held(found[0].holder) for found in places.values()]
         two = self._recorded(inputs, TWO, tensors, None)
-        four = self._recorded(inputs, FOUR, tensors, two)
+        six = self._recorded(inputs, SIX, tensors, two)
         self.per_sample, self.largest = two.size // 2, two.largest // 2
-        if [call.module for call in two.calls] != [call.module for call in four.calls]:
+        if [call.module for call in two.calls] != [call.module for call in six.calls]:
             raise NotTraceable("it calls other modules for another number of samples")
         self.rows: dict[nn.Module, list[CallRows]] = defaultdict(list)
-        doubts = self._doubts(two.calls, four.calls)
+        doubts = self._doubts(two.calls, six.calls)
         root = self.rows.get(model, [])
         if len(root) != 1 or model in doubts:
             raise NotTraceable(f"the model {doubts.get(model, 'does not run once')}")
@@ -140,10 +140,10 @@ class FullBatch(Path):
         with self.out_of_place():
             return record(self.trained, lambda: outputs_of(self.trained, some), some, tensors, before)
 
-    def _doubts(self, two: Sequence[Call], four: Sequence[Call]) -> dict[nn.Module, str]:
+    def _doubts(self, two: Sequence[Call], six: Sequence[Call]) -> dict[nn.Module, str]:
         """Modules whose rows cannot be told, and why; notes the others' rows."""
         doubts = {}
-        for one, other in zip(two, four, strict=True):
+        for one, other in zip(two, six, strict=True):
             rows = rows_of_call(one, other)
             if isinstance(rows, str):
                 doubts[one.module] = rows

@@ -23,9 +23,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.engine.rows import alike, same, stretched
 
-TWO, FOUR = [0, 1], [2, 0, 1, 3]
-"""The samples of two runs. Others stand before and behind the first two in the second, so that it shows whether a
-sample depends on either."""
+TWO, SIX = [0, 1], [2, 0, 1, 3, 4, 5]
+"""The samples of two runs. In the second others stand before and behind the first two, one before and three behind, so
+that it shows whether a sample depends on any: turned round, rolled or paired, the two do not meet again."""
+TIMES = len(SIX) // len(TWO)
 _MADE_LIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"}
 _MADE_LIKE |= {"zeros_like", "ones_like", "full_like", "empty_like"}
 """What reads of a tensor nothing but its shape and type."""
@@ -180,7 +181,7 @@ class Recording(TorchDispatchMode):
             raise NotTraceable("it computes something else for another number of samples")
         of_all = any(tensor in self._of_all for tensor in read)
         for tensor, before in zip(made, told[0][1], strict=True):
-            if of_all or (tensor.numel() and stretched(before, tensor.shape, 2) is None):
+            if of_all or (tensor.numel() and stretched(before, tensor.shape, TIMES) is None):
                 self._of_all[tensor] = True
 
 
@@ -245,16 +246,16 @@ def record(
     return recording
 
 
-def rows_of_call(two: Call, four: Call) -> CallRows | str:
+def rows_of_call(two: Call, six: Call) -> CallRows | str:
     """Where rows lie in a call's arguments and results, or why that cannot be told."""
-    if two.overwrites or four.overwrites:
+    if two.overwrites or six.overwrites:
         return "overwrites what it is given"
-    if two.given != four.given or two.result != four.result:
+    if two.given != six.given or two.result != six.result:
         return "is called in another way for another number of samples"
     try:
         taken, returned = (
             tuple(_lying(*pair) for pair in zip(ours, theirs, strict=True))
-            for ours, theirs in ((two.leaves, four.leaves), (two.returned, four.returned))
+            for ours, theirs in ((two.leaves, six.leaves), (two.returned, six.returned))
         )
     except _Doubt as doubt:
         return str(doubt)
@@ -270,15 +271,15 @@ class _Doubt(Exception):
     """Why it cannot be told where rows lie."""
 
 
-def _lying(two: Any, four: Any) -> Lying:
-    tensors = isinstance(two, Tensor) and isinstance(four, Tensor)
-    if not tensors or two.shape == four.shape:
-        if alike(two, four) if tensors else same(two, four):
+def _lying(two: Any, six: Any) -> Lying:
+    tensors = isinstance(two, Tensor) and isinstance(six, Tensor)
+    if not tensors or two.shape == six.shape:
+        if alike(two, six) if tensors else same(two, six):
             return None
         raise _Doubt("is given or returns something else for another number of samples")
-    dim = stretched(two.shape, four.shape, 2)
+    dim = stretched(two.shape, six.shape, TIMES)
     each = 0 if dim is None or two.shape[dim] % 2 else two.shape[dim] // 2
-    if dim is None or not each or not alike(two, four.narrow(dim, each, 2 * each)):
+    if dim is None or not each or not alike(two, six.narrow(dim, each, 2 * each)):
         raise _Doubt("has rows that depend on one another, or lie in no order")
     return dim, each
 

@@ -4,8 +4,11 @@ probe.py         the fixed batch that is explained, how it is chosen and how it 
 request.py       of which input, by which call, for which number per sample
 targets.py       numbers to explain where a class index does not say it: masks, positions, boxes, embeddings
 tokens.py        token ids, explained at their embeddings
+axes.py          what the axes of an input are, told by what the network does with it
+kinds.py         kinds of input: reduction to maps, measures that suit, drawing; the way from the user's axes to ours
 options.py       what both tests can be told, stated once: types, defaults, documentation
 preparation.py   a quiet copy, the explained class, the methods that apply
+dependence.py    whether what a model says of a sample depends on the others in its batch
 maps.py          attributions reduced to maps, and their comparison with the trained model's
 explainer.py     runs methods: one random stream for all models, within memory and time
 measures.py      which similarities mean something on which inputs

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.explanation.kinds import summed
 from lightning_sanity.resources.random_streams import generator, reseed
 from lightning_sanity.similarity import Similarity
 
@@ -79,6 +80,7 @@ class Explanation:
         chosen: ``(model, inputs) -> inputs`` that hold what this model itself would choose to be asked about, where
             that is more than a class.
         question: Place among the inputs of what is asked of each sample, if any: a mask, a position.
+        in_one: Whether a sample's outputs depend on the others of its batch, which is then never split nor stacked.
     """
 
     model: nn.Module
@@ -87,6 +89,7 @@ class Explanation:
     opened: Callable[[nn.Module, Any], Any] | None = None
     chosen: Callable[[nn.Module, Any], Any] | None = None
     question: int | None = None
+    in_one: bool = False
 
     def with_noise(self, keys: Sequence[int]) -> Explanation:
         """As many noisy copies of the batch as keys, stacked; each sample's noise is its own, scaled by its range."""
@@ -188,19 +191,14 @@ def reduced(attribution: Tensor, name: str, what: Explanation) -> Maps:
 
 
 def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
-    wanted, got = tuple(value.shape), tuple(attribution.shape)
-    spatial = wanted[2:] if len(wanted) > 2 else wanted[1:]
-    allowed = {wanted, (wanted[0], 1, *spatial), (wanted[0], *spatial)}
-    if got not in allowed:
-        raise AttributionFailed(f"method '{name}' returned shape {got} for an input of shape {wanted}")
     attribution = _resolved(attribution)
-    attribution = attribution.float() if attribution.dtype in _HALVES else attribution
-    if len(got) == len(wanted) and len(wanted) > 2:
-        signed, magnitude = attribution.sum(1), attribution.abs().sum(1)
-    else:
-        signed, magnitude = attribution, attribution.abs()
-    shape = (wanted[0], -1, spatial[-1]) if len(spatial) != 1 else (wanted[0], 1, spatial[0])
-    return Maps(signed.reshape(shape), magnitude.reshape(shape))
+    counted = not (attribution.is_floating_point() or attribution.is_complex())  # a map of bits or whole numbers
+    attribution = attribution.float() if counted or attribution.dtype in _HALVES else attribution
+    maps = summed(attribution, value)
+    if maps is None:
+        wanted, got = tuple(value.shape), tuple(attribution.shape)
+        raise AttributionFailed(f"method '{name}' returned shape {got} for an input of shape {wanted}")
+    return Maps(*maps)
 
 
 def _resolved(attribution: Tensor) -> Tensor:

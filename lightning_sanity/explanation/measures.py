@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.explanation.kinds import TOKENS, Kind, positions, unsuited
 from lightning_sanity.explanation.maps import Explanation, explain
 from lightning_sanity.result.verdict import MEASURES
 from lightning_sanity.similarity import Similarity, resolve, support_of, within
-from lightning_sanity.similarity.registry import LEAST_SIDE
 
 OF_TOKENS = ("cosine_signed", "euclidean_signed")
 """Beside the verdict's measures, what Kokhlikyan et al. 2021 (arXiv:2106.07475) compare the scores of tokens by."""
@@ -39,28 +39,28 @@ def suited(
     support: Tensor | None,
     mask: Tensor | None = None,
     *,
-    tokens: bool = False,
+    kind: Kind,
 ) -> tuple[Similarity, ...]:
     """The verdict's measures as far as they mean something on these inputs, and all of the user's.
 
     Args:
         similarities: What the user asked for; None for nothing in particular.
-        value: The explained input ``(N, ...)``.
+        value: The explained input, its channels first.
         support: See ``support_in``.
         mask: What counts of each map ``(N, H, W)``; all of it if None.
-        tokens: Whether the maps are scores of tokens.
+        kind: Of the explained input.
 
     Raises:
         ValueError: If the user asked for what means nothing on these inputs.
     """
     asked = [resolve(name) for name in _asked(similarities)]
     for measure in asked:
-        reason = unsuited(measure, value, support)
+        reason = unsuited(measure, value, support, kind)
         if reason is not None:
-            named = ", ".join(m.name for m in measures_of(None) if fits(m, value, support))
+            named = ", ".join(m.name for m in measures_of(None) if fits(m, value, support, kind))
             raise ValueError(f"similarity '{measure.name}' means nothing here: {reason}; for these inputs: {named}")
-    extra = [resolve(name) for name in OF_TOKENS] if tokens else []
-    usual = [m for m in measures_of(None) if fits(m, value, support) and not (m.spatial and mask is not None)]
+    extra = [resolve(name) for name in OF_TOKENS] if kind is TOKENS else []
+    usual = [m for m in measures_of(None) if fits(m, value, support, kind) and not (m.spatial and mask is not None)]
     found = {measure.name: measure for measure in (*usual, *extra, *asked)}.values()
     if mask is None:
         return tuple(found)
@@ -74,29 +74,17 @@ def _asked(similarities: str | Similarity | Sequence[str | Similarity] | None) -
     return [similarities] if isinstance(similarities, (str, Similarity)) else similarities
 
 
-def fits(measure: Similarity, value: Tensor, support: Tensor | None) -> bool:
+def fits(measure: Similarity, value: Tensor, support: Tensor | None, kind: Kind) -> bool:
     """Whether a measure means something on this input."""
-    return unsuited(measure, value, support) is None
-
-
-def unsuited(measure: Similarity, value: Tensor, support: Tensor | None) -> str | None:
-    """Why a measure means nothing on this input, or None if it does."""
-    shape = tuple(value.shape)
-    if measure.on_support and support is None:
-        return "most inputs have no constant background that could be left out"
-    if measure.spatial and value.ndim != 4:
-        return f"it looks at windows of images (N, C, H, W), and the explained input has shape {shape}"
-    if measure.spatial and min(shape[-2:]) < LEAST_SIDE:
-        return f"it needs images of at least {LEAST_SIDE} pixels a side, and the explained input has shape {shape}"
-    return None
+    return unsuited(measure, value, support, kind) is None
 
 
 def support_in(values: Any) -> Tensor | None:
     """Positions that are not background, laid out like maps ``(N, H, W)``; None if most samples have no background."""
-    value = first(values)
-    if value.ndim < 3 or not value.is_floating_point():
+    placed = positions(first(values))
+    if placed is None:
         return None
-    support, has_background = support_of(value.reshape(*value.shape[:2], -1, value.shape[-1]))
+    support, has_background = support_of(placed)
     if not bool(has_background.float().mean() >= 0.5):
         return None
     return support & has_background[:, None, None]

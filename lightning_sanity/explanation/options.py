@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from torch import nn
 from typing_extensions import TypedDict
@@ -39,6 +39,13 @@ class CommonOptions(TypedDict, total=False):
         controls: Run the controls as well; without them a result cannot show that the test worked.
         forward: ``forward(model, *inputs) -> scores`` (``**inputs`` for a mapping) where calling the model is not
             enough.
+        output: Which of several outputs holds the scores, by its place or name; if None the one that its name, its
+            shape or the number of classes tells. Where several could be meant the test asks for it.
+        channel_axis: Axis of the explained input that holds its channels, or its features, counted with the batch as
+            0: maps are summed over it. None says that there is none, as in images ``(N, H, W)``. ``"auto"`` finds it
+            by the first operation of the network that mixes the input's numbers, or by the shape where that can mean
+            one thing only; else nothing is summed, and the notes say so.
+        feature_axis: The same for what is no image: an axis of features, the others being steps, nodes or points.
         layer: Module for the class activation maps, by its name; if None the last spatial feature map, of a segmenter
             that of its bottleneck.
         explain: Which of several inputs is explained, by its place or key; if None the first floating-point one.
@@ -52,6 +59,9 @@ class CommonOptions(TypedDict, total=False):
     criterion: Criterion | None
     controls: bool
     forward: Callable[..., Any] | None
+    output: int | str | None
+    channel_axis: int | Literal["auto"] | None
+    feature_axis: int | None
     layer: str | None
     explain: int | str | None
     tokens: Tokens | None
@@ -65,6 +75,9 @@ DEFAULTS: CommonOptions = {
     "criterion": None,
     "controls": True,
     "forward": None,
+    "output": None,
+    "channel_axis": "auto",
+    "feature_axis": None,
     "layer": None,
     "explain": None,
     "tokens": None,
@@ -81,6 +94,10 @@ def check_common(given: CommonOptions) -> None:
     measures_of(given["similarities"])  # raises on an unknown name
     check_integer("repeats", given["repeats"], 1)
     check_integer("seed", given["seed"], None)
+    if given["channel_axis"] not in ("auto", None):
+        check_integer("channel_axis", given["channel_axis"], None)
+    if given["feature_axis"] is not None:
+        check_integer("feature_axis", given["feature_axis"], None)
 
 
 def check_integer(name: str, value: Any, least: int | None) -> None:

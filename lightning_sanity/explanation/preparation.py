@@ -24,10 +24,10 @@ from lightning_sanity.model.clone import (
     eager,
     evaluating,
     launder,
-    logits,
     preserved,
 )
 from lightning_sanity.model.graph import Graph, trace
+from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.sharded import stand_in
 from lightning_sanity.model.weights import own_class
 from lightning_sanity.resources.processes import Share

@@ -1,22 +1,32 @@
 """What a test asks of a model: of which of its inputs, how it is called, and for which number per sample.
 
-Everything behind this border sees a tuple of inputs whose first is explained and a function that calls the model with
-it. What a target keeps fixed of every sample rides along as a last input, so that it is cut and repeated with its
-sample wherever a method does so.
+Everything behind this border sees a tuple of inputs whose first is explained, its channels first, and a function that
+calls the model with it and returns its scores. What a target keeps fixed of every sample rides along as a last input,
+so that it is cut and repeated with its sample wherever a method does so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from lightning_sanity.attribution.batching import rows_of
+from lightning_sanity.attribution.method import Method, first, replaced
+from lightning_sanity.explanation.axes import as_asked, layout_of, of_shape
+from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_ids, of_ids
 from lightning_sanity.explanation.targets import Target
-from lightning_sanity.model.clone import as_one_operation, evaluating, launder
+from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved
+from lightning_sanity.model.outputs import Output, OutputError, classes_of, scores_among
 from lightning_sanity.resources.random_streams import isolated_rng
+
+if TYPE_CHECKING:
+    from lightning_sanity.explanation.options import CommonOptions
 
 Forward = Callable[..., Any]
 _NAMES = ("input_ids", "image", "images", "input", "inputs", "pixel_values", "x")
@@ -35,6 +45,9 @@ class Request:
         names: Of all inputs, in the order of ``inputs``.
         chosen: See ``explanation.Explanation``.
         place: Of the target's choice among the inputs, counted from the end; None if there is none.
+        layout: What the axes of the explained input are, as the user gave it.
+        output: Which of the model's outputs holds the scores.
+        own: ``forward``, of the inputs as the user gave them.
     """
 
     inputs: Any
@@ -45,6 +58,25 @@ class Request:
     names: tuple[int | str, ...]
     chosen: Callable[[nn.Module, Any], Any] | None = None
     place: int | None = None
+    layout: Layout | None = None
+    output: Output = field(default_factory=Output)
+    own: Forward | None = None
+
+    def guest(self, method: Method) -> Method:
+        """A method that a user wrote, for the user's model and inputs as they are; any other as it is."""
+        return method if self.layout is None else self.layout.guest(method, self.own)
+
+    def kind(self, *, opened: bool = False) -> Kind:
+        """What kind of input is explained; ids that are not opened at an embedding are columns of a table."""
+        if self.layout is None or self.layout.kind is TOKENS:
+            return TOKENS if opened else TABLE
+        return self.layout.kind
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result must know of what was explained."""
+        of_output = (f"explained is the model's output '{self.output.name}': {self.output.known}",)
+        return (of_output if self.output.path else ()) + (() if self.layout is None else self.layout.notes)
 
 
 def ask(
@@ -54,6 +86,7 @@ def ask(
     *,
     explain: int | str | None = None,
     forward: Forward | None = None,
+    output: int | str | None = None,
     seed: int = 0,
 ) -> Request:
     """The question that the arguments of a test mean.
@@ -65,6 +98,7 @@ def ask(
         explain: Which input: its place or key. None = the first, or of a mapping the first of the usual names, else
             its first floating-point tensor, else its first tensor.
         forward: ``(model, *inputs)``, or ``(model, **inputs)`` for a mapping.
+        output: The place or name of the output that is explained.
         seed: Of the streams for the target's choice.
 
     Raises:
@@ -76,6 +110,8 @@ def ask(
     arranged = tuple(values[k] for k in order)
     if isinstance(inputs, Mapping) or order != sorted(order):
         forward = _called_by(tuple(names[k] for k in order), forward)
+    if output is not None:
+        forward = _returning(output, forward or _plainly)
     asked = Request(
         arranged[0] if len(arranged) == 1 else arranged,
         forward,
@@ -89,6 +125,123 @@ def ask(
     if callable(target):
         return _with_score(asked, getattr(target, "__name__", "a function"), lambda outputs, *_: target(outputs))
     return asked
+
+
+def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions) -> Request:
+    """The question that the arguments and options of a test mean; see ``ask`` and ``understood``."""
+    seed = given["seed"]
+    asked = ask(
+        model,
+        inputs,
+        target,
+        explain=given["explain"],
+        forward=given["forward"],
+        output=given["output"],
+        seed=seed,
+    )
+    return understood(model, asked, channel_axis=given["channel_axis"], feature_axis=given["feature_axis"], seed=seed)
+
+
+def understood(
+    model: nn.Module,
+    asked: Request,
+    *,
+    channel_axis: int | str | None = "auto",
+    feature_axis: int | None = None,
+    seed: int = 0,
+) -> Request:
+    """The same question with its input's channels first and the model's scores found among its outputs.
+
+    Args:
+        model: Is run once on a few samples, undisturbed.
+        asked: The question.
+        channel_axis: See ``options.CommonOptions``.
+        feature_axis: See there.
+        seed: Of the streams during that pass.
+
+    Raises:
+        ValueError: If several outputs could be the scores, or an option names an axis that is not there.
+    """
+    value, samples = first(asked.inputs), len(first(asked.inputs)) if first(asked.inputs).ndim else 0
+    shape = tuple(value.shape)
+    told, outputs, rows = _watched(model, asked, min(samples, _FEW), seed) or (of_shape(shape), None, 0)
+    layout = of_ids(value) if are_ids(value) else as_asked(replace(told, shape=shape), channel_axis, feature_axis)
+    output = Output()
+    if asked.target_name == "class" and outputs is not None:
+        output = scores_among(outputs, rows, classes=classes_of(model) or _classes_in(asked.target))
+    found = replace(asked, layout=layout, output=output, own=asked.forward)
+    run = asked.forward or _plainly
+    if output.path:
+        found = replace(found, own=lambda model, *values: output.of(run(model, *values)))
+        found = replace(found, forward=found.own)
+    if layout.as_it_is:
+        return found
+    inner, chosen = found.own or _plainly, asked.chosen
+
+    def turned(model: nn.Module, value: Any, *others: Any) -> Any:
+        return inner(model, layout.back(value), *others)
+
+    def choosing(explained: nn.Module, inputs: Any) -> Any:
+        assert chosen is not None
+        return replaced(chosen(explained, replaced(inputs, layout.back(first(inputs)))), first(inputs))
+
+    layout = replace(layout, compact=False)
+    if not _runs(model, replace(asked, forward=turned, inputs=replaced(asked.inputs, layout.turned(value))), seed):
+        layout = replace(layout, compact=True)
+    found, given = replace(found, layout=layout), replaced(asked.inputs, layout.turned(value))
+    return replace(found, inputs=given, forward=turned, chosen=None if chosen is None else choosing)
+
+
+_FEW = 3
+"""Samples that show what the axes are: more than one, and no likely length of another axis."""
+
+
+def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Layout, Any, int] | None:
+    """What a pass over a few samples shows, or over all; None where it fails, which who copies the model will tell."""
+    run, total = asked.forward or _plainly, len(first(asked.inputs)) if few else 0
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    for count in dict.fromkeys(size for size in (few, total) if size):
+        with _undisturbed(model, device, seed):
+            values = launder(rows_of(asked.inputs, slice(0, count)), device)
+            given = values if isinstance(values, tuple) else (values,)
+            try:
+                layout, outputs = layout_of(model, given, given[0], lambda: run(model, *given))  # noqa: B023
+            except OutputError:
+                raise
+            except Exception:
+                continue
+        if _rows_in(outputs) == count or count == total:
+            return layout, outputs, count
+    return None
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    with (
+        isolated_rng(seed, device),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        eager(),
+        evaluating(model),
+        preserved(model),
+    ):
+        yield
+
+
+def _runs(model: nn.Module, asked: Request, seed: int) -> bool:
+    """Whether the model can be called so; with few samples, or with all."""
+    return _watched(model, asked, min(len(first(asked.inputs)), _FEW), seed) is not None
+
+
+def _rows_in(outputs: Any) -> int:
+    """The most usual first dimension of what a model returned."""
+    sizes = [len(leaf) for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    return max(sizes, key=sizes.count, default=0)
+
+
+def _classes_in(target: Any) -> int | None:
+    """How many classes the labels hold that were given as target."""
+    return int(target.max()) + 1 if isinstance(target, Tensor) and target.ndim == 1 and len(target) else None
 
 
 def explainable(inputs: Any) -> tuple[int | str, ...]:
@@ -134,6 +287,14 @@ def _called_by(names: tuple[int | str, ...], forward: Forward | None) -> Forward
         return callee(*first, *(named[place] for place in range(len(names))))
 
     return run
+
+
+def _returning(output: int | str, run: Forward) -> Forward:
+    def returning(model: nn.Module, *values: Any) -> Any:
+        outputs = run(model, *values)
+        return scores_among(outputs, None, output).of(outputs)
+
+    return returning
 
 
 def _plainly(model: nn.Module, *values: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_sanity.model.clone import logits
+from lightning_sanity.model.outputs import logits
 
 
 @dataclass(frozen=True)

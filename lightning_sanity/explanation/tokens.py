@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
+from lightning_sanity.explanation.kinds import are_ids
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.request import ask
 from lightning_sanity.model.clone import Adapted, clone, launder
@@ -69,12 +70,12 @@ def at_embeddings(values: Any, tokens: Tokens | None) -> bool:
         ValueError: If ``tokens`` are asked for and it is not.
     """
     value = first(values)
-    whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-    if tokens is not None and not (whole and value.ndim == 2):
+    ids = are_ids(value)
+    if tokens is not None and not ids:
         raise ValueError(
             f"tokens= needs ids (N, T) of an integer type, not {value.dtype} of shape {tuple(value.shape)}"
         )
-    return whole and value.ndim == 2
+    return ids
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ hidden.py      what a pass reads that is neither input nor parameter
 places.py      where such a tensor hangs
 constants.py   which of them are constant by nature
 caches.py      what a model keeps of its weights, emptied as they change
+outputs.py     which of the things that a model returns are its scores
 clone.py       a live, detached copy of a module, and the proofs that it is one
 sharded.py     measuring in place where the weights are shards, of which no copy can be made
 digest.py      fingerprints of weights: all that a state_dict holds

@@ -20,7 +20,7 @@ from torch.fx import Proxy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_sanity.model.digest import state_digest
-from lightning_sanity.model.graph import first_tensor
+from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.weights import zeroed
 
 # Lightning writes compiled versions of these over the methods, closed over the module they were compiled for. A bound
@@ -206,25 +206,6 @@ def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor])
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over a module's ``state_dict``; see ``digest.state_digest``."""
     return state_digest(getattr(module, "_orig_mod", module).state_dict())
-
-
-def logits(outputs: Any) -> Tensor:
-    """The tensor to be explained among a model's outputs: the output itself, its ``logits``, or the first tensor."""
-    if isinstance(outputs, _TENSORS):
-        return outputs
-    named = getattr(outputs, "logits", None)
-    if named is None and isinstance(outputs, dict):
-        named = outputs.get("logits")
-    found = named if isinstance(named, _TENSORS) else first_tensor(outputs, _TENSORS)
-    if found is None:
-        raise TypeError(
-            f"the model returned {type(outputs).__name__} without a tensor: pass forward=, a function "
-            "(model, *inputs) -> outputs (N, classes)"
-        )
-    return found
-
-
-_TENSORS: Any = (Tensor, Proxy)  # a proxy stands for a tensor while a model is traced symbolically
 
 
 def as_one_operation(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -103,7 +103,8 @@ def _traced(
     model: nn.Module, inputs: tuple[Any, ...], run: Callable[..., Any], explained: Callable[[Any], Any]
 ) -> Graph:
     names: dict[int, str] = {}
-    _learn(model, names)
+    held: list[Tensor] = []  # a cache that is emptied meanwhile must not leave its identity to another tensor
+    _learn(model, names, held)
     recorder = _Recorder(names)
     spatial: list[SpatialMap] = []
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
@@ -112,7 +113,7 @@ def _traced(
                 recorder.mark_data(leaf)
         stack.enter_context(_in_single_operations())
         stack.enter_context(_spatial_outputs(model, spatial, recorder))
-        stack.enter_context(told_of_gathering(model, lambda: _learn(model, names)))
+        stack.enter_context(told_of_gathering(model, lambda: _learn(model, names, held)))
         stack.enter_context(recorder)
         outputs = run(*inputs)
         reached = recorder.above(explained(outputs))
@@ -156,10 +157,11 @@ def _in_single_operations() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _learn(model: nn.Module, names: dict[int, str]) -> None:
+def _learn(model: nn.Module, names: dict[int, str], held: list[Tensor]) -> None:
     """Note which tensors stand for which name now; sharded parameters are others during a pass."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         names.setdefault(id(tensor), name)
+        held.append(tensor)
 
 
 @dataclass(frozen=True)

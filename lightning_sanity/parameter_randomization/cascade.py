@@ -90,6 +90,8 @@ class Cascade:
         self._done = self._total = 0
         self._share = share or Share()
         self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
+        if what.in_one:  # one altered copy of the batch at a time
+            self._explain.rows = dict.fromkeys(methods, self.samples)
         self._clock = clock(first(what.inputs).device)
         self._trained_model = TrainedModel(what, methods, similarities, support, settings, self._explain, self._share)
         self.references = self._trained_model.references

@@ -15,6 +15,8 @@ from typing_extensions import Unpack
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
+from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
 from lightning_sanity.explanation.measures import suited, support_in
@@ -30,7 +32,7 @@ from lightning_sanity.explanation.preparation import (
 )
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
-from lightning_sanity.explanation.request import Request, ask
+from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
@@ -94,8 +96,9 @@ def parameter_randomization_test(
         model: A trained module whose call returns class scores ``(N, classes)``, or one score ``(N,)`` / ``(N, 1)``;
             other outputs need a ``target`` that makes a number per sample of them.
         inputs: A batch ``(N, ...)`` on any device, a tuple of the model's positional arguments, or a mapping of its
-            keyword arguments. At least 2 samples; 32 to 64 for a release. Signals ``(N, C, L)``, images, volumes
-            ``(N, C, D, H, W)``, tables ``(N, F)``, and token ids ``(N, T)``, which are explained at their embeddings.
+            keyword arguments. At least 2 samples; 32 to 64 for a release. Images, signals, volumes, sequences,
+            graphs, with their channels or features along any axis, see ``channel_axis``; tables ``(N, F)``; and token
+            ids ``(N, T)``, which are explained at their embeddings.
         target: Class to explain, one per sample ``(N,)`` or one for all; a function ``outputs -> (N,)``; a ``Target``
             of ``lightning_sanity.targets``; None = the trained model's prediction. Kept fixed through the cascade.
         methods: Names of ``attribution.available()``, functions ``(model, inputs, target) -> attribution``, or a
@@ -190,6 +193,8 @@ class _Ready:
     problem: str | None
     half: bool
     notes: tuple[str, ...]
+    max_batch: int | None
+    max_memory: int | None
 
     def cascade(
         self,
@@ -207,8 +212,8 @@ class _Ready:
             diagnostics=tuple(given["diagnostics"]),
             picture_samples=picture_samples,
             engine="plain" if self.left.caches else given["engine"],  # shared walks see no cache being emptied
-            max_batch=given["max_batch"],
-            max_memory=given["max_memory"],
+            max_batch=self.max_batch,
+            max_memory=self.max_memory,
         )
         steps = tuple(self.planned.depths(given["order"]))
         measured = self.what, self.methods, self.used, self.support
@@ -231,7 +236,7 @@ def _prepared(
     given: WalkOptions,
     share: Share,
 ) -> Iterator[_Ready]:
-    asked = ask(model, inputs, target, explain=given["explain"], forward=given["forward"], seed=given["seed"])
+    asked = asked_of(model, inputs, target, given)
     prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"], share)
     with prepared_copy as (copied, explained, values, device, kept, graph):
         half = in_half(copied, device)
@@ -240,7 +245,7 @@ def _prepared(
             copied, explained, as_arguments(values), graph, model, given["constants"], asked.forward
         )
         planned = plan(copied, graph, given["granularity"], given["max_steps"])
-        notes = other_paths(copied, explained, values, graph)
+        notes = other_paths(copied, explained, values, graph) + asked.notes
         drawer = reinitializer(
             given["reinitialize"], copied, model, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )
@@ -250,17 +255,23 @@ def _prepared(
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
+        chosen = {name: asked.guest(method) for name, method in chosen.items()}
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             what, place, mask = at_tokens(what, asked.names, given["tokens"])
         if place is not None:
             chosen = {name: place.adapted(method) for name, method in chosen.items()}
             notes += place.notes
+        what = replace(what, in_one=in_one(what, graph.outputs, given["max_batch"]))
+        max_batch, max_memory = (None, None) if what.in_one else (given["max_batch"], given["max_memory"])
+        if what.in_one:
+            chosen, joint = alone(chosen, batch_size(values))
+            notes += in_one_notes(given["max_batch"], given["max_memory"], joint)
         if asked.target_name != "class":
-            mask = within_reach(what, place, mask, given["max_batch"])
+            mask = within_reach(what, place, mask, max_batch)
         # To find out whether a method applies, it may be run.
-        with at_most(rows_within(given["max_memory"], copied, what)):
-            refused, functions = prepared_methods(chosen, what, given["max_batch"])
+        with at_most(batch_size(values) if what.in_one else rows_within(max_memory, copied, what)):
+            refused, functions = prepared_methods(chosen, what, max_batch)
         support = support_in(values)
         yield _Ready(
             copied,
@@ -277,11 +288,13 @@ def _prepared(
             chosen,
             refused,
             functions,
-            suited(given["similarities"], first(values), support, mask, tokens=place is not None),
+            suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None)),
             support,
             problem,
             half,
             notes,
+            max_batch,
+            max_memory,
         )
 
 
@@ -335,6 +348,8 @@ def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...]) -> Pictures |
         return None
     drawn = {name: walk.tracks[name].pictures for name in walk.measured}
     maps = {name: each for name, each in drawn.items() if each is not None}
+    if not drawable(first(ready.values), ready.asked.kind()):
+        return None
     return pictures_module.keep(first(ready.values), samples, walk.picture_depths, maps)
 
 
@@ -346,6 +361,9 @@ _ON_RECORD = (
     "max_batch",
     "repeats",
     "retarget",
+    "output",
+    "channel_axis",
+    "feature_axis",
     "seed",
 )
 

@@ -71,6 +71,7 @@ def combined(results: Mapping[str, SanityResult]) -> SanityResult:
             "explained": list(results),
             "similarities": list(dict.fromkeys(m for r in results.values() for m in r.settings["similarities"])),
             "input_shape": {name: result.settings["input_shape"] for name, result in results.items()},
+            "axes": {name: result.settings["axes"] for name, result in results.items()},
         },
         seconds=sum(result.seconds for result in results.values()),
         pictures=None,

@@ -200,7 +200,17 @@ def _amount(result: SanityResult) -> str:
     if subject(result) == "labels":
         true, permuted = result.settings.get("models", ("an unknown number of", "of"))
         return f"{true} models that learned the true labels and {permuted} that learned random ones, {samples}"
-    return f"{result.settings.get('trials', 'an unknown number of')} trials, {samples}"
+    return f"{result.settings.get('trials', 'an unknown number of')} trials, {samples}{_mapped(result)}"
+
+
+def _mapped(result: SanityResult) -> str:
+    """The shape of the maps, and over which axis of the inputs they are summed."""
+    axes, shape = result.settings.get("axes"), result.settings.get("input_shape")
+    if not isinstance(axes, dict) or "summed" not in axes or not isinstance(shape, list):
+        return ""
+    sides = [str(side) for axis, side in enumerate(shape) if axis and axis != axes["summed"]]
+    how = "nothing summed" if axes["summed"] is None else f"inputs summed over axis {axes['summed']}"
+    return f", maps of {' x '.join(sides) or '1'} ({how})"
 
 
 def _psi_chart(result: SanityResult, name: str) -> Chart | None:

@@ -18,6 +18,9 @@ _KEYWORDS = (
     "trials",
     "repeats",
     "retarget",
+    "output",
+    "channel_axis",
+    "feature_axis",
     "seed",
 )
 _STRATEGIES = ("normal", "shuffle", "reset", "xavier", "kaiming")

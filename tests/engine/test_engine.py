@@ -9,6 +9,9 @@ from made_exotic import EXOTIC
 from torch import nn
 
 from lightning_sanity import parameter_randomization_test, targets
+from lightning_sanity.explanation.dependence import in_one
+from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.model.clone import Adapted
 
 ON_PLAIN_LOOP = {
     "transformer encoder": "no method says what it needs",  # token ids: explained at their embeddings
@@ -83,3 +86,12 @@ def test_torchvision_families_take_the_shared_walks(name, caplog):
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     assert assert_equal_on_both_paths(model, torch.rand(2, 3, side, side), caplog, max_steps=2) == "two_stream"
+
+
+@pytest.mark.parametrize("name", [name for name in EXOTIC if name not in UNEXPLAINED])
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated")
+def test_exotic_networks_take_their_samples_apart(name):
+    make, inputs = EXOTIC[name]
+    model = make().eval()
+    what = Explanation(Adapted(model).eval(), inputs, None)
+    assert not in_one(what, what.outputs())

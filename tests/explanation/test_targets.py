@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_sanity import attribution, parameter_randomization_test, similarity, targets
 from lightning_sanity.explanation import measures
+from lightning_sanity.explanation.kinds import IMAGE
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.request import ask
 from lightning_sanity.model.clone import Adapted
@@ -123,6 +124,7 @@ def mlp():
 def test_targets_run_through_a_cascade(name, target, shape, retarget):
     torch.manual_seed(0)
     settings = {"methods": "gradient", "trials": 1, "controls": False, "retarget": retarget}
+    settings |= {"channel_axis": None}  # of a network without a word between positions, one position's map is a number
     result = parameter_randomization_test(mlp(), torch.randn(shape), target, **settings)
     assert result.settings["target"] == (name if isinstance(target, targets.Target) else "<lambda>")
     assert result.coverage.share == 1.0
@@ -179,7 +181,7 @@ def test_a_support_is_looked_at_within_the_reach(dense):
     reach = torch.zeros(4, 8, 8, dtype=torch.bool)
     reach[:, :4] = True
     support = measures.support_in(images)
-    used = {measure.name: measure for measure in measures.suited(None, images, support, reach)}
+    used = {measure.name: measure for measure in measures.suited(None, images, support, reach, kind=IMAGE)}
     maps, others = torch.randn(2, 4, 8, 8)
     inside = similarity.resolve("spearman")(maps[:, 1:4, 1:7], others[:, 1:4, 1:7])
     assert torch.allclose(used["spearman_support"](maps, others), inside)
