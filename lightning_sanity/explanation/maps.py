@@ -98,7 +98,8 @@ class Explanation:
             spread = (flat.amax(1) - flat.amin(1)).repeat(len(keys)).reshape(-1, *[1] * (value.ndim - 1))
             # A stream per sample: the samples are tested as independent, and none may depend on the batch's size.
             draws = [generator(key, "noise", sample) for key in keys for sample in range(len(value))]
-            patterns = torch.stack([torch.randn(value.shape[1:], generator=draw) for draw in draws])
+            drawn = [torch.randn(value.shape[1:], generator=draw, dtype=torch.float32) for draw in draws]
+            patterns = torch.stack(drawn)
             noisy = noisy + NOISE * spread * patterns.to(value.device, value.dtype)
         stacked = rows_of(inputs, everyone, len(keys), noisy)
         return replace(self, inputs=stacked, target=target_of(self.target, everyone, len(keys)))
@@ -296,7 +297,7 @@ class Reference:
         for similarity in self.similarities:
             mine = self._prepared[similarity.name]
             rows = [similarity.compare(mine, tree_map(lambda t: t.roll(shift, 0), mine)) for shift in shifts]  # noqa: B023
-            found[similarity.name] = torch.stack(rows) if rows else torch.empty(0)
+            found[similarity.name] = torch.stack(rows) if rows else torch.empty(0, dtype=torch.float32)
         return found
 
 
