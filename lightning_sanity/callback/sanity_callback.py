@@ -22,7 +22,16 @@ from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
 from lightning_sanity.callback.released_weights import matches, obstacle, subject, unaveraged
 from lightning_sanity.callback.scalars import scalars as scalars_of
-from lightning_sanity.callback.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
+from lightning_sanity.callback.trainer import (
+    Read,
+    form_probe,
+    gatherer,
+    interruptible,
+    logged_step,
+    progress_lines,
+    reads,
+    stream_warning,
+)
 from lightning_sanity.data_randomization.drt import data_randomization_test
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
 from lightning_sanity.explanation.options import METHODS, check_choice, check_integer, check_number, spelled_out
@@ -149,6 +158,7 @@ class SaliencySanityCallback(pl.Callback):
         self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
         self._probe: Probe | None = None
+        self._read: Read | None = None
         self._allowance = Allowance(max_time)
         self._publication = Publication(self._prefix, images=log_images, report=report)
         self._validations, self._measured_step = 0, 0
@@ -177,7 +187,11 @@ class SaliencySanityCallback(pl.Callback):
         if problem is not None:
             raise MisconfigurationException(problem)
         self._read_references()
-        self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
+        costs = stream_warning(self.probe)
+        if costs is not None:
+            rank_zero_warn(costs)
+        self._probe, self._read = None, None
+        self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift, self._warned = None, {}, set()
         self._allowance = Allowance(
             self.max_time, every=self.on_fail == "raise" or bool(monitors(callbacks, self._prefix))
@@ -200,6 +214,24 @@ class SaliencySanityCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of a ``max_time`` that is a share of the training time."""
         self._allowance.start()
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep what is read where the probe has to be made of it."""
+        if self._probe is None and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+            if batch_idx == 0:
+                self._read = reads(trainer, self.probe)
+            if self._read is not None:
+                self._read.offer(batch)
+
+    @override
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Likewise."""
+        self.on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -393,7 +425,9 @@ class SaliencySanityCallback(pl.Callback):
             formed: Probe | None = None
             if share.rank == 0:
                 ids = self._restored.get("probe_ids")
-                formed = form_probe(trainer, pl_module, self.probe, ids, self.seed, self.precision == "32")
+                single = self.precision == "32"
+                formed = form_probe(trainer, pl_module, self.probe, ids, self.seed, single, self._read)
+                self._read = None
             formed = share.exchange(formed)[0]
             if formed is None:
                 raise RuntimeError("rank 0 sent no probe")

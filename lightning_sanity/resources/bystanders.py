@@ -59,7 +59,10 @@ def _walk(roots: tuple[Any, ...]) -> Iterator[tuple[Callable[[], Any] | None, st
         if isinstance(held, (types.GeneratorType, io.IOBase)) or _is_iterator(held):
             yield None, type(held).__name__
             continue
-        undo, inside = _state(held)
+        try:
+            undo, inside = _state(held)
+        except Exception:  # a dead reference, say: what cannot be looked at is left alone
+            continue
         queue.extend(inside)
         if undo is not None:
             yield undo, None
