@@ -90,8 +90,39 @@ def _kinds(thing: Any) -> set[str]:
     return {kind.__name__ for kind in type(thing).__mro__}
 
 
-def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: str) -> bool:
-    """Whether a checkpoint that is about to be written holds the weights of this digest.
+UNKNOWN = "unknown"
+"""Whether a checkpoint holds the measured weights, where somebody may still change it before it is written."""
+
+
+def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: str, me: Any, module: Any) -> bool | str:
+    """Whether a checkpoint that is about to be written holds the weights of this digest, or ``UNKNOWN``.
+
+    Callbacks after this one, and the module itself, are asked later and may put other weights into it.
+
+    Args:
+        checkpoint: What is going to be written.
+        callbacks: Of the trainer, in order.
+        measured: Digest of the weights that were measured.
+        me: The callback that measures; one of them.
+        module: The module in training.
+    """
+    return UNKNOWN if _changed_later(callbacks, me, module) else holds(checkpoint, callbacks, measured)
+
+
+def _changed_later(callbacks: Sequence[Any], me: Any, module: Any) -> bool:
+    place = next((index for index, callback in enumerate(callbacks) if callback is me), len(callbacks))
+    return any(_saves_its_own_way(each) for each in (*callbacks[place + 1 :], module))
+
+
+def _saves_its_own_way(thing: Any) -> bool:
+    """Whether its hook on saving is the user's: Lightning's own touch no weights, but for averages, which are known."""
+    hook = vars(thing).get("on_save_checkpoint", type(thing).on_save_checkpoint)
+    known = ("lightning", "pytorch_lightning", "lightning_sanity")
+    return str(getattr(hook, "__module__", "")).split(".")[0] not in known
+
+
+def holds(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: str) -> bool:
+    """Whether a checkpoint, as it is now, holds the weights of this digest.
 
     Weight averaging replaces the checkpoint's weights only after the callbacks before it have been asked, so its
     average is looked up. Of a checkpoint that is written in shards every process must ask: it holds the measured

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning_sanity.explanation.probe import Probe
 from lightning_sanity.model.clone import preserved
 from lightning_sanity.resources.budget import Interrupted
 from lightning_sanity.resources.bystanders import put_back, streams
+from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.processes import everyone
 from lightning_sanity.resources.progress import Progress
 
@@ -160,6 +162,41 @@ def interruptible(trainer: Any, tick: Progress) -> Progress:
 
     poll()
     return watched
+
+
+def weights_step(trainer: Any, loaded: int | None, measured: Mapping[str, int], digest: str) -> int | None:
+    """At which step the weights were made that are measured now; None where nobody knows.
+
+    Args:
+        trainer: Of either Lightning package.
+        loaded: Step of the checkpoint that the weights were loaded from, if it said so.
+        measured: Steps of the weights that were measured before, by digest.
+        digest: Of the weights.
+    """
+    if trainer.state.fn == "fit":
+        return int(trainer.global_step)
+    if digest in measured:
+        return measured[digest]
+    return loaded if trainer.ckpt_path is not None else int(trainer.global_step)
+
+
+def occasion(trainer: Any) -> dict[str, Any]:
+    """What a measurement belongs to: the stage, and in training the epoch and how many batches were trained on."""
+    stage = str(getattr(trainer.state.fn, "value", trainer.state.fn))
+    if stage != "fit":
+        return {"stage": stage}
+    return {"stage": stage, "epoch": int(trainer.current_epoch), "batch": int(trainer.fit_loop.total_batch_idx) + 1}
+
+
+@contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """An error inside the block is a warning and never ends a training, unless it was raised to do just that."""
+    try:
+        yield
+    except BaseException as error:
+        if must_end(error):
+            raise
+        rank_zero_warn(f"{what}; training goes on. {type(error).__name__}: {error}")
 
 
 def logged_step(trainer: Any) -> int:

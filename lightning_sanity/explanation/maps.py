@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.random_streams import generator, reseed
 from lightning_sanity.similarity import Similarity
 
@@ -170,7 +171,9 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
         reseed(seed, value.device)
         with torch.enable_grad():
             attribution = function(what.model, what.inputs, what.target)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if must_end(error):
+            raise
         raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}") from error
     return reduced(attribution, name, what)
 
