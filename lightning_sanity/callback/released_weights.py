@@ -97,7 +97,8 @@ UNKNOWN = "unknown"
 def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: str, me: Any, module: Any) -> bool | str:
     """Whether a checkpoint that is about to be written holds the weights of this digest, or ``UNKNOWN``.
 
-    Callbacks after this one, and the module itself, are asked later and may put other weights into it.
+    Of a checkpoint that is written in shards every process must ask: it holds the measured weights only if all
+    processes do, because any of them may write what they all have, such as running statistics.
 
     Args:
         checkpoint: What is going to be written.
@@ -106,10 +107,14 @@ def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: s
         me: The callback that measures; one of them.
         module: The module in training.
     """
-    return UNKNOWN if _changed_later(callbacks, me, module) else holds(checkpoint, callbacks, measured)
+    if changed_later(callbacks, me, module):
+        return UNKNOWN
+    same = digest_in(checkpoint, callbacks) == measured
+    return all(everyone(same)) if in_shards(checkpoint) else same
 
 
-def _changed_later(callbacks: Sequence[Any], me: Any, module: Any) -> bool:
+def changed_later(callbacks: Sequence[Any], me: Any, module: Any) -> bool:
+    """Whether a later callback or the module itself, which are asked later, may put other weights into a checkpoint."""
     place = next((index for index, callback in enumerate(callbacks) if callback is me), len(callbacks))
     return any(_saves_its_own_way(each) for each in (*callbacks[place + 1 :], module))
 
@@ -121,20 +126,22 @@ def _saves_its_own_way(thing: Any) -> bool:
     return str(getattr(hook, "__module__", "")).split(".")[0] not in known
 
 
-def holds(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: str) -> bool:
-    """Whether a checkpoint, as it is now, holds the weights of this digest.
+def in_shards(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether every process writes a part of a checkpoint."""
+    return any(is_shard(held) for held in (checkpoint.get("state_dict") or {}).values())
+
+
+def digest_in(checkpoint: Mapping[str, Any], callbacks: Sequence[Any]) -> str:
+    """Digest of the weights in a checkpoint that is about to be written.
 
     Weight averaging replaces the checkpoint's weights only after the callbacks before it have been asked, so its
-    average is looked up. Of a checkpoint that is written in shards every process must ask: it holds the measured
-    weights only if all processes do, because any of them may write what they all have, such as running statistics.
+    average is looked up.
     """
     for callback in callbacks:
         average = getattr(callback, "_average_model", None)
         if isinstance(average, nn.Module) and _replaces_weights(callback):
-            return weights_digest(getattr(average, "module", average)) == measured
-    state = checkpoint.get("state_dict") or {}
-    same = state_digest(state) == measured
-    return all(everyone(same)) if any(is_shard(held) for held in state.values()) else same
+            return weights_digest(getattr(average, "module", average))
+    return state_digest(checkpoint.get("state_dict") or {})
 
 
 def subject(module: nn.Module, share: Share, clone_fn: Callable[..., Any] | None, single_precision: bool) -> nn.Module:

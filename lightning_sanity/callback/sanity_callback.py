@@ -21,7 +21,16 @@ from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.home import home
 from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
-from lightning_sanity.callback.released_weights import UNKNOWN, matches, obstacle, subject, unaveraged
+from lightning_sanity.callback.released_weights import (
+    UNKNOWN,
+    changed_later,
+    digest_in,
+    in_shards,
+    matches,
+    obstacle,
+    subject,
+    unaveraged,
+)
 from lightning_sanity.callback.scalars import scalars as scalars_of
 from lightning_sanity.callback.trainer import (
     Read,
@@ -172,6 +181,7 @@ class SaliencySanityCallback(pl.Callback):
         self._validations, self._measured_step = 0, 0
         self._loaded_step: int | None = None
         self._steps: dict[str, int] = {}
+        self._saved: dict[str, int] = {}
         self._restored: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------------------------------------- hooks
@@ -203,7 +213,7 @@ class SaliencySanityCallback(pl.Callback):
         self._probe, self._read = None, None
         self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift, self._warned = None, {}, set()
-        self._loaded_step = None
+        self._loaded_step, self._saved = None, {}
         self._allowance = Allowance(self.max_time, every=self._always(trainer))
         self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
 
@@ -311,6 +321,13 @@ class SaliencySanityCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what ``max_time`` put off; raise after training, when no work can be lost."""
         self._show(trainer)
+        unmeasured = sorted(step for digest, step in self._saved.items() if digest not in self._steps)
+        if unmeasured and self._steps:
+            steps = ", ".join(map(str, unmeasured[:10])) + (", ..." if len(unmeasured) > 10 else "")
+            rank_zero_info(
+                f"checkpoints of step {steps} hold weights that no measured validation saw, so that the gate will find "
+                "no result about them"
+            )
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -327,8 +344,11 @@ class SaliencySanityCallback(pl.Callback):
     ) -> None:
         """Record whether the checkpoint holds the weights that were measured."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
+        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+        with going_on("which weights the checkpoint holds could not be told"):
+            if trainer.is_global_zero and not in_shards(checkpoint) and not changed_later(callbacks, self, pl_module):
+                self._saved[digest_in(checkpoint, callbacks)] = trainer.global_step
         if state is not None:
-            callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
             state["matches_measured"] = UNKNOWN
             with going_on("whether the checkpoint holds the measured weights could not be told"):
                 state["matches_measured"] = matches(checkpoint, callbacks, state["weights_digest"], self, pl_module)

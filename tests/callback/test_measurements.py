@@ -53,6 +53,16 @@ def test_every_checkpoint_of_a_validation_has_its_result(tmp_path):
         assert "about these weights" in decision.checks[0].reason
 
 
+def test_checkpoints_between_validations_are_named_at_the_end(tmp_path, caplog):
+    between = ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, every_n_train_steps=4)
+    after = ModelCheckpoint(tmp_path / "checkpoints", filename="after", save_top_k=-1)
+    run = trainer(tmp_path, [observer(report=True), between, after], enable_checkpointing=True)
+    with quiet(), caplog.at_level("INFO"):
+        run.fit(Small(), images(), images())
+    (said,) = [message for message in caplog.messages if "no measured validation saw" in message]
+    assert said.startswith("checkpoints of step 4, 8 hold weights")  # those of step 12 were validated
+
+
 @pytest.fixture
 def tested(tmp_path):
     """A run of three epochs whose best checkpoint is the first, validated and tested afterwards; its folder."""
