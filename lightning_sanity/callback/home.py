@@ -117,7 +117,8 @@ class Folder:
             save(partial)
             yield partial
         finally:
-            partial.unlink(missing_ok=True)
+            for left in folder.glob(f"{partial.name}*"):  # also what ``save`` itself left half made
+                left.unlink(missing_ok=True)
 
     @staticmethod
     def _settle(partial: Path, place: Path) -> None:

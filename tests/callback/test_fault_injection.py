@@ -157,8 +157,10 @@ def test_there_are_faults_of_every_kind_and_all_are_enumerated(reference):
 def test_one_fault_is_one_warning_and_nothing_else(tmp_path, reference, at):
     weights, done = reference
     model, (watched,), said, now, made = run(tmp_path, at)
+    files = {path.name for path in (tmp_path / "sanity").iterdir()}
     if at < len(done):
-        assert len(said) == 1, (done[at], said)
+        # Nothing to say only where there was another way: a folder that was there, a file system without links.
+        assert len(said) == 1 or (said == [] and done[at] in {"os.mkdir", "os.link"} and "step=6.json" in files)
         assert now[: at + 1] == done[: at + 1]
     assert made.global_step == 12
     assert made.callback_metrics["mine"] == 1
