@@ -21,16 +21,7 @@ from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.home import home
 from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
-from lightning_sanity.callback.released_weights import (
-    UNKNOWN,
-    changed_later,
-    digest_in,
-    in_shards,
-    matches,
-    obstacle,
-    subject,
-    unaveraged,
-)
+from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, subject, unaveraged
 from lightning_sanity.callback.scalars import scalars as scalars_of
 from lightning_sanity.callback.trainer import (
     Read,
@@ -43,7 +34,6 @@ from lightning_sanity.callback.trainer import (
     progress_lines,
     reads,
     stream_warning,
-    weights_step,
 )
 from lightning_sanity.data_randomization.drt import data_randomization_test
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
@@ -179,9 +169,7 @@ class SaliencySanityCallback(pl.Callback):
         self._allowance = Allowance(max_time)
         self._publication = Publication(self._prefix, images=log_images, report=report)
         self._validations, self._measured_step = 0, 0
-        self._loaded_step: int | None = None
-        self._steps: dict[str, int] = {}
-        self._saved: dict[str, int] = {}
+        self._ledger = Ledger()
         self._restored: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------------------------------------- hooks
@@ -213,7 +201,7 @@ class SaliencySanityCallback(pl.Callback):
         self._probe, self._read = None, None
         self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift, self._warned = None, {}, set()
-        self._loaded_step, self._saved = None, {}
+        self._ledger.start()
         self._allowance = Allowance(self.max_time, every=self._always(trainer))
         self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
 
@@ -247,7 +235,7 @@ class SaliencySanityCallback(pl.Callback):
     ) -> None:
         """Remember which step the weights are of."""
         step = checkpoint.get("global_step")
-        self._loaded_step = step if isinstance(step, int) else None
+        self._ledger.loaded = step if isinstance(step, int) else None
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -321,13 +309,9 @@ class SaliencySanityCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what ``max_time`` put off; raise after training, when no work can be lost."""
         self._show(trainer)
-        unmeasured = sorted(step for digest, step in self._saved.items() if digest not in self._steps)
-        if unmeasured and self._steps:
-            steps = ", ".join(map(str, unmeasured[:10])) + (", ..." if len(unmeasured) > 10 else "")
-            rank_zero_info(
-                f"checkpoints of step {steps} hold weights that no measured validation saw, so that the gate will find "
-                "no result about them"
-            )
+        unseen = self._ledger.unseen()
+        if unseen is not None:
+            rank_zero_info(unseen)
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -344,14 +328,12 @@ class SaliencySanityCallback(pl.Callback):
     ) -> None:
         """Record whether the checkpoint holds the weights that were measured."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
-        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-        with going_on("which weights the checkpoint holds could not be told"):
-            if trainer.is_global_zero and not in_shards(checkpoint) and not changed_later(callbacks, self, pl_module):
-                self._saved[digest_in(checkpoint, callbacks)] = trainer.global_step
+        holds: bool | str = UNKNOWN
+        with going_on("whether the checkpoint holds the measured weights could not be told"):
+            digest = "" if state is None else state["weights_digest"]
+            holds = self._ledger.save(trainer, checkpoint, self, pl_module, digest)
         if state is not None:
-            state["matches_measured"] = UNKNOWN
-            with going_on("whether the checkpoint holds the measured weights could not be told"):
-                state["matches_measured"] = matches(checkpoint, callbacks, state["weights_digest"], self, pl_module)
+            state["matches_measured"] = holds
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -452,9 +434,7 @@ class SaliencySanityCallback(pl.Callback):
                 result = parameter_randomization_test(measured, probe.inputs, **given)
             labels = self._compare_labels(measured, probe)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
-        step = weights_step(trainer, self._loaded_step, self._steps, digest)
-        if step is not None:
-            self._steps[digest] = step
+        step = self._ledger.measure(trainer, digest)
         settings = {**result.settings, **occasion(trainer)}
         return replace(result, step=step, probe_ids=probe.ids, weights_digest=digest, settings=settings), labels
 

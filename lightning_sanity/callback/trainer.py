@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -162,22 +162,6 @@ def interruptible(trainer: Any, tick: Progress) -> Progress:
 
     poll()
     return watched
-
-
-def weights_step(trainer: Any, loaded: int | None, measured: Mapping[str, int], digest: str) -> int | None:
-    """At which step the weights were made that are measured now; None where nobody knows.
-
-    Args:
-        trainer: Of either Lightning package.
-        loaded: Step of the checkpoint that the weights were loaded from, if it said so.
-        measured: Steps of the weights that were measured before, by digest.
-        digest: Of the weights.
-    """
-    if trainer.state.fn == "fit":
-        return int(trainer.global_step)
-    if digest in measured:
-        return measured[digest]
-    return loaded if trainer.ckpt_path is not None else int(trainer.global_step)
 
 
 def occasion(trainer: Any) -> dict[str, Any]:
