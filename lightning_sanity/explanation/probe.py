@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_sanity.model.clone import update_digest
 from lightning_sanity.model.digest import update_digest
 from lightning_sanity.resources.bystanders import put_back, streams
 from lightning_sanity.resources.random_streams import generator, isolated_rng
