@@ -53,7 +53,7 @@ def random() -> Method:
 
     def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
         image = first(inputs).detach()
-        return torch.randn(image.shape).to(image.device, image.dtype)
+        return torch.randn(image.shape, dtype=torch.float32).to(image.device, image.dtype)
 
     return Method("random", attribute, stochastic=True, fresh=True, control=True, passes=0.0)
 

@@ -221,7 +221,9 @@ def over_noise(
 
 def sample_noise(value: Tensor) -> Tensor:
     """Standard normal noise for one sample ``(...)``, the same for all, so that none depends on another."""
-    return torch.randn(value.shape[1:]).to(value.device, value.dtype)  # drawn on the CPU: the same on every device
+    return torch.randn(value.shape[1:], dtype=torch.float32).to(
+        value.device, value.dtype
+    )  # drawn on the CPU: the same on every device
 
 
 def sample_range(value: Tensor) -> Tensor:

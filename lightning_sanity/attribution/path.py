@@ -177,7 +177,7 @@ def expected_gradients(
             among = background.to(value)
             turns = -(-n_samples // len(among))
             chosen = torch.cat([torch.randperm(len(among)) for _ in range(turns)])[:n_samples].tolist()
-            points = ((torch.randperm(n_samples) + torch.rand(n_samples)) / n_samples).tolist()
+            points = ((torch.randperm(n_samples) + torch.rand(n_samples, dtype=torch.float32)) / n_samples).tolist()
 
             def run(samples: slice, copies: range) -> Tensor:
                 here = value[samples]

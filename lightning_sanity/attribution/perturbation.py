@@ -202,7 +202,7 @@ class MaskDraw:
     @classmethod
     def random(cls, count: int, grid: int, p: float, size: tuple[int, ...]) -> MaskDraw:
         """Draw ``count`` masks for inputs with these sides from torch's global CPU stream."""
-        cells = (torch.rand(count, *[grid] * len(size)) < p).float()
+        cells = (torch.rand(count, *[grid] * len(size), dtype=torch.float32) < p).float()
         return cls(cells, torch.stack([torch.randint(side, (count,)) for side in cell_size(grid, size)], 1), size)
 
     def masks(self, start: int, stop: int) -> Tensor:
@@ -239,7 +239,7 @@ class CoinDraw:
 
         Part after part: what a sample is asked must not depend on how many parts its neighbours have.
         """
-        return cls((torch.rand(int(labels.amax().clamp_min(0)) + 1, count) < p).float().T, labels)
+        return cls((torch.rand(int(labels.amax().clamp_min(0)) + 1, count, dtype=torch.float32) < p).float().T, labels)
 
     def masks(self, start: int, stop: int) -> Tensor:
         """Masks ``(stop - start, parts)``."""

@@ -174,8 +174,8 @@ class PatchSampler:
         if not self.conditional:
             copied = self.patches[self.middle][:, torch.randint(self.patches.shape[1], (count,)).to(images.device)]
             return copied.expand(len(images), *copied.shape[1:])
-        weights = torch.randn(count, self.patches.shape[1]).to(images)
-        white = torch.randn(count, *self.mean.shape[2:]).to(images)
+        weights = torch.randn(count, self.patches.shape[1], dtype=torch.float32).to(images)
+        white = torch.randn(count, *self.mean.shape[2:], dtype=torch.float32).to(images)
         # A draw of the whole patch, moved by what its ring got wrong, is a draw given the ring (Matheron's rule).
         whole = weights @ self._centered() + self.ridge.sqrt() * white.flatten(1)
         whole = whole.reshape(*whole.shape[:2], *white.shape[1:]) + self.mean  # (G, S, C, L, L)

@@ -75,7 +75,7 @@ def lime(
         raise ValueError(f"lime: ridge must not be negative, not {ridge}")
 
     def draws(regions: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        shown = (torch.rand(count, regions, generator=generator) < 0.5).double()
+        shown = (torch.rand(count, regions, generator=generator, dtype=torch.float32) < 0.5).double()
         distance = 1 - shown.mean(1).sqrt()  # cosine distance of a 0/1 vector to all ones
         return shown, torch.exp(-((distance / kernel_width) ** 2))
 
@@ -126,7 +126,7 @@ def kernel_shap(
             return _all_coalitions(regions)
         sizes = torch.arange(1, regions, dtype=torch.double)
         size = torch.multinomial(1 / (sizes * (regions - sizes)), (count + 1) // 2, True, generator=generator) + 1
-        order = torch.rand(len(size), regions, generator=generator).argsort(1).argsort(1)
+        order = torch.rand(len(size), regions, generator=generator, dtype=torch.float32).argsort(1).argsort(1)
         shown = (order < size[:, None]).double()
         shown = torch.cat([shown, 1 - shown])[:count]
         return shown, torch.ones(count, dtype=torch.double)

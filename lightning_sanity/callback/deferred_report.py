@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_sanity.callback.home import Folder
 from lightning_sanity.report.loggers import log_result
 from lightning_sanity.result.sanity_result import SanityResult
+
+LATEST = "latest.json"
 
 
 class Publication:
     """What a run shows of its results. A full disk or a failing logger is a warning.
+
+    Every measurement has a file of its own, which says stage and step of the weights: ``step=<n>.json`` in training,
+    ``<stage>-step=<n>.json`` otherwise. Where weights of one step are measured again, the number of the batch is added,
+    and where a file of another run is in the way, a version.
 
     Args:
         prefix: Begins every key and file name.
@@ -23,9 +32,10 @@ class Publication:
 
     def __init__(self, prefix: str, *, images: bool, report: bool) -> None:
         self._prefix, self._images, self._report = prefix, images, report
-        self._owed: tuple[SanityResult, SanityResult | None, int, Path] | None = None
+        self._owed: tuple[SanityResult, SanityResult | None, int, str] | None = None
+        self._last: SanityResult | None = None
 
-    def write(self, result: SanityResult, labels: SanityResult | None, step: int, folder: Path) -> None:
+    def write(self, result: SanityResult, labels: SanityResult | None, step: int, folder: str) -> None:
         """Write the results as JSON; figures and page are owed.
 
         Args:
@@ -37,14 +47,50 @@ class Publication:
         self._owed = result, labels, step, folder
         if not self._report:
             return
-        place = folder / self._prefix
         try:
-            result.to_json(place / f"step={result.step}.json")
-            result.to_json(place / "latest.json")
+            place = self._place(folder)
+            name = place.add(names(result), result.to_json)
+            self._owed = _named(result, name), labels, step, folder
+        except Exception as error:
+            self.outdate(folder, f"a later result, of step {result.step}, could not be written")
+            self._warn(f"the result of the randomization test could not be written to '{folder}'", error)
+            return
+        self._last = result
+        try:
+            place.write(LATEST, result.to_json)
             if labels is not None:
-                labels.to_json(folder / f"{self._prefix}_labels" / "latest.json")
-        except OSError as error:
-            rank_zero_warn(f"the result of the randomization test could not be written to '{place}': {error}")
+                self._place(folder, "_labels").write(LATEST, labels.to_json)
+        except Exception as error:
+            self._remove(folder)
+            self._warn(f"'{LATEST}' of the randomization test could not be written to '{folder}'", error)
+
+    def outdate(self, folder: str, why: str) -> None:
+        """Mark ``latest.json``, so that nobody takes it for what the last validation found.
+
+        Args:
+            folder: Where the run keeps its files.
+            why: In words.
+        """
+        if not self._report:
+            return
+        try:
+            place = self._place(folder)
+            if not place.has(LATEST):
+                return
+            if self._last is None:  # of an earlier run, about which nothing is known here
+                place.remove(LATEST)
+            else:
+                marked = replace(self._last, valid=False, validity=f"this result is outdated: {why}")
+                place.write(LATEST, marked.to_json)
+        except Exception as error:
+            self._warn(f"'{LATEST}' in '{folder}' is outdated ({why}) and could not be marked", error)
+            self._remove(folder)
+
+    def _remove(self, folder: str) -> None:
+        try:
+            self._place(folder).remove(LATEST)
+        except Exception:  # it has been said
+            return
 
     @property
     def owes(self) -> bool:
@@ -61,8 +107,29 @@ class Publication:
             if labels is not None:
                 log_result(loggers, labels, prefix=f"{self._prefix}_labels", step=step)
         if self._report:
-            place = folder / self._prefix
             try:
-                result.to_html(place / "report.html")
-            except OSError as error:
-                rank_zero_warn(f"the report of the randomization test could not be written to '{place}': {error}")
+                self._place(folder).write("report.html", result.to_html)
+            except Exception as error:
+                self._warn(f"the report of the randomization test could not be written to '{folder}'", error)
+
+    def _place(self, folder: str, suffix: str = "") -> Folder:
+        return Folder(os.path.join(folder, f"{self._prefix}{suffix}"))
+
+    def _warn(self, what: str, error: Exception) -> None:
+        rank_zero_warn(f"{what}; training goes on. {type(error).__name__}: {error}")
+
+
+def names(result: SanityResult) -> Iterator[str]:
+    """Names for the file of a measurement, the best one first."""
+    stage, batch = result.settings.get("stage", "fit"), result.settings.get("batch")
+    begin = f"{'' if stage == 'fit' else f'{stage}-'}step={'unknown' if result.step is None else result.step}"
+    yield f"{begin}.json"
+    if stage == "fit" and batch is not None:
+        begin += f"-batch={batch}"
+        yield f"{begin}.json"
+    yield from (f"{begin}-v{number}.json" for number in count(1))
+
+
+def _named(result: SanityResult, name: str) -> SanityResult:
+    """The result, saying what its file is called, so that its pictures are called the same."""
+    return replace(result, settings={**result.settings, "file": name})

@@ -90,20 +90,98 @@ def _kinds(thing: Any) -> set[str]:
     return {kind.__name__ for kind in type(thing).__mro__}
 
 
-def matches(checkpoint: Mapping[str, Any], callbacks: Sequence[Any], measured: str) -> bool:
-    """Whether a checkpoint that is about to be written holds the weights of this digest.
+UNKNOWN = "unknown"
+"""Whether a checkpoint holds the measured weights, where somebody may still change it before it is written."""
+
+
+class Ledger:
+    """Which weights were measured and which were saved in a run, and at which steps.
+
+    Attributes:
+        loaded: Step of the checkpoint that the weights were loaded from, if it said so.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: int | None = None
+        self._measured: dict[str, int] = {}
+        self._saved: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Another entry into the Trainer; what was measured is remembered."""
+        self.loaded, self._saved = None, {}
+
+    def measure(self, trainer: Any, digest: str) -> int | None:
+        """Note that weights are measured; at which step they were made, or None where nobody knows.
+
+        Args:
+            trainer: Of either Lightning package.
+            digest: Of the weights.
+        """
+        if trainer.state.fn != "fit" and digest in self._measured:
+            return self._measured[digest]
+        given = trainer.state.fn == "fit" or trainer.ckpt_path is None
+        step = int(trainer.global_step) if given else self.loaded
+        if step is not None:
+            self._measured[digest] = step
+        return step
+
+    def save(self, trainer: Any, checkpoint: Mapping[str, Any], me: Any, module: Any, digest: str) -> bool | str:
+        """Note that a checkpoint is saved; whether it holds the weights of a digest, or ``UNKNOWN``.
+
+        Of a checkpoint that is written in shards every process must ask: it holds the measured weights only if all
+        processes do, because any of them may write what they all have, such as running statistics.
+
+        Args:
+            trainer: Of either Lightning package.
+            checkpoint: What is going to be written.
+            me: The callback that measures.
+            module: The module in training.
+            digest: Of the weights that were measured last; empty if none were.
+        """
+        if _changed_later(trainer.callbacks, me, module):
+            return UNKNOWN
+        held = _digest_in(checkpoint, trainer.callbacks)
+        if any(is_shard(tensor) for tensor in (checkpoint.get("state_dict") or {}).values()):
+            return all(everyone(held == digest))
+        self._saved[held] = int(trainer.global_step)
+        return held == digest
+
+    def unseen(self) -> str | None:
+        """Which checkpoints the gate will find no result about, if something was measured beside them."""
+        steps = sorted(step for digest, step in self._saved.items() if digest not in self._measured)
+        if not steps or not self._measured:
+            return None
+        named = ", ".join(map(str, steps[:10])) + (", ..." if len(steps) > 10 else "")
+        return (
+            f"checkpoints of step {named} hold weights that no measured validation saw, so that the gate will find no "
+            "result about them"
+        )
+
+
+def _changed_later(callbacks: Sequence[Any], me: Any, module: Any) -> bool:
+    """Whether a later callback or the module itself, which are asked later, may put other weights into a checkpoint."""
+    place = next((index for index, callback in enumerate(callbacks) if callback is me), len(callbacks))
+    return any(_saves_its_own_way(each) for each in (*callbacks[place + 1 :], module))
+
+
+def _saves_its_own_way(thing: Any) -> bool:
+    """Whether its hook on saving is the user's: Lightning's own touch no weights, but for averages, which are known."""
+    hook = vars(thing).get("on_save_checkpoint", type(thing).on_save_checkpoint)
+    known = ("lightning", "pytorch_lightning", "lightning_sanity")
+    return str(getattr(hook, "__module__", "")).split(".")[0] not in known
+
+
+def _digest_in(checkpoint: Mapping[str, Any], callbacks: Sequence[Any]) -> str:
+    """Digest of the weights in a checkpoint that is about to be written.
 
     Weight averaging replaces the checkpoint's weights only after the callbacks before it have been asked, so its
-    average is looked up. Of a checkpoint that is written in shards every process must ask: it holds the measured
-    weights only if all processes do, because any of them may write what they all have, such as running statistics.
+    average is looked up.
     """
     for callback in callbacks:
         average = getattr(callback, "_average_model", None)
         if isinstance(average, nn.Module) and _replaces_weights(callback):
-            return weights_digest(getattr(average, "module", average)) == measured
-    state = checkpoint.get("state_dict") or {}
-    same = state_digest(state) == measured
-    return all(everyone(same)) if any(is_shard(held) for held in state.values()) else same
+            return weights_digest(getattr(average, "module", average))
+    return state_digest(checkpoint.get("state_dict") or {})
 
 
 def subject(module: nn.Module, share: Share, clone_fn: Callable[..., Any] | None, single_precision: bool) -> nn.Module:

@@ -18,11 +18,23 @@ from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
 from lightning_sanity.callback.deferred_report import Publication
 from lightning_sanity.callback.drift import drift
+from lightning_sanity.callback.home import home
 from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
-from lightning_sanity.callback.released_weights import matches, obstacle, subject, unaveraged
+from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, subject, unaveraged
 from lightning_sanity.callback.scalars import scalars as scalars_of
-from lightning_sanity.callback.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
+from lightning_sanity.callback.trainer import (
+    Read,
+    form_probe,
+    gatherer,
+    going_on,
+    interruptible,
+    logged_step,
+    occasion,
+    progress_lines,
+    reads,
+    stream_warning,
+)
 from lightning_sanity.data_randomization.drt import data_randomization_test
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
 from lightning_sanity.explanation.options import METHODS, check_choice, check_integer, check_number, spelled_out
@@ -33,6 +45,7 @@ from lightning_sanity.model.sharded import measured_in_place
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled
 from lightning_sanity.resources.budget import Interrupted
+from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.controls import validated
 from lightning_sanity.result.noninferiority import against
@@ -70,7 +83,10 @@ class SaliencySanityCallback(pl.Callback):
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         target: What is explained where the model does not return class scores; see ``parameter_randomization_test``.
         log_images: Send figures to the loggers.
-        report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.
+        report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` to the folder ``sanity`` beside the run's
+            checkpoints: ``<save_dir>/<name>/<version>/sanity``, or ``<default_root_dir>/sanity`` without a logger.
+            Every measurement has a file of its own: ``<stage>-step=<n>.json`` outside training, with
+            ``-batch=<b>`` where weights of one step are measured again, with ``-v<k>`` beside another run's.
         baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
             more than ``max_drop``.
         max_drop: See ``noninferiority.compare``.
@@ -149,9 +165,11 @@ class SaliencySanityCallback(pl.Callback):
         self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
         self._probe: Probe | None = None
+        self._read: Read | None = None
         self._allowance = Allowance(max_time)
         self._publication = Publication(self._prefix, images=log_images, report=report)
         self._validations, self._measured_step = 0, 0
+        self._ledger = Ledger()
         self._restored: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------------------------------------- hooks
@@ -172,17 +190,24 @@ class SaliencySanityCallback(pl.Callback):
         problem = (
             obstacle(callbacks, trainer.strategy, self)
             or shared_key(self, callbacks, trainer)
-            or stale_monitor(callbacks, self._prefix, self.every_n_validations)
+            or stale_monitor(trainer, self.scalars(trainer), self.every_n_validations)
         )
         if problem is not None:
             raise MisconfigurationException(problem)
         self._read_references()
-        self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
+        costs = stream_warning(self.probe)
+        if costs is not None:
+            rank_zero_warn(costs)
+        self._probe, self._read = None, None
+        self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift, self._warned = None, {}, set()
-        self._allowance = Allowance(
-            self.max_time, every=self.on_fail == "raise" or bool(monitors(callbacks, self._prefix))
-        )
+        self._ledger.start()
+        self._allowance = Allowance(self.max_time, every=self._always(trainer))
         self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
+
+    def _always(self, trainer: pl.Trainer) -> bool:
+        """Whether no validation may go by unmeasured."""
+        return self.on_fail == "raise" or bool(monitors(trainer, self.scalars(trainer)))
 
     def _read_references(self) -> None:
         """Find out now, not after an epoch, that a file is missing or none of ours."""
@@ -197,9 +222,43 @@ class SaliencySanityCallback(pl.Callback):
                 raise MisconfigurationException(f"`reference_checkpoint` cannot be read: {error}") from error
 
     @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at who monitors the keys again: learning rate schedulers are known only now."""
+        problem = stale_monitor(trainer, self.scalars(trainer), self.every_n_validations)
+        if problem is not None:
+            raise MisconfigurationException(problem)
+        self._allowance.every = self._always(trainer)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember which step the weights are of."""
+        step = checkpoint.get("global_step")
+        self._ledger.loaded = step if isinstance(step, int) else None
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of a ``max_time`` that is a share of the training time."""
         self._allowance.start()
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep what is read where the probe has to be made of it."""
+        if self._probe is None and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+            with going_on("what validation reads could not be kept for the probe of the randomization test"):
+                self._read = reads(trainer, self.probe) if batch_idx == 0 else self._read
+                if self._read is not None:
+                    self._read.offer(batch)
+
+    @override
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Likewise."""
+        self.on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -220,7 +279,10 @@ class SaliencySanityCallback(pl.Callback):
             due = trainer.strategy.broadcast(self._allowance.affords())
         if due:
             self._measure(trainer, pl_module)
-        pl_module.log_dict(self.scalars(trainer), on_step=False, on_epoch=True)
+        with going_on("the scalars of the randomization test could not be logged"):
+            pl_module.log_dict(self.scalars(trainer), on_step=False, on_epoch=True)
+        if due and self.result is None:
+            self._outdate(trainer)
         if due and self.result is not None:
             self._publish(trainer, self.result)
             self._act(trainer, self.result)
@@ -247,6 +309,9 @@ class SaliencySanityCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what ``max_time`` put off; raise after training, when no work can be lost."""
         self._show(trainer)
+        unseen = self._ledger.unseen()
+        if unseen is not None:
+            rank_zero_info(unseen)
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -263,9 +328,12 @@ class SaliencySanityCallback(pl.Callback):
     ) -> None:
         """Record whether the checkpoint holds the weights that were measured."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
+        holds: bool | str = UNKNOWN
+        with going_on("whether the checkpoint holds the measured weights could not be told"):
+            digest = "" if state is None else state["weights_digest"]
+            holds = self._ledger.save(trainer, checkpoint, self, pl_module, digest)
         if state is not None:
-            callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-            state["matches_measured"] = matches(checkpoint, callbacks, state["weights_digest"])
+            state["matches_measured"] = holds
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -299,7 +367,9 @@ class SaliencySanityCallback(pl.Callback):
         result, labels, error = None, None, None
         try:
             result, labels = self._run(trainer, pl_module, share)
-        except Exception as caught:
+        except (Exception, SystemExit) as caught:
+            if must_end(caught):
+                raise
             share.fail(caught)
             # A traceback keeps the clone alive, and is wanted only where it will be shown.
             error = caught if self.on_error == "raise" else caught.with_traceback(None)
@@ -310,16 +380,11 @@ class SaliencySanityCallback(pl.Callback):
         unlabelled = next((message for _, _, message in found if message is not None), None)
         self.label_result = labels if isinstance(labels, SanityResult) and unlabelled is None else None
         if result is not None and not messages:
-            result = replace(result, seconds=max(seconds for _, seconds, _ in found))
-            untrained = unaveraged(trainer.callbacks)  # type: ignore[attr-defined]
-            if untrained is not None:
-                verdicts, valid, validity = validated(result.verdicts, untrained)
-                result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
-                self._warn_once(f"no verdict of the randomization test stands: {untrained}")
-            if self._baseline is not None:
-                result = against(result, self._baseline, self.max_drop)
-            if self.result is not None and self.result.probe_digest == result.probe_digest:
-                self._drift = drift(result, self.result)
+            try:
+                result = self._judged(trainer, replace(result, seconds=max(seconds for _, seconds, _ in found)))
+            except Exception as caught:  # the same on every rank
+                error, messages = caught, [str(caught)]
+        if result is not None and not messages:
             self.result, self.unmeasured = result, None
             self._measured_step = trainer.global_step
             if unlabelled is not None and self.on_error == "raise":
@@ -334,6 +399,19 @@ class SaliencySanityCallback(pl.Callback):
             raise error if error is not None else RuntimeError(messages[0])
         else:
             rank_zero_warn(f"the randomization test could not be run; training goes on. {messages[0]}")
+
+    def _judged(self, trainer: pl.Trainer, result: SanityResult) -> SanityResult:
+        """The result as it stands beside weight averaging, the baseline and the last one."""
+        untrained = unaveraged(trainer.callbacks)  # type: ignore[attr-defined]
+        if untrained is not None:
+            verdicts, valid, validity = validated(result.verdicts, untrained)
+            result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
+            self._warn_once(f"no verdict of the randomization test stands: {untrained}")
+        if self._baseline is not None:
+            result = against(result, self._baseline, self.max_drop)
+        if self.result is not None and self.result.probe_digest == result.probe_digest:
+            self._drift = drift(result, self.result)
+        return result
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
@@ -356,7 +434,9 @@ class SaliencySanityCallback(pl.Callback):
                 result = parameter_randomization_test(measured, probe.inputs, **given)
             labels = self._compare_labels(measured, probe)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
-        return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest), labels
+        step = self._ledger.measure(trainer, digest)
+        settings = {**result.settings, **occasion(trainer)}
+        return replace(result, step=step, probe_ids=probe.ids, weights_digest=digest, settings=settings), labels
 
     def _compare_labels(self, measured: torch.nn.Module, probe: Probe) -> SanityResult | Exception | None:
         """The data randomization test against the stored model; every rank runs it, with the same result.
@@ -393,7 +473,9 @@ class SaliencySanityCallback(pl.Callback):
             formed: Probe | None = None
             if share.rank == 0:
                 ids = self._restored.get("probe_ids")
-                formed = form_probe(trainer, pl_module, self.probe, ids, self.seed, self.precision == "32")
+                single = self.precision == "32"
+                formed = form_probe(trainer, pl_module, self.probe, ids, self.seed, single, self._read)
+                self._read = None
             formed = share.exchange(formed)[0]
             if formed is None:
                 raise RuntimeError("rank 0 sent no probe")
@@ -425,18 +507,25 @@ class SaliencySanityCallback(pl.Callback):
         )
         return {f"{self._prefix}/{key}": value for key, value in found.items()}
 
+    def _outdate(self, trainer: pl.Trainer) -> None:
+        """Mark the last result's file: nobody may take it for one about these weights."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with going_on("the last result of the randomization test could not be marked"):
+                why = f"the validation at step {trainer.global_step} was not measured: {self.unmeasured}"
+                self._publication.outdate(home(trainer), why)
+
     def _publish(self, trainer: pl.Trainer, result: SanityResult) -> None:
         """Files and figures, on rank 0; what there is no time for waits."""
-        log_dir = trainer.log_dir or trainer.default_root_dir  # broadcasts: every rank asks
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._publication.write(result, self.label_result, logged_step(trainer), Path(log_dir))
+        with going_on("the result of the randomization test could not be shown"):
+            self._publication.write(result, self.label_result, logged_step(trainer), home(trainer))
         if trainer.state.fn != "fit" or (self._parts.draw and not self._allowance.exceeded()):
             self._show(trainer)
 
     def _show(self, trainer: pl.Trainer) -> None:
         if self._publication.owes:
-            with self._allowance.timing("drawing"):
+            with going_on("the randomization test could not be drawn"), self._allowance.timing("drawing"):
                 self._publication.show(trainer.loggers)
 
     def _act(self, trainer: pl.Trainer, result: SanityResult) -> None:

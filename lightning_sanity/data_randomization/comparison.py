@@ -62,7 +62,7 @@ class Comparison:
         count, samples = len(self.subjects), batch_size(self.subjects[0].inputs)
         maps = [self._explain(method, functions, k, *((k,) if method.fresh else ())) for k in range(count)]
         references = [Reference(each, self.measures, self.support) for each in maps]
-        empty = {m.name: torch.full((count, count, samples), torch.nan) for m in self.measures}
+        empty = {m.name: torch.full((count, count, samples), torch.nan, dtype=torch.float32) for m in self.measures}
         likeness, unrelated = empty, {key: table.clone() for key, table in empty.items()}
         shifts = range(1, min(samples - 1, _FLOOR_PAIRS) + 1)
         for one, other in combinations(range(count), 2):
@@ -136,7 +136,9 @@ class Comparison:
             one, other = torch.triu_indices(self.true, self.true, 1)
             return {key: table[one, other] for key, table in likeness.items()}
         if not method.stochastic:
-            return {key: torch.ones(self.repeats, table.shape[-1]) for key, table in likeness.items()}
+            return {
+                key: torch.ones(self.repeats, table.shape[-1], dtype=torch.float32) for key, table in likeness.items()
+            }
         again = [
             references[0].against(self._explain(method, functions, 0, "again", repeat), 0)
             for repeat in range(self.repeats)

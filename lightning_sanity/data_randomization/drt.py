@@ -455,7 +455,7 @@ def _output_change(outputs: Tensor, groups: tuple[int, int], gradient: Track | N
     """Permuted-label against true-label predictions, a row per pair."""
     true, permuted = outputs[: groups[0]], outputs[groups[0] :]  # (Ks, N, ...), (Kr, N, ...)
     spread = [spread_of(each).float().cpu() for each in (true, permuted)]
-    ratio = torch.full((groups[0] * groups[1],), torch.nan)
+    ratio = torch.full((groups[0] * groups[1],), torch.nan, dtype=torch.float32)
     if gradient is not None and gradient.norm is not None and gradient.trials is not None:
         ratio = (gradient.trials.norm / gradient.norm[:, None]).flatten()
     return OutputChange(

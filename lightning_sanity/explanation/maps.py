@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.explanation.kinds import summed
+from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.random_streams import generator, reseed
 from lightning_sanity.similarity import Similarity
 
@@ -101,7 +102,8 @@ class Explanation:
             spread = (flat.amax(1) - flat.amin(1)).repeat(len(keys)).reshape(-1, *[1] * (value.ndim - 1))
             # A stream per sample: the samples are tested as independent, and none may depend on the batch's size.
             draws = [generator(key, "noise", sample) for key in keys for sample in range(len(value))]
-            patterns = torch.stack([torch.randn(value.shape[1:], generator=draw) for draw in draws])
+            drawn = [torch.randn(value.shape[1:], generator=draw, dtype=torch.float32) for draw in draws]
+            patterns = torch.stack(drawn)
             noisy = noisy + NOISE * spread * patterns.to(value.device, value.dtype)
         stacked = rows_of(inputs, everyone, len(keys), noisy)
         return replace(self, inputs=stacked, target=target_of(self.target, everyone, len(keys)))
@@ -172,7 +174,9 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
         reseed(seed, value.device)
         with torch.enable_grad():
             attribution = function(what.model, what.inputs, what.target)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if must_end(error):
+            raise
         raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}") from error
     return reduced(attribution, name, what)
 
@@ -294,7 +298,7 @@ class Reference:
         for similarity in self.similarities:
             mine = self._prepared[similarity.name]
             rows = [similarity.compare(mine, tree_map(lambda t: t.roll(shift, 0), mine)) for shift in shifts]  # noqa: B023
-            found[similarity.name] = torch.stack(rows) if rows else torch.empty(0)
+            found[similarity.name] = torch.stack(rows) if rows else torch.empty(0, dtype=torch.float32)
         return found
 
 

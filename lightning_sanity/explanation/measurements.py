@@ -57,7 +57,7 @@ class Trials:
         """Tables for so many trials; ``like`` is the trained model's maps ``(N, H, W)``."""
 
         def table(*shape: int) -> Tensor:
-            return torch.full((trials, *shape), torch.nan, device=like.device)
+            return torch.full((trials, *shape), torch.nan, dtype=torch.float32, device=like.device)
 
         samples = len(like)
         return cls(

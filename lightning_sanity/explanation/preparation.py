@@ -26,10 +26,12 @@ from lightning_sanity.model.clone import (
     launder,
     preserved,
 )
+from lightning_sanity.model.detached import bookkeeping, leave_out, stand_in_for, users_hooks
 from lightning_sanity.model.graph import Graph, trace
 from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.sharded import stand_in
 from lightning_sanity.model.weights import own_class
+from lightning_sanity.resources.bystanders import put_back
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import isolated_rng
 from lightning_sanity.result.verdict import HALF
@@ -55,19 +57,27 @@ def quiet_copy(
         torch.inference_mode(False),
         torch.enable_grad(),
         eager(),
+        put_back(*(hook.function for hook in users_hooks(model))),
         stand_in(model, clone_fn, share) as (copied, kept),
     ):
         values = launder(inputs, device)
+        aside = () if copied is model else bookkeeping(copied, lambda: _few(values, _scores(copied, forward))[1])
         graph = trace(copied, as_arguments(values), lambda *arguments: _call(copied, arguments, forward), logits)
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
         with torch.no_grad(), evaluating(model), preserved(model):
-            some, theirs = _few(values, lambda few: logits(_call(model, few, forward)))
+            unheard = model if copied is model else stand_in_for(model)
+            leave_out(unheard, aside)
+            some, theirs = _few(values, _scores(unheard, forward))
             ours = logits(_call(copied, some, forward))
         check_fidelity(theirs, ours)
         check_liveness(copied, ours, lambda: logits(_call(copied, some, forward)))
         explained = copied if plain else Adapted(copied, forward).eval()
         yield copied, explained, values, device, kept, graph
+
+
+def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[Any], Tensor]:
+    return lambda values: logits(_call(model, values, forward))
 
 
 def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_sanity.model.digest import update_digest
+from lightning_sanity.resources.bystanders import put_back, streams
 from lightning_sanity.resources.random_streams import generator, isolated_rng
 
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
@@ -121,6 +123,20 @@ def _class_labels(value: Any) -> Tensor | None:
     return tensor.long()
 
 
+@contextmanager
+def _unnoticed(seed: int, *asked: Any) -> Iterator[None]:
+    """Data sets that augment draw from the global streams or from their own, and count; training must not notice."""
+    with isolated_rng(seed), put_back(*asked):
+        yield
+
+
+def can_be_indexed(loader: Any) -> bool:
+    """Whether single samples can be had of a loader's data set, and nobody can tell afterwards that they were."""
+    dataset = getattr(loader, "dataset", None)
+    indexed = dataset is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    return indexed and not streams(dataset)
+
+
 Step = Callable[[Any], Any]
 """What happens to a batch between loader and model: conversion, transfer hooks."""
 
@@ -148,7 +164,7 @@ def from_dataset(
     total = len(dataset)  # type: ignore[arg-type]
     if total < size:
         raise ProbeError(f"probe={size} samples were asked for, but the data set has only {total}: lower probe=")
-    with isolated_rng(seed):  # data sets that augment draw from the global streams
+    with _unnoticed(seed, dataset, collate):
         order = torch.randperm(total, generator=generator(seed, "probe")).tolist()[: max(50 * size, 1000)]
         by_class: dict[int | None, list[int]] = {}
         for index in order:
@@ -171,7 +187,7 @@ def from_ids(
     transfer: Step = _as_is,
 ) -> Probe:
     """The probe made of the given indices of ``dataset``."""
-    with isolated_rng(seed):
+    with _unnoticed(seed, dataset, collate):
         samples = [dataset[index] for index in ids]
         return from_batch(transfer((collate or default_collate)(samples)), ids)
 
@@ -198,12 +214,21 @@ def from_loader(loader: Iterable[Any], size: int, *, seed: int = 0, transfer: St
     dataset = getattr(loader, "dataset", None)
     if dataset is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         return from_dataset(dataset, size, seed=seed, collate=getattr(loader, "collate_fn", None), transfer=transfer)
-    with isolated_rng(seed):
+    with _unnoticed(seed, loader):
         batches: list[Probe] = []
         for batch in loader:
             batches.append(from_batch(transfer(batch)))
             if sum(map(len, batches)) >= size:
                 break
+    return first_of(batches, size)
+
+
+def first_of(batches: Sequence[Probe], size: int) -> Probe:
+    """The first ``size`` samples of some batches.
+
+    Raises:
+        ProbeError: If there are fewer.
+    """
     if sum(map(len, batches)) < size:
         raise ProbeError(
             f"probe={size} samples were asked for, but the loader gave {sum(map(len, batches))}: lower probe="
@@ -234,7 +259,7 @@ def form(given: Any, loader: Iterable[Any] | None, *, seed: int = 0, transfer: S
             )
         return from_loader(loader, given, seed=seed, transfer=transfer)
     if isinstance(given, DataLoader):
-        with isolated_rng(seed):
+        with _unnoticed(seed, given):
             return from_batch(transfer(next(iter(given))))
     if isinstance(given, Dataset):
         size = len(given)  # type: ignore[arg-type]

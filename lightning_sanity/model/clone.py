@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_sanity.model.detached import rebind_hooks, silence, strangers, users_hooks
 from lightning_sanity.model.digest import state_digest
 from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.weights import zeroed
@@ -35,6 +36,8 @@ class CloneError(RuntimeError):
 
 def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
     """A detached copy of ``module`` in eval mode, fit for gradients even when made inside inference mode.
+
+    Nothing that it does reaches a Trainer: see ``detached``.
 
     Args:
         module: The user's module; left as it is.
@@ -60,24 +63,28 @@ def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None =
         for parameter in made.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
+        silence(made)
     return made.eval()
 
 
 def _deepcopy(module: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    for child in module.modules():
-        for value in vars(child).values():
+    memo = strangers(module)
+    for holder in (*module.modules(), *(hook.function for hook in users_hooks(module))):
+        for value in tree_leaves(dict(getattr(holder, "__dict__", {}))):
             # An activation or a derived weight cached on the module cannot be deep-copied while it has a history.
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 memo[id(value)] = value.detach().clone()
     stale = [key for key in _PATCHED if key in vars(module) and not inspect.ismethod(vars(module)[key])]
     stale += [key for key in _COMPILED if vars(module).get(key) is not None]
     if not stale:
-        return copy.deepcopy(module, memo)
+        made = copy.deepcopy(module, memo)
+        rebind_hooks(made, memo)
+        return made
     memo[id(module)] = made = module.__class__.__new__(module.__class__)
     state = module.__getstate__() if hasattr(module, "__getstate__") else vars(module)
     made.__dict__.update(copy.deepcopy({key: value for key, value in dict(state).items() if key not in stale}, memo))
     made.__dict__.update({key: None for key in _COMPILED if key in vars(module)})
+    rebind_hooks(made, memo)
     return made
 
 

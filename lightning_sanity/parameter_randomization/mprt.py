@@ -36,6 +36,7 @@ from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
+from lightning_sanity.model.detached import left_out
 from lightning_sanity.model.digest import unsaved_buffers
 from lightning_sanity.model.graph import Graph
 from lightning_sanity.model.sharded import share_of
@@ -245,7 +246,7 @@ def _prepared(
             copied, explained, as_arguments(values), graph, model, given["constants"], asked.forward
         )
         planned = plan(copied, graph, given["granularity"], given["max_steps"])
-        notes = other_paths(copied, explained, values, graph) + asked.notes
+        notes = other_paths(copied, explained, values, graph) + left_out(model, copied) + asked.notes
         drawer = reinitializer(
             given["reinitialize"], copied, model, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )

@@ -323,7 +323,7 @@ def _variance_scaling(fill: Callable[..., Tensor], name: str) -> Draw:
     def draw(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
         if tensor.ndim < 2 or tensor.is_complex():
             return _normal(tensor, law, rng)
-        tensor.copy_(fill(torch.empty(tensor.shape), generator=rng))
+        tensor.copy_(fill(torch.empty(tensor.shape, dtype=torch.float32), generator=rng))
         return name
 
     return draw

@@ -177,8 +177,11 @@ def _to_comet(experiment: Any, result: SanityResult, figures: _Figures, prefix: 
 def _to_directory(directory: str, result: SanityResult, figures: _Figures, prefix: str, step: int) -> None:
     if "://" in directory:
         raise ValueError(f"figures and curves are written to local directories only, not to '{directory}'")
+    measured = f"step={step}"
+    if "file" in result.settings:  # the result beside it, which says the step of the weights
+        measured, step = Path(str(result.settings["file"])).stem, step if result.step is None else result.step
     for name, pixels in figures:
-        path = Path(directory, prefix, f"{name}-step={step}.png")
+        path = Path(directory, prefix, f"{name}-{measured}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         _image(pixels).save(path)
     rows: list[Mapping[str, Any]] = [{"step": step, **record} for record in result.to_records()]

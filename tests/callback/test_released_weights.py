@@ -85,3 +85,43 @@ def test_stochastic_weight_averaging_leaves_the_measured_weights_in_checkpoints(
         fit(tmp_path, loaders, *((averaging, measured) if first else (measured, averaging)), max_epochs=3)
     for epoch, result in enumerate(measured.results):
         assert saved(tmp_path / f"epoch={epoch}.ckpt") == (result.weights_digest, True)
+
+
+def put_in(checkpoint):
+    checkpoint["state_dict"] = {key: value + 1 for key, value in checkpoint["state_dict"].items()}
+
+
+class Changing(pl.Callback):
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        put_in(checkpoint)
+
+
+class ChangingModel(demo.DigitsClassifier):
+    def on_save_checkpoint(self, checkpoint):
+        put_in(checkpoint)
+
+
+class Noting(pl.Callback):
+    def on_train_start(self, trainer, pl_module):
+        self.noted = True
+
+
+@pytest.mark.parametrize(
+    ("model", "callbacks", "answer"),
+    [
+        (demo.DigitsClassifier, lambda me: [me, Changing()], "unknown"),
+        (demo.DigitsClassifier, lambda me: [Changing(), me], False),
+        (ChangingModel, lambda me: [me], "unknown"),
+        (demo.DigitsClassifier, lambda me: [me, Noting()], True),
+    ],
+    ids=["a later callback", "an earlier callback", "the model itself", "nobody"],
+)
+def test_what_a_checkpoint_says_is_true_or_unknown(tmp_path, loaders, model, callbacks, answer):
+    measured = Recording()
+    saving = ModelCheckpoint(tmp_path, filename="last")
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    run = pl.Trainer(callbacks=[*callbacks(measured), saving], default_root_dir=tmp_path, max_epochs=1, **quiet)
+    run.fit(model(), *loaders)
+    digest, said = saved(tmp_path / "last.ckpt")
+    assert said == answer
+    assert (digest == measured.results[0].weights_digest) == (said is True)

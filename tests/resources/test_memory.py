@@ -140,11 +140,15 @@ def test_no_more_than_max_batch_samples_are_explained_at_once_with_the_same_maps
     model, inputs, target = pictures
     methods = ("gradient", "gradcam", "feature_ablation", integrated_gradients(4, tolerance=10.0, max_batch=2))
     rows = []
-    model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0]) if given[0].requires_grad else 0))
-    whole = check(model, inputs, target, methods=methods, engine="plain", controls=True)
+
+    def watched(network, images):
+        rows.append(len(images) if images.requires_grad else 0)
+        return network(images)
+
+    whole = check(model, inputs, target, methods=methods, engine="plain", controls=True, forward=watched)
     assert max(rows) > 2
     rows.clear()
-    parts = check(model, inputs, target, methods=methods, max_batch=2, controls=True)
+    parts = check(model, inputs, target, methods=methods, max_batch=2, controls=True, forward=watched)
     assert max(rows) == 2
     assert parts.settings["max_batch"] == 2
     for key, curve in whole.curves.items():
