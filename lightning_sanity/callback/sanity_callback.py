@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import Unpack, override
 
 from lightning_sanity import similarity as similarity_module
@@ -20,9 +20,17 @@ from lightning_sanity.callback.deferred_report import Publication
 from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
+from lightning_sanity.callback.narration import Narration
 from lightning_sanity.callback.released_weights import matches, obstacle, subject, unaveraged
 from lightning_sanity.callback.scalars import scalars as scalars_of
-from lightning_sanity.callback.trainer import form_probe, gatherer, interruptible, logged_step, progress_lines
+from lightning_sanity.callback.trainer import (
+    form_probe,
+    gatherer,
+    interruptible,
+    logged_step,
+    never_validates,
+    progress_lines,
+)
 from lightning_sanity.data_randomization.drt import data_randomization_test
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
 from lightning_sanity.explanation.options import METHODS, check_choice, check_integer, check_number, spelled_out
@@ -76,6 +84,9 @@ class SaliencySanityCallback(pl.Callback):
         max_drop: See ``noninferiority.compare``.
         reference_checkpoint: Checkpoint of the same module trained on permuted labels (see ``RandomLabelDataModule``).
             Every measurement then runs the data randomization test against it as well, which informs and never gates.
+        verbose: Print a line per measured validation, and at the end of ``fit``, ``validate`` and ``test`` the verdicts
+            as a table. Warnings come in any case: the first time in a run that a method FAILs or is INCONCLUSIVE, that
+            the test cannot be run or is not valid, and where nothing will be or was measured.
         **options: See ``WalkOptions``.
 
     Attributes:
@@ -118,6 +129,7 @@ class SaliencySanityCallback(pl.Callback):
         baseline: str | Path | None = None,
         max_drop: float = 0.1,
         reference_checkpoint: str | Path | None = None,
+        verbose: bool = True,
         **options: Unpack[WalkOptions],
     ) -> None:
         super().__init__()
@@ -144,7 +156,10 @@ class SaliencySanityCallback(pl.Callback):
         self.result: SanityResult | None = None
         self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None
-        self._warned: set[str] = set()
+        self.verbose = verbose
+        self._narration = Narration(self._prefix, verbose=verbose)
+        self._folder: Path | None = None
+        self._ended = True
         self._baseline: SanityResult | None = None
         self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
@@ -178,7 +193,8 @@ class SaliencySanityCallback(pl.Callback):
             raise MisconfigurationException(problem)
         self._read_references()
         self._probe, self._validations, self.result, self.unmeasured = None, 0, None, None
-        self.label_result, self._drift, self._warned = None, {}, set()
+        self.label_result, self._drift = None, {}
+        self._narration, self._folder, self._ended = Narration(self._prefix, verbose=self.verbose), None, False
         self._allowance = Allowance(
             self.max_time, every=self.on_fail == "raise" or bool(monitors(callbacks, self._prefix))
         )
@@ -198,7 +214,10 @@ class SaliencySanityCallback(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of a ``max_time`` that is a share of the training time."""
+        """Say now that nothing will be measured; start the clock of a ``max_time`` that is a share of the time."""
+        self.unmeasured = never_validates(trainer)
+        if self.unmeasured is not None:
+            self._narration.nothing_to_come(self.unmeasured)
         self._allowance.start()
 
     @override
@@ -231,22 +250,35 @@ class SaliencySanityCallback(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise after a stand-alone validation, once its metrics are logged."""
         if not trainer.sanity_checking and trainer.state.fn == "validate":
+            self._end()
             self._raise_unless_passed()
 
     @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise after testing, once its metrics are logged."""
+        self._end()
         self._raise_unless_passed()
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Show what ``max_time`` put off: there is no later occasion."""
         self._show(trainer)
+        if self.result is not None:
+            self._end()
+        self._ended = True
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Say so, or raise, where the loop was skipped as a whole, so that no other hook was called."""
+        if not self._ended:
+            self._end()
+            self._raise_unless_passed()
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what ``max_time`` put off; raise after training, when no work can be lost."""
         self._show(trainer)
+        self._end()
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -315,7 +347,6 @@ class SaliencySanityCallback(pl.Callback):
             if untrained is not None:
                 verdicts, valid, validity = validated(result.verdicts, untrained)
                 result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
-                self._warn_once(f"no verdict of the randomization test stands: {untrained}")
             if self._baseline is not None:
                 result = against(result, self._baseline, self.max_drop)
             if self.result is not None and self.result.probe_digest == result.probe_digest:
@@ -325,20 +356,15 @@ class SaliencySanityCallback(pl.Callback):
             if unlabelled is not None and self.on_error == "raise":
                 raise labels if isinstance(labels, Exception) else RuntimeError(unlabelled)
             if unlabelled is not None:
-                self._warn_once(f"the data randomization test could not be run and has no result: {unlabelled}")
+                self._narration.warn(f"the data randomization test could not be run and has no result: {unlabelled}")
             return
         self.result, self.unmeasured = None, messages[0]
         if isinstance(error, Interrupted):
-            rank_zero_warn(f"the randomization test was interrupted and has no result: {error}")
+            self._narration.warn(f"the randomization test was interrupted and has no result: {error}")
         elif self.on_error == "raise":
             raise error if error is not None else RuntimeError(messages[0])
         else:
-            rank_zero_warn(f"the randomization test could not be run; training goes on. {messages[0]}")
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            rank_zero_warn(message)
+            self._narration.failed(trainer.global_step, messages[0])
 
     def _run(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share
@@ -366,7 +392,7 @@ class SaliencySanityCallback(pl.Callback):
         if self.reference_checkpoint is None:
             return None
         if not self._parts.compare:
-            self._warn_once("max_time is too short for the data randomization test: its last result is kept")
+            self._narration.warn("max_time is too short for the data randomization test: its last result is kept")
             return self.label_result
         shared = ("methods", "target", "pictures", *COMMON)
         try:
@@ -399,7 +425,7 @@ class SaliencySanityCallback(pl.Callback):
                 raise RuntimeError("rank 0 sent no probe")
             before = self._restored.get("probe_digest")
             if before is not None and before != formed.digest:
-                rank_zero_warn(
+                self._narration.warn(
                     "the probe differs from the one of the checkpoint: the curves before and after do not join"
                 )
             self._probe = formed
@@ -430,6 +456,7 @@ class SaliencySanityCallback(pl.Callback):
         log_dir = trainer.log_dir or trainer.default_root_dir  # broadcasts: every rank asks
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        self._folder = Path(log_dir) / self._prefix
         self._publication.write(result, self.label_result, logged_step(trainer), Path(log_dir))
         if trainer.state.fn != "fit" or (self._parts.draw and not self._allowance.exceeded()):
             self._show(trainer)
@@ -440,13 +467,22 @@ class SaliencySanityCallback(pl.Callback):
                 self._publication.show(trainer.loggers)
 
     def _act(self, trainer: pl.Trainer, result: SanityResult) -> None:
+        self._narration.measured(result, self._gated)
         failed = [key for key in self._gated if result.verdicts[key].outcome is Outcome.FAIL]
-        if failed and self.on_fail == "warn":
-            reasons = "; ".join(f"{key}: {result.verdicts[key].reason}" for key in failed)
-            rank_zero_warn(f"saliency maps failed the randomization test at step {result.step}: {reasons}")
         if failed and self.on_fail == "stop":
             rank_zero_info(f"stopping: {', '.join(failed)} failed the randomization test")
             trainer.should_stop = True
+
+    def _end(self) -> None:
+        """Say what came out; once in a run."""
+        if self.result is None and self.unmeasured is None:
+            self.unmeasured = (
+                "no validation was run to its end (no loader, no such step, a limit of 0, or no time for it)"
+            )
+        if not self._ended:
+            page = None if self._folder is None else self._folder / "report.html"
+            self._narration.end(self.result, self.unmeasured, page if page is not None and page.exists() else None)
+        self._ended = True
 
     def _raise_unless_passed(self) -> None:
         if self.on_fail != "raise" or (self.result is not None and self.result.passed):

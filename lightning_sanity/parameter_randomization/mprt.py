@@ -133,7 +133,8 @@ def parameter_randomization_test(
         deadline = None if max_seconds is None else started + max_seconds
         samples = pictures_module.samples(batch_size(ready.values)) if pictures else ()
         with progress_bar(progress) as tick:
-            walk = _walk(ready.cascade(given, samples, tick, deadline, share), given, gated)
+            walked = given if ready.problem is None else {**given, **_IN_VAIN}
+            walk = _walk(ready.cascade(walked, samples, tick, deadline, share), walked, gated)
         share.close()
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples)
@@ -256,11 +257,12 @@ def _prepared(
         if place is not None:
             chosen = {name: place.adapted(method) for name, method in chosen.items()}
             notes += place.notes
-        if asked.target_name != "class":
+        if asked.target_name != "class" and problem is None:
             mask = within_reach(what, place, mask, given["max_batch"])
         # To find out whether a method applies, it may be run.
         with at_most(rows_within(given["max_memory"], copied, what)):
-            refused, functions = prepared_methods(chosen, what, given["max_batch"])
+            refused, functions = prepared_methods(chosen if problem is None else {}, what, given["max_batch"])
+        refused |= {} if problem is None else dict.fromkeys(chosen, problem)
         support = support_in(values)
         yield _Ready(
             copied,
@@ -287,6 +289,7 @@ def _prepared(
 
 # ----------------------------------------------------------------------------------------------------------------- walk
 
+_IN_VAIN = WalkOptions(order="full", trials=1)  # where no verdict can be had: only the proof of what changes is made
 _AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still open
 
 

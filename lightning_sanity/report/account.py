@@ -20,11 +20,12 @@ _MARK = "(*) in the other pairs the other model's map was constant: they are lef
 _RELEASE_TRIALS, _RELEASE_SAMPLES = 20, 64
 
 
-def account(result: SanityResult, *, colour: bool = False, width: int | None = None) -> str:
+def account(result: SanityResult, title: str = "", *, colour: bool = False, width: int | None = None) -> str:
     """The verdicts as a table, how to read it, the reasons of what did not pass, and what to do next.
 
     Args:
         result: Of either test.
+        title: What the first line begins with.
         colour: Whether verdicts are coloured, as a terminal can show them.
         width: Columns; those of the terminal if None.
     """
@@ -33,9 +34,9 @@ def account(result: SanityResult, *, colour: bool = False, width: int | None = N
     rows = _rows(result)
     outcome, headline = answer(result)
     headline = headline if result.valid else f"NOT VALID, no verdict can be trusted: {result.validity}"
-    paragraphs = [f"{SYMBOL[outcome]} {headline}" if result.valid else headline]
+    paragraphs = [title + (f"{SYMBOL[outcome]} {headline}" if result.valid else headline)]
     marked = any("(*)" in row[-1] for row in rows)
-    paragraphs += [legend(result), *([_MARK] if marked else []), *reasons(result)]
+    paragraphs += [legend(result), *([_MARK] if marked else []), *_explained(result)]
     paragraphs += [*(f"note: {note}" for note in result.notes), *advice(result)]
     wrapped = [textwrap.fill(" ".join(text.split()), width, subsequent_indent="  ") for text in paragraphs]
     table = _aligned(["method", "verdict", f"{index_name(result)} [95 %]", "by"], rows)
@@ -63,16 +64,19 @@ def legend(result: SanityResult) -> str:
     return f"{index} {passes}0 = ignores the {subject(result)}, 1 = as different as unrelated maps, above 1 = no better"
 
 
-def reasons(result: SanityResult) -> list[str]:
-    """Why gated methods did not pass: a sentence per reason, with the methods that share it."""
-    if not result.valid:
-        return []
+def reasons(result: SanityResult, methods: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """Why methods did not pass, all gated ones if None: ``(methods, outcome, sentence)``, one per sentence."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name in ordered(result):
         verdict = result.verdicts[name]
-        if verdict.gated and not verdict.passed:
+        if not verdict.passed and (verdict.gated if methods is None else name in methods):
             by_reason.setdefault((verdict.outcome.value, verdict.reason), []).append(name)
-    return [f"{', '.join(names)} {outcome}: {reason}" for (outcome, reason), names in by_reason.items()]
+    return [(", ".join(names), outcome, reason) for (outcome, reason), names in by_reason.items()]
+
+
+def _explained(result: SanityResult) -> list[str]:
+    """The reasons as sentences; none where the run is not valid, whose reason stands above."""
+    return [f"{names} {outcome}: {why}" for names, outcome, why in reasons(result)] if result.valid else []
 
 
 def advice(result: SanityResult) -> list[str]:
@@ -107,7 +111,7 @@ def markup(result: SanityResult) -> str:
         cells = [f"<td {cell}>{escape(text)}</td>" for text in row]
         cells[1] = f'<td {cell}><b style="color:{ink}">{escape(row[1])}</b></td>'
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    below = [legend(result), *reasons(result), *advice(result)]
+    below = [legend(result), *_explained(result), *advice(result)]
     return (
         f"<div><p><b>{escape(head)}</b></p><table><thead><tr>"
         + "".join(f"<th {cell}>{escape(text)}</th>" for text in headings)

@@ -269,7 +269,8 @@ def test_a_report_that_cannot_be_written_costs_a_warning(tmp_path, loaders):
 def test_without_validation_batches_nothing_is_measured_or_logged(tmp_path, loaders):
     measured = callback()
     run = trainer(tmp_path, measured, limit_val_batches=0)
-    run.fit(demo.DigitsClassifier(), *loaders)
+    with pytest.warns(UserWarning, match="will measure nothing: limit_val_batches=0"):
+        run.fit(demo.DigitsClassifier(), *loaders)
     assert measured.result is None
     assert not any(key.startswith("sanity/") for key in run.callback_metrics)
 

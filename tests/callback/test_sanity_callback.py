@@ -196,7 +196,8 @@ def test_on_fail_raise_raises_after_the_last_checkpoint(tmp_path, loaders):
 
 def test_on_fail_raise_counts_a_test_that_never_ran_as_failed(tmp_path, loaders):
     run = trainer(tmp_path, callback(on_fail="raise"), limit_val_batches=0)
-    with pytest.raises(SanityCheckFailed, match="never gave a result"):
+    said, raised = "will measure nothing: limit_val_batches=0", "never gave a result .* limit_val_batches=0"
+    with pytest.warns(UserWarning, match=said), pytest.raises(SanityCheckFailed, match=raised):
         run.fit(demo.DigitsClassifier(), *loaders)
 
 
