@@ -25,8 +25,11 @@ input_gradients.py        operations whose gradient at their input is cheaper th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention
 from lightning_sanity.attribution.class_activation import cam
@@ -72,6 +75,7 @@ from lightning_sanity.attribution.relevance import (
     require,
 )
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
+from lightning_sanity.resources.choices import unknown
 
 __all__ = [
     "AttributionFn",
@@ -175,6 +179,28 @@ _METHODS: dict[str, Callable[..., Method]] = {
     )
 }
 
+_ALSO = {
+    "saliency": "gradient",
+    "vanilla": "gradient",
+    "vanillagradient": "gradient",
+    "gradients": "gradient",
+    "ig": "integrated_gradients",
+    "gradxinput": "input_x_gradient",
+    "gradientxinput": "input_x_gradient",
+    "inputxgradients": "input_x_gradient",
+    "cams": "cam",
+    "gradcampp": "gradcam_plus_plus",
+    "gbp": "guided_backprop",
+    "guidedbackpropagation": "guided_backprop",
+    "deconvolution": "deconvnet",
+    "shap": "kernel_shap",
+    "gradientshap": "expected_gradients",
+    "lrp": "lrp_epsilon",
+    "ablation": "feature_ablation",
+    "rollout": "attention_rollout",
+}
+"""What others call a method."""
+
 
 def available() -> tuple[str, ...]:
     """Names of all methods, controls included."""
@@ -229,9 +255,7 @@ def _resolved(method: Any, layer: str | None) -> Method:
         return method
     if isinstance(method, str):
         if method not in _METHODS:
-            raise ValueError(
-                f"unknown attribution method '{method}'; choose from: {', '.join(available())} (or pass a function)"
-            )
+            raise ValueError(f"{unknown('attribution method', method, available(), _ALSO)} (or pass a function)")
         factory = _METHODS[method]
         return factory(layer=layer) if "layer" in inspect.signature(factory).parameters else factory()
     if is_captum(method):
@@ -244,8 +268,18 @@ def _resolved(method: Any, layer: str | None) -> Method:
         raise TypeError(f"pass '{method.__name__}' or {method.__name__}(...), not the function that makes the method")
     if callable(method):
         # Nothing is known about a user's function, so its repeatability is measured.
-        return Method(getattr(method, "__name__", type(method).__name__), method, stochastic=True)
+        return Method(getattr(method, "__name__", type(method).__name__), _with_own_inputs(method), stochastic=True)
     raise TypeError(f"an attribution method is a name or a function, not {type(method).__name__}: {method!r}")
+
+
+def _with_own_inputs(function: AttributionFn) -> AttributionFn:
+    """The function on copies of its inputs: as in every tutorial it may ask them for gradients, or write into them."""
+
+    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        own = tree_map(lambda value: value.detach().clone() if isinstance(value, Tensor) else value, inputs)
+        return function(model, own, target)
+
+    return attribute
 
 
 def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
@@ -255,7 +289,15 @@ def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
         ValueError: If a name is unknown or stands for two methods, or there is no method.
     """
     if isinstance(methods, Mapping):
+        wrong = next((name for name in methods if not (isinstance(name, str) and name.strip())), None)
+        if wrong is not None or not methods:
+            problem = "it is empty" if not methods else f"one name is {wrong!r}"
+            raise ValueError(f"methods as a dictionary must give every method a name, a string: {problem}")
         return {name: resolve(method, layer) for name, method in methods.items()}
+    if methods is None or not (isinstance(methods, (str, Iterable)) or callable(methods)):
+        raise TypeError(
+            f"methods must be a name, a function, or several of them as a list or as {{name: method}}, not {methods!r}"
+        )
     single = isinstance(methods, str) or callable(methods) or is_captum(methods) or is_composite(methods)
     given = [methods] if single else list(methods)
     found: dict[str, Method] = {}

@@ -33,13 +33,22 @@ from lightning_sanity.callback.trainer import (
 )
 from lightning_sanity.data_randomization.drt import data_randomization_test
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
-from lightning_sanity.explanation.options import METHODS, check_choice, check_integer, check_number, spelled_out
-from lightning_sanity.explanation.probe import Probe
+from lightning_sanity.explanation.options import (
+    METHODS,
+    check_choice,
+    check_integer,
+    check_kind,
+    check_number,
+    check_yes_no,
+    spelled_out,
+)
+from lightning_sanity.explanation.probe import Probe, check_probe, described
+from lightning_sanity.explanation.targets import check_target
 from lightning_sanity.model import checkpoint
 from lightning_sanity.model.clone import clone, weights_digest
 from lightning_sanity.model.sharded import measured_in_place
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
-from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled
+from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.resources.budget import Interrupted
 from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.controls import validated
@@ -77,6 +86,8 @@ class SaliencySanityCallback(pl.Callback):
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         target: What is explained where the model does not return class scores; see ``parameter_randomization_test``.
+            ``"labels"`` explains each sample's own class instead of the predicted one, which a model that is not
+            trained yet often gives to all of them.
         log_images: Send figures to the loggers.
         report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` under ``<trainer.log_dir>/sanity/``.
         baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
@@ -139,11 +150,17 @@ class SaliencySanityCallback(pl.Callback):
             check_choice("on_error", on_error, ("warn", "raise"))
             check_choice("precision", precision, (None, "32"))
             check_integer("every_n_validations", every_n_validations, 1)
-            if isinstance(probe, int):
-                check_integer("probe", probe, 2)
+            check_probe(probe)
+            check_target(target, labels=True)
+            for flag, value in (("log_images", log_images), ("report", report), ("verbose", verbose)):
+                check_yes_no(flag, value)
+            check_kind("name", name, str, "a string")
+            check_kind("baseline", baseline, (str, Path), "the path of a result file")
+            check_kind("reference_checkpoint", reference_checkpoint, (str, Path), "the path of a checkpoint")
             check_number("max_time", max_time, above=0)
             check_number("max_drop", max_drop, least=0, most=1)
-            gated = [key for key, method in resolve_all(methods, given["layer"]).items() if not method.control]
+            layer = given["layer"] if isinstance(given["layer"], str) else None
+            gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
             shown = [similarity_module.resolve(key).name for key in given["similarities"] or ("ssim", "spearman")]
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
@@ -159,6 +176,7 @@ class SaliencySanityCallback(pl.Callback):
         self.verbose = verbose
         self._narration = Narration(self._prefix, verbose=verbose)
         self._folder: Path | None = None
+        self._batch: str | None = None
         self._ended = True
         self._baseline: SanityResult | None = None
         self._drift: dict[str, float] = {}
@@ -211,6 +229,37 @@ class SaliencySanityCallback(pl.Callback):
                 checkpoint.load(self.reference_checkpoint)
             except (OSError, ValueError) as error:
                 raise MisconfigurationException(f"`reference_checkpoint` cannot be read: {error}") from error
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look for the names that were given in the model, which is complete now."""
+        self._check_names(pl_module)
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise, where there is no fit."""
+        if trainer.state.fn == "validate":
+            self._check_names(pl_module)
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise."""
+        self._check_names(pl_module)
+
+    def _check_names(self, pl_module: pl.LightningModule) -> None:
+        try:
+            names = {key: self._test[key] for key in DEFAULTS}
+            settled_for(pl_module, names)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Remember what the model is given, to be told beside a probe that does not fit."""
+        if self._batch is None:
+            self._batch = described(batch)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -332,6 +381,7 @@ class SaliencySanityCallback(pl.Callback):
         try:
             result, labels = self._run(trainer, pl_module, share)
         except Exception as caught:
+            caught = self._beside_a_batch(caught)
             share.fail(caught)
             # A traceback keeps the clone alive, and is wanted only where it will be shown.
             error = caught if self.on_error == "raise" else caught.with_traceback(None)
@@ -366,6 +416,12 @@ class SaliencySanityCallback(pl.Callback):
         else:
             self._narration.failed(trainer.global_step, messages[0])
 
+    def _beside_a_batch(self, error: Exception) -> Exception:
+        """The error, saying what the probe and a batch of validation are where the model could not be called."""
+        if not isinstance(error, ValueError) or "calling it on the probe" not in str(error) or self._probe is None:
+            return error
+        return ValueError(f"{error} The probe is {described(self._probe.inputs)}, a validation batch {self._batch}.")
+
     def _run(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share
     ) -> tuple[SanityResult, SanityResult | Exception | None]:
@@ -377,14 +433,31 @@ class SaliencySanityCallback(pl.Callback):
         parts = self._allowance.divide(free=not known)
         self._parts = share.exchange(parts)[0] if self.max_time is not None else parts
         with trainer.precision_plugin.forward_context() if self.precision is None else nullcontext():
-            given = self._test_for(trainer) | {"max_seconds": self._parts.test, "share": share, "progress": tick}
+            target = self._target(probe)
+            given = self._test_for(trainer) | {
+                "target": target,
+                "max_seconds": self._parts.test,
+                "share": share,
+                "progress": tick,
+            }
             with self._allowance.timing("test"):
                 result = parameter_randomization_test(measured, probe.inputs, **given)
-            labels = self._compare_labels(measured, probe)
+            labels = self._compare_labels(measured, probe, target)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
         return replace(result, step=trainer.global_step, probe_ids=probe.ids, weights_digest=digest), labels
 
-    def _compare_labels(self, measured: torch.nn.Module, probe: Probe) -> SanityResult | Exception | None:
+    def _target(self, probe: Probe) -> Any:
+        """What is explained of the probe's samples."""
+        if self._test["target"] != "labels":
+            return self._test["target"]
+        if probe.labels is None:
+            raise ValueError(
+                "target='labels' needs one class index per sample, which the probe does not have: pass a class index, "
+                "a function outputs -> (N,), or one of lightning_sanity.targets"
+            )
+        return probe.labels
+
+    def _compare_labels(self, measured: torch.nn.Module, probe: Probe, target: Any) -> SanityResult | Exception | None:
         """The data randomization test against the stored model; every rank runs it, with the same result.
 
         An error is returned: it informs beside the other test, and must not cost its result.
@@ -394,16 +467,16 @@ class SaliencySanityCallback(pl.Callback):
         if not self._parts.compare:
             self._narration.warn("max_time is too short for the data randomization test: its last result is kept")
             return self.label_result
-        shared = ("methods", "target", "pictures", *COMMON)
+        shared = ("methods", "pictures", *COMMON)
         try:
-            twin = clone(measured, self._test["clone_fn"])
+            other = clone(measured, self._test["clone_fn"])
             try:
-                twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
+                other.load_state_dict(checkpoint.load(self.reference_checkpoint))
             except RuntimeError as error:
                 raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
             with self._allowance.timing("labels"):
                 return data_randomization_test(
-                    measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
+                    measured, other, probe.inputs, target, progress=False, **{name: self._test[name] for name in shared}
                 )
         except Exception as error:
             return error if self.on_error == "raise" else error.with_traceback(None)

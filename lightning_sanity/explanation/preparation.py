@@ -140,7 +140,7 @@ def _unmoved(outputs: Tensor) -> str | None:
         return None
     return (
         f"the model hardly reacts to its input: its outputs for {len(outputs)} samples differ by {float(spread):.1e}, "
-        f"and are as large as {float(size):.1e}. Is it trained yet? Train it longer, or use a probe of samples that differ"
+        f"and are as large as {float(size):.1e}. Is it trained yet? Train it longer, or use a probe of other samples"
     )
 
 
@@ -172,9 +172,9 @@ def explained_target(
         target = outputs.argmax(1)
         if problem is None and samples > 1 and bool((target == target[0]).all()):
             problem = (
-                f"the model predicts class {int(target[0])} for all {samples} samples, so that similar and unrelated maps "
-                "cannot be told apart: is it trained yet? Train it longer, pass target=labels (a class per sample), or "
-                "use a probe with several classes"
+                f"the model predicts class {int(target[0])} for all {samples} samples, and no unrelated maps are at "
+                "hand: is it trained yet? Train it longer, explain each sample's own class (target=labels; "
+                "target='labels' in a Trainer), or use a probe with several classes"
             )
     chosen = torch.as_tensor(target, device=outputs.device)
     if chosen.ndim == 0:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from lightning_sanity.explanation.preparation import (
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
 from lightning_sanity.explanation.request import Request, ask
-from lightning_sanity.explanation.targets import Target
+from lightning_sanity.explanation.targets import Target, check_target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.model.digest import unsaved_buffers
@@ -47,9 +47,9 @@ from lightning_sanity.parameter_randomization.coverage import (
 )
 from lightning_sanity.parameter_randomization.diagnostics import diagnose
 from lightning_sanity.parameter_randomization.headroom import rows_within
-from lightning_sanity.parameter_randomization.judging import judge_all, nothing_changed, undecided
+from lightning_sanity.parameter_randomization.judging import UNMOVED, judge_all, nothing_changed, undecided, unmoved
 from lightning_sanity.parameter_randomization.leftovers import Leftovers, leftovers_of
-from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled
+from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
@@ -124,8 +124,11 @@ def parameter_randomization_test(
     started = time.perf_counter()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    given = settled(options, "parameter_randomization_test()")
-    gated = {name for name, method in resolve_all(methods, given["layer"]).items() if not method.control}
+    given = settled_for(model, settled(options, "parameter_randomization_test()"))
+    gated = {
+        name for name, method in resolve_all(methods, cast("str | None", given["layer"])).items() if not method.control
+    }
+    check_target(target)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
     share = share or share_of(model, given["clone_fn"])
@@ -247,7 +250,7 @@ def _prepared(
         )
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
-        layer = given["layer"]
+        layer = cast("str | None", given["layer"])
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
@@ -316,6 +319,9 @@ def _judged(
     trivial = ready.problem or nothing_changed(walk, coverage, given["order"], ready.left)
     criterion = given["criterion"] or Criterion()
     verdicts, valid, validity = judge_all(ready.chosen, gated, ready.refused, walk, criterion, trivial, ready.half)
+    for name in gated & walk.measured.keys():
+        if valid and verdicts[name].outcome is Outcome.FAIL and unmoved(walk.measured[name]):
+            verdicts[name] = replace(verdicts[name], reason=f"{verdicts[name].reason}; {UNMOVED}")
     for name in thinned and walk.measured:
         if verdicts[name].outcome is Outcome.INCONCLUSIVE:
             verdicts[name] = replace(verdicts[name], reason=f"{verdicts[name].reason} ({thinned[0]})")
