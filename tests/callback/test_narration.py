@@ -10,38 +10,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from made_first_runs import Small, patches, quick_trainer
 from made_results import FAILING, OPEN, PASSING, made
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sanity import SaliencySanityCallback, SanityCheckFailed
 from lightning_sanity.callback.narration import Narration, say, warn
 
 MIXED = {"gradcam": PASSING, "guided_backprop": FAILING, "occlusion": OPEN}
-
-
-class Small(pl.LightningModule):
-    """Two linear layers that tell where a bright patch is."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
-
-    def forward(self, images):
-        return self.net(images)
-
-    def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, batch_idx):
-        self.log("loss", self.training_step(batch, batch_idx))
-
-    def test_step(self, batch, batch_idx):
-        self.log("test_loss", self.training_step(batch, batch_idx))
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), 0.02)
 
 
 class Backbone(Small):
@@ -62,30 +37,9 @@ class Crashing(Small):
         return super().forward(images)
 
 
-def patches(count=64):
-    labels = torch.arange(count) % 4
-    images = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    for place, label in enumerate(labels.tolist()):
-        images[place, 0, 4 * (label // 2) : 4 * (label // 2) + 4, 4 * (label % 2) : 4 * (label % 2) + 4] += 1
-    return DataLoader(TensorDataset(images, labels), 16)
-
-
 def callback(methods=("gradient",), **changes):
     given = {"probe": 8, "trials": 2, "repeats": 1, "log_images": False, "report": False, "controls": False}
     return SaliencySanityCallback(methods, **{**given, **changes})
-
-
-def trainer(tmp_path, *callbacks, **changes):
-    given = {
-        "max_epochs": 2,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-        "accelerator": "cpu",
-        "num_sanity_val_steps": 0,
-    }
-    return pl.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **{**given, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +144,7 @@ def test_a_closed_terminal_costs_nothing(monkeypatch):
 
 
 def test_fit_ends_with_the_table_the_legend_and_the_report(tmp_path, capsys):
-    trainer(tmp_path, callback(report=True)).fit(Small(), patches(), patches())
+    quick_trainer(tmp_path, callback(report=True)).fit(Small(), patches(), patches())
     shown = capsys.readouterr().out
     assert shown.count("sanity, step ") == 2  # a line per validation
     table = shown.split("\nsanity: ")[1]
@@ -201,7 +155,7 @@ def test_fit_ends_with_the_table_the_legend_and_the_report(tmp_path, capsys):
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_validate_and_test_end_with_the_table_once(tmp_path, capsys, stage):
-    getattr(trainer(tmp_path, callback()), stage)(Small(), patches(), verbose=False)
+    getattr(quick_trainer(tmp_path, callback()), stage)(Small(), patches(), verbose=False)
     assert capsys.readouterr().out.count("PSI [95 %]") == 1
 
 
@@ -212,37 +166,37 @@ def test_an_interrupted_training_shows_what_it_had(tmp_path, capsys):
                 raise KeyboardInterrupt
 
     with pytest.raises(SystemExit):
-        trainer(tmp_path, callback(), Press()).fit(Small(), patches(), patches())
+        quick_trainer(tmp_path, callback(), Press()).fit(Small(), patches(), patches())
     assert capsys.readouterr().out.count("PSI [95 %]") == 1
 
 
 def test_the_table_comes_before_the_error_that_on_fail_asks_for(tmp_path, capsys):
     with pytest.raises(SanityCheckFailed, match="gradient is INCONCLUSIVE"):
-        trainer(tmp_path, callback(on_fail="raise", trials=1)).fit(Small(), patches(), patches())
+        quick_trainer(tmp_path, callback(on_fail="raise", trials=1)).fit(Small(), patches(), patches())
     assert capsys.readouterr().out.count("PSI [95 %]") == 1
 
 
 def test_not_verbose_prints_nothing_and_still_warns(tmp_path, capsys):
     with pytest.warns(UserWarning, match="the randomization test is inconclusive at step 4: gradient: one trial"):
-        trainer(tmp_path, callback(trials=1, verbose=False)).fit(Small(), patches(), patches())
+        quick_trainer(tmp_path, callback(trials=1, verbose=False)).fit(Small(), patches(), patches())
     assert "sanity" not in capsys.readouterr().out
 
 
 def test_a_second_instance_is_told_by_its_name(tmp_path, capsys):
-    trainer(tmp_path, callback(name="strict")).fit(Small(), patches(), patches())
+    quick_trainer(tmp_path, callback(name="strict")).fit(Small(), patches(), patches())
     assert "sanity/strict, step 4: PSI: gradient" in capsys.readouterr().out
 
 
 def test_frozen_features_are_reported_at_once_with_the_cause(tmp_path):
     methods = ("gradient", "guided_backprop")
     with pytest.warns(UserWarning, match="the randomization test is inconclusive at step 4") as found:
-        trainer(tmp_path, callback(methods)).fit(Backbone(), patches(), patches())
+        quick_trainer(tmp_path, callback(methods)).fit(Backbone(), patches(), patches())
     assert len(said(found)) == 1
     assert all(name in said(found)[0] for name in methods)
 
 
 def test_an_error_of_every_validation_is_warned_of_once_and_stands_at_the_end(tmp_path, capsys):
-    run = trainer(tmp_path, callback(), max_epochs=3)
+    run = quick_trainer(tmp_path, callback(), max_epochs=3)
     with pytest.warns(UserWarning, match="could not be run; training goes on.*no explanations today") as found:
         run.fit(Crashing(), patches(), patches())
     assert len(said(found)) == 1
@@ -252,7 +206,7 @@ def test_an_error_of_every_validation_is_warned_of_once_and_stands_at_the_end(tm
 
 
 def test_a_line_stands_beside_the_progress_bar_and_no_bar_stays_in_it(tmp_path, capsys):
-    run = trainer(tmp_path, callback(), TQDMProgressBar(leave=False), enable_progress_bar=True)
+    run = quick_trainer(tmp_path, callback(), TQDMProgressBar(leave=False), enable_progress_bar=True)
     run.fit(Small(), patches(), patches())
     shown = capsys.readouterr().out
     line = next(text for text in shown.split("\n") if "sanity, step 4:" in text)
@@ -284,7 +238,7 @@ def test_a_training_that_will_never_be_measured_says_so_at_its_start(tmp_path, s
             early.append(measured.unmeasured)
 
     measured = callback()
-    run = trainer(tmp_path, measured, Watch(), **settings)
+    run = quick_trainer(tmp_path, measured, Watch(), **settings)
     with pytest.warns(UserWarning, match="will measure nothing: ") as found:
         run.fit(Small(), patches(), patches() if loader else None)
     (words,) = said(found)  # not again at the end
@@ -308,7 +262,7 @@ def test_a_training_that_will_never_be_measured_says_so_at_its_start(tmp_path, s
 )
 def test_a_training_that_validates_just_in_time_is_not_warned(tmp_path, settings):
     measured = callback()
-    trainer(tmp_path, measured, **settings).fit(Small(), patches(), patches())
+    quick_trainer(tmp_path, measured, **settings).fit(Small(), patches(), patches())
     assert measured.result is not None
     assert measured.unmeasured is None
 
@@ -319,13 +273,13 @@ def test_a_model_without_a_validation_step_is_named(tmp_path):
 
     warnings.filterwarnings("ignore", "You passed in a `val_dataloader`|.*no `validation_step`")
     with pytest.warns(UserWarning, match="Without has no validation_step"):
-        trainer(tmp_path, callback()).fit(Without(), patches(), patches())
+        quick_trainer(tmp_path, callback()).fit(Without(), patches(), patches())
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_a_loop_that_is_skipped_says_at_the_end_that_nothing_was_measured(tmp_path, stage):
     measured = callback(on_fail="raise")
-    run = trainer(tmp_path, measured, **{f"limit_{stage[:4].replace('vali', 'val')}_batches": 0})
+    run = quick_trainer(tmp_path, measured, **{f"limit_{stage[:4].replace('vali', 'val')}_batches": 0})
     with (
         pytest.warns(UserWarning, match="gave no result for these weights: no validation was run to its end"),
         pytest.raises(SanityCheckFailed, match="never gave a result"),
@@ -340,12 +294,12 @@ def test_a_training_that_stops_before_its_first_validation_says_so(tmp_path):
             trainer.limit_val_batches = 0
 
     with pytest.warns(UserWarning, match="gave no result for these weights: no validation was run to its end"):
-        trainer(tmp_path, callback(), Stop()).fit(Small(), patches(), patches())
+        quick_trainer(tmp_path, callback(), Stop()).fit(Small(), patches(), patches())
 
 
 @pytest.mark.parametrize(("settings", "loader", "why"), NEVER[:3])
 def test_on_fail_raise_names_why_nothing_was_measured(tmp_path, settings, loader, why):
-    run = trainer(tmp_path, callback(on_fail="raise"), **settings)
+    run = quick_trainer(tmp_path, callback(on_fail="raise"), **settings)
     with pytest.warns(UserWarning, match="will measure nothing"), pytest.raises(SanityCheckFailed) as raised:
         run.fit(Small(), patches(), patches() if loader else None)
     assert why in str(raised.value)
