@@ -211,7 +211,7 @@ def table() -> list[dict[str, Any]]:
     """What is known of every method of ``available()``: one row each, for people and for the command line.
 
     Returns:
-        Rows of name, signed, stochastic, passes, needs, control and summary.
+        Rows of name, kind (the module here that holds it), signed, stochastic, passes, needs, control and summary.
     """
     rows = []
     for name, factory in _METHODS.items():
@@ -220,6 +220,7 @@ def table() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "kind": factory.__module__.rpartition(".")[2],
                 "signed": method.signed,
                 "stochastic": method.stochastic,
                 "passes": method.passes,

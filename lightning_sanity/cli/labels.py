@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_sanity.cli.check import current_folder_first, named
+from lightning_sanity.cli.check import check_configuration, current_folder_first, named
 from lightning_sanity.cli.terminal import folder, print_decision, say
 from lightning_sanity.data_randomization.experiment import random_label_experiment
 from lightning_sanity.release.decision import one_line
@@ -83,6 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _configured(arguments: argparse.Namespace) -> Any:
+    check_configuration(arguments)
     from lightning.pytorch.cli import LightningCLI  # needs jsonargparse
 
     return LightningCLI(

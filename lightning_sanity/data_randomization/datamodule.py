@@ -86,7 +86,7 @@ class RandomLabelDataModule(pl.LightningDataModule):
 
     Example::
 
-        trainer.fit(model, datamodule=RandomLabelDataModule(data))  # the twin of trainer.fit(model, datamodule=data)
+        trainer.fit(model, datamodule=RandomLabelDataModule(data))  # otherwise as trainer.fit(model, datamodule=data)
     """
 
     def __init__(
