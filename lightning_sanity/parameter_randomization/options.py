@@ -162,7 +162,8 @@ def _check_granularity(given: Any) -> None:
 def _check_reinitialize(given: Any) -> None:
     if isinstance(given, str):
         if given not in STRATEGIES:
-            raise ValueError(f"{unknown('reinitialize', given, STRATEGIES)}, a function of a module, or a twin factory")
+            choices = unknown("re-initialisation", given, STRATEGIES)
+            raise ValueError(f"reinitialize: {choices}, a function of a module, or a twin factory")
     elif not callable(given):
         raise ValueError(
             f"reinitialize must be one of {', '.join(STRATEGIES)}, a function of a module, or a twin "

@@ -59,7 +59,7 @@ class Endless(IterableDataset):
         ({"trials": "many"}, ("trials must be an integer of at least 1, not 'many'",)),
         ({"max_steps": 0}, ("max_steps must be an integer of at least 1, not 0",)),
         ({"norm_stats": "kept"}, ("norm_stats 'kept'", "did you mean keep?", "recalibrate")),
-        ({"reinitialize": "norml"}, ("reinitialize 'norml'", "did you mean normal?", "twin factory")),
+        ({"reinitialize": "norml"}, ("reinitialize: unknown", "'norml'", "did you mean normal?", "twin factory")),
         ({"reinitialize": 3}, ("reinitialize must be one of", "not 3")),
         ({"seed": 1.5}, ("seed must be an integer, not 1.5",)),
         ({"layer": 3}, ("layer must be the name of a module", "not 3")),

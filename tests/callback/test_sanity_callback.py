@@ -450,8 +450,11 @@ def test_two_classes_that_log_the_same_keys_are_refused(tmp_path, loaders):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"methods": "salency"}, "unknown attribution method 'salency'; choose from: gradient"),
-        ({"similarities": ("sim",)}, "unknown similarity 'sim'; choose from"),
+        (
+            {"methods": "salency"},
+            "unknown attribution method 'salency'; did you mean gradient\\? choose from: gradient",
+        ),
+        ({"similarities": ("sim",)}, "unknown similarity 'sim'; did you mean ssim\\? choose from"),
         ({"order": "sideways"}, "unknown order 'sideways'; choose from: cascading"),
         ({"on_fail": "ignore"}, "unknown on_fail 'ignore'; choose from: warn, stop, raise"),
         ({"probe": 1}, "probe must be an integer of at least 2, not 1"),
