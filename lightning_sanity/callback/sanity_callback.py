@@ -95,9 +95,10 @@ class SaliencySanityCallback(pl.Callback):
         max_drop: See ``noninferiority.compare``.
         reference_checkpoint: Checkpoint of the same module trained on permuted labels (see ``RandomLabelDataModule``).
             Every measurement then runs the data randomization test against it as well, which informs and never gates.
-        verbose: Print a line per measured validation, and at the end of ``fit``, ``validate`` and ``test`` the verdicts
-            as a table. Warnings come in any case: the first time in a run that a method FAILs or is INCONCLUSIVE, that
-            the test cannot be run or is not valid, and where nothing will be or was measured.
+        verbose: Print a line per measured validation, more only while one takes longer than ten seconds, and at the
+            end of ``fit``, ``validate`` and ``test`` the verdicts as a table. Warnings come in any case: the first time
+            in a run that a method FAILs or is INCONCLUSIVE, that the test cannot be run or is not valid, and where
+            nothing will be or was measured.
         **options: See ``WalkOptions``.
 
     Attributes:
@@ -249,7 +250,8 @@ class SaliencySanityCallback(pl.Callback):
     def _check_names(self, pl_module: pl.LightningModule) -> None:
         try:
             names = {key: self._test[key] for key in DEFAULTS}
-            settled_for(pl_module, names)  # type: ignore[arg-type]
+            # By name from now on: what is measured may be a copy.
+            self._test["layer"] = settled_for(pl_module, names)["layer"]  # type: ignore[arg-type]
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
 
@@ -426,7 +428,7 @@ class SaliencySanityCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share
     ) -> tuple[SanityResult, SanityResult | Exception | None]:
         """The result, and that of the comparison with the stored model or why there is none."""
-        tick = interruptible(trainer, progress_lines(trainer))
+        tick = interruptible(trainer, progress_lines(trainer) if self.verbose else lambda done, total, label: None)
         known = self._probe is not None
         probe = self._fixed_probe(trainer, pl_module, share)
         measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")

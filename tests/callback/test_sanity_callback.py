@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import json
+import pickle
 import warnings
 
 import lightning.pytorch as pl
@@ -178,6 +179,25 @@ def test_long_tests_show_progress_as_lines(tmp_path, loaders, monkeypatch, caplo
     with caplog.at_level("INFO"):
         trainer(tmp_path, callback()).fit(demo.DigitsClassifier(), *loaders)
     assert any("randomization test: " in message and "trial 2" in message for message in caplog.messages)
+
+
+def test_what_is_not_to_be_said_is_not(tmp_path, loaders, monkeypatch, caplog, capsys):
+    monkeypatch.setattr("lightning_sanity.callback.trainer._PROGRESS_EVERY", 0.0)
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, callback(verbose=False)).fit(demo.DigitsClassifier(), *loaders)
+    assert not any("randomization test: " in message for message in caplog.messages)
+    assert "sanity" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("remade", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_the_callback_measures_as_it_does(tmp_path, loaders, remade):
+    measured, model = callback(), demo.DigitsClassifier()
+    trainer(tmp_path, measured).validate(model, loaders[1], verbose=False)
+    copied = remade(measured)
+    assert json.dumps(copied.result.to_dict()) == json.dumps(measured.result.to_dict())
+    assert copied.state_dict() == measured.state_dict()
+    trainer(tmp_path, copied).validate(model, loaders[1], verbose=False)
+    assert copied.result.to_dict()["verdicts"] == measured.result.to_dict()["verdicts"]
 
 
 def test_on_fail_stop_ends_training(tmp_path, loaders):
