@@ -422,7 +422,9 @@ class SaliencySanityCallback(pl.Callback):
         """The error, saying what the probe and a batch of validation are where the model could not be called."""
         if not isinstance(error, ValueError) or "calling it on the probe" not in str(error) or self._probe is None:
             return error
-        return ValueError(f"{error} The probe is {described(self._probe.inputs)}, a validation batch {self._batch}.")
+        found = ValueError(f"{error} The probe is {described(self._probe.inputs)}, a validation batch {self._batch}.")
+        found.__cause__ = error if self.on_error == "raise" else None
+        return found
 
     def _run(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share

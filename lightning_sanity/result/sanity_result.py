@@ -299,6 +299,23 @@ class SanityResult:
         """
         return dict(self.settings.get("engine", {}))
 
+    def maps(self, method: str) -> Tensor:
+        """Small signed maps of the samples that were kept, along the cascade; ``(K, 1 + len(pictures.depths), h, w)``.
+
+        The trained model's come first, then those after ``pictures.depths`` steps; each is scaled by its own largest
+        magnitude into ``[-1, 1]``, and 0 everywhere if it is blank.
+
+        Raises:
+            ValueError: If none were kept of this method; says of which.
+        """
+        kept = {} if self.pictures is None else self.pictures.maps
+        if method not in kept:
+            there = (
+                f"there are maps of {', '.join(kept)}" if kept else "the test ran without pictures, or measured nothing"
+            )
+            raise ValueError(f"the result holds no maps of '{method}': {there}")
+        return kept[method].float() / 127
+
     def to_records(self) -> list[dict[str, Any]]:
         """One flat dictionary per (method, similarity, depth), ready for a data frame or a logger's table."""
         records = []

@@ -12,7 +12,7 @@ from made_first_runs import Small, patches, quick_trainer
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_sanity import Criterion, SaliencySanityCallback
+from lightning_sanity import Criterion, Outcome, SaliencySanityCallback, SanityResult
 
 QUICK = {
     "methods": ["gradient"],
@@ -293,6 +293,20 @@ def test_a_layer_can_be_given_itself(tmp_path):
         quick_trainer(tmp_path, measured).validate(model, patches(), verbose=False)
         results.append(measured.result)
     assert results[0].verdicts["gradcam"] == results[1].verdicts["gradcam"]
+
+
+@pytest.mark.parametrize("model", [OneClass, Deaf])
+def test_nothing_is_explained_of_a_model_that_is_not_trained_yet(tmp_path, model):
+    calls = []
+    methods = {"mine": lambda model, inputs, target: calls.append(1) or inputs, "gradient": "gradient"}
+    measured = SaliencySanityCallback(**{**QUICK, "methods": methods, "controls": True, "report": True})
+    quick_trainer(tmp_path, measured).validate(model(), patches(), verbose=False)
+    assert calls == []
+    read = SanityResult.from_json(tmp_path / "sanity" / "latest.json")
+    assert not read.valid
+    assert {verdict.outcome for verdict in read.verdicts.values()} == {Outcome.INCONCLUSIVE}
+    assert read.coverage.share == 1.0
+    assert (tmp_path / "sanity" / "report.html").exists()
 
 
 def test_labels_as_target_explain_what_is_not_predicted_yet(tmp_path):

@@ -114,6 +114,20 @@ def test_notes_are_those_of_what_was_re_initialised():
     assert "note: a twin was used" in noted.summary()
 
 
+def test_maps_begin_with_the_trained_models_and_are_scaled_each(result):
+    maps = result.maps("gradient")
+    assert maps.shape[:2] == (len(result.pictures.inputs), 1 + len(result.pictures.depths))
+    assert torch.equal(maps.abs().amax((2, 3)), torch.ones(maps.shape[:2]))
+    assert float(maps.min()) < 0  # signed
+
+
+def test_maps_that_were_not_kept_are_told_from_those_that_were(result):
+    with pytest.raises(ValueError, match="no maps of 'gradcam': there are maps of gradient, guided_backprop"):
+        result.maps("gradcam")
+    with pytest.raises(ValueError, match="ran without pictures"):
+        made().maps("gradcam")
+
+
 def test_a_frame_has_the_records(result):
     pandas = pytest.importorskip("pandas")
     assert isinstance(result.to_frame(), pandas.DataFrame)
