@@ -34,6 +34,7 @@ from torch.utils._pytree import tree_map
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention
 from lightning_sanity.attribution.class_activation import cam
 from lightning_sanity.attribution.controls import constant, edge_detector, input_copy, input_plus_gradient, random
+from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.differences import deeplift, deeplift_local, deepshap, deepshap_local
 from lightning_sanity.attribution.gradient_cam import (
     gradcam,
@@ -269,7 +270,9 @@ def _resolved(method: Any, layer: str | None) -> Method:
         raise TypeError(f"pass '{method.__name__}' or {method.__name__}(...), not the function that makes the method")
     if callable(method):
         # Nothing is known about a user's function, so its repeatability is measured.
-        return Method(getattr(method, "__name__", type(method).__name__), _with_own_inputs(method), stochastic=True)
+        known = isinstance(method, Derived)  # which is walked with others, and leaves its inputs alone
+        attribute = method if known else _with_own_inputs(method)
+        return Method(getattr(method, "__name__", type(method).__name__), attribute, stochastic=True)
     raise TypeError(f"an attribution method is a name or a function, not {type(method).__name__}: {method!r}")
 
 

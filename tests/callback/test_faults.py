@@ -145,7 +145,7 @@ def test_ctrl_c_during_the_test_leaves_the_weights_and_the_streams(tmp_path, loa
     states = {}
     model = demo.DigitsClassifier()
     with pytest.raises(SystemExit) as left:
-        trainer(tmp_path, Watch(), callback(During(press))).fit(model, *loaders)
+        trainer(tmp_path, Watch(), callback(During(press), target="labels")).fit(model, *loaders)
     assert left.value.code == 1
     assert isinstance(states["exception"], KeyboardInterrupt)
     assert all(torch.equal(states["weights"][name], tensor) for name, tensor in model.state_dict().items())
