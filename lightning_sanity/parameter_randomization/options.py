@@ -156,7 +156,7 @@ def _check_granularity(given: Any) -> None:
             raise ValueError(f"{choices}, or pass a list of module names or regular expressions")
         return
     if not check_expressions("granularity", given):
-        raise ValueError("granularity must be 'layer', 'block', or a list of names, and the list is empty")
+        raise ValueError(f"granularity must be 'layer', 'block', or a list of names, not {given!r}")
 
 
 def _check_reinitialize(given: Any) -> None:

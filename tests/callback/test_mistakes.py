@@ -44,7 +44,7 @@ class Endless(IterableDataset):
         ({"similarities": ["spearmn"]}, ("similarity 'spearmn'", "did you mean spearman")),
         ({"similarities": [0.5]}, ("a similarity is a name", "0.5")),
         ({"granularity": "layers"}, ("granularity 'layers'", "did you mean layer?", "list of module names")),
-        ({"granularity": []}, ("granularity must be 'layer', 'block', or a list", "[]")),
+        ({"granularity": []}, ("granularity must be 'layer', 'block', or a list of names, not []",)),
         ({"granularity": ["net.("]}, ("'net.(' is no regular expression", "subpattern")),
         ({"probe": 1}, ("probe must be an integer of at least 2, not 1", "16 to 64 are usual")),
         ({"probe": True}, ("probe must be a number of samples", "True or False")),
