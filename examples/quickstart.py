@@ -1,4 +1,4 @@
-"""A Trainer with the callback: train a small CNN on real digits and read the verdicts."""
+"""A Trainer with the callback: train a small CNN on real digits and read the verdicts that it prints."""
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -12,8 +12,6 @@ def main(root="quickstart", epochs=4):
     callback = SaliencySanityCallback(methods=["gradient", "gradcam", "guided_backprop"])
     trainer = L.Trainer(max_epochs=epochs, callbacks=[callback], default_root_dir=root, accelerator="cpu")
     trainer.fit(DigitsClassifier(), DataLoader(training, 64, shuffle=True), DataLoader(validation, 256))
-    for name, verdict in callback.result.verdicts.items():
-        print(f"{name:18s} {verdict.outcome.value:13s} {verdict.reason}")
     return callback.result
 
 

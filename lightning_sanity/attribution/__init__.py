@@ -25,12 +25,16 @@ input_gradients.py        operations whose gradient at their input is cheaper th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention
 from lightning_sanity.attribution.class_activation import cam
 from lightning_sanity.attribution.controls import constant, edge_detector, input_copy, input_plus_gradient, random
+from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.differences import deeplift, deeplift_local, deepshap, deepshap_local
 from lightning_sanity.attribution.gradient_cam import (
     gradcam,
@@ -72,6 +76,7 @@ from lightning_sanity.attribution.relevance import (
     require,
 )
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
+from lightning_sanity.resources.choices import unknown
 
 __all__ = [
     "AttributionFn",
@@ -175,6 +180,28 @@ _METHODS: dict[str, Callable[..., Method]] = {
     )
 }
 
+_ALSO = {
+    "saliency": "gradient",
+    "vanilla": "gradient",
+    "vanillagradient": "gradient",
+    "gradients": "gradient",
+    "ig": "integrated_gradients",
+    "gradxinput": "input_x_gradient",
+    "gradientxinput": "input_x_gradient",
+    "inputxgradients": "input_x_gradient",
+    "cams": "cam",
+    "gradcampp": "gradcam_plus_plus",
+    "gbp": "guided_backprop",
+    "guidedbackpropagation": "guided_backprop",
+    "deconvolution": "deconvnet",
+    "shap": "kernel_shap",
+    "gradientshap": "expected_gradients",
+    "lrp": "lrp_epsilon",
+    "ablation": "feature_ablation",
+    "rollout": "attention_rollout",
+}
+"""What others call a method."""
+
 
 def available() -> tuple[str, ...]:
     """Names of all methods, controls included."""
@@ -185,7 +212,7 @@ def table() -> list[dict[str, Any]]:
     """What is known of every method of ``available()``: one row each, for people and for the command line.
 
     Returns:
-        Rows of name, signed, stochastic, passes, needs, control and summary.
+        Rows of name, kind (the module here that holds it), signed, stochastic, passes, needs, control and summary.
     """
     rows = []
     for name, factory in _METHODS.items():
@@ -194,6 +221,7 @@ def table() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "kind": factory.__module__.rpartition(".")[2],
                 "signed": method.signed,
                 "stochastic": method.stochastic,
                 "passes": method.passes,
@@ -229,9 +257,7 @@ def _resolved(method: Any, layer: str | None) -> Method:
         return method
     if isinstance(method, str):
         if method not in _METHODS:
-            raise ValueError(
-                f"unknown attribution method '{method}'; choose from: {', '.join(available())} (or pass a function)"
-            )
+            raise ValueError(f"{unknown('attribution method', method, available(), _ALSO)} (or pass a function)")
         factory = _METHODS[method]
         return factory(layer=layer) if "layer" in inspect.signature(factory).parameters else factory()
     if is_captum(method):
@@ -244,8 +270,21 @@ def _resolved(method: Any, layer: str | None) -> Method:
         raise TypeError(f"pass '{method.__name__}' or {method.__name__}(...), not the function that makes the method")
     if callable(method):
         # Nothing is known about a user's function, so its repeatability is measured.
-        return Method(getattr(method, "__name__", type(method).__name__), method, stochastic=True, foreign=True)
+        known = isinstance(method, Derived)  # which is walked with others, and leaves its inputs alone
+        attribute = method if known else _with_own_inputs(method)
+        name = getattr(method, "__name__", type(method).__name__)
+        return Method(name, attribute, stochastic=True, foreign=True)
     raise TypeError(f"an attribution method is a name or a function, not {type(method).__name__}: {method!r}")
+
+
+def _with_own_inputs(function: AttributionFn) -> AttributionFn:
+    """The function on copies of its inputs: as in every tutorial it may ask them for gradients, or write into them."""
+
+    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        own = tree_map(lambda value: value.detach().clone() if isinstance(value, Tensor) else value, inputs)
+        return function(model, own, target)
+
+    return attribute
 
 
 def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
@@ -255,7 +294,15 @@ def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
         ValueError: If a name is unknown or stands for two methods, or there is no method.
     """
     if isinstance(methods, Mapping):
+        wrong = next((name for name in methods if not (isinstance(name, str) and name.strip())), None)
+        if wrong is not None or not methods:
+            problem = "it is empty" if not methods else f"one name is {wrong!r}"
+            raise ValueError(f"methods as a dictionary must give every method a name, a string: {problem}")
         return {name: resolve(method, layer) for name, method in methods.items()}
+    if methods is None or not (isinstance(methods, (str, Iterable)) or callable(methods)):
+        raise TypeError(
+            f"methods must be a name, a function, or several of them as a list or as {{name: method}}, not {methods!r}"
+        )
     single = isinstance(methods, str) or callable(methods) or is_captum(methods) or is_composite(methods)
     given = [methods] if single else list(methods)
     found: dict[str, Method] = {}

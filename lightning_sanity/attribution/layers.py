@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.method import first, leaf, outputs_of, replaced, select
 from lightning_sanity.model.graph import first_tensor
+from lightning_sanity.resources.choices import alike
 
 _CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
 _SEQUENTIAL = (*_CHANNELS_LAST, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
@@ -126,8 +127,9 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
     if name and len(inner) == 1:
         return inner[0]
     names = [full for full in modules if full]
-    close = ", ".join(full for full in names if full.split(".")[-1] == name.split(".")[-1])
-    raise ValueError(f"layer '{name}' is not a module of the model; did you mean {close or names[-5:]}?")
+    close = [full for full in names if full.split(".")[-1] == name.split(".")[-1]] or alike(name, names)
+    meant = f"did you mean {' or '.join(close[:5])}?" if close else f"there are {', '.join(names[-5:])} and others"
+    raise ValueError(f"layer '{name}' is not a module of the model; {meant}")
 
 
 @contextmanager

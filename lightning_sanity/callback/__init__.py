@@ -2,6 +2,7 @@
 
 sanity_callback.py   the hooks: when the test runs, and what happens with the verdict
 trainer.py           what is asked of a Trainer: data, other processes, whether to stop, where progress is shown
+narration.py         what is said on the terminal
 max_time.py          the account of time beside training
 released_weights.py  the measured weights must be the released ones: what can come between
 monitors.py          other callbacks that act on what is logged

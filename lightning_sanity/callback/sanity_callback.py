@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import Unpack, override
 
 from lightning_sanity import similarity as similarity_module
@@ -21,6 +21,7 @@ from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.home import home
 from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
+from lightning_sanity.callback.narration import Narration
 from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, subject, unaveraged
 from lightning_sanity.callback.scalars import scalars as scalars_of
 from lightning_sanity.callback.trainer import (
@@ -30,6 +31,7 @@ from lightning_sanity.callback.trainer import (
     going_on,
     interruptible,
     logged_step,
+    never_validates,
     occasion,
     progress_lines,
     reads,
@@ -37,13 +39,22 @@ from lightning_sanity.callback.trainer import (
 )
 from lightning_sanity.data_randomization.drt import data_randomization_test
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
-from lightning_sanity.explanation.options import METHODS, check_choice, check_integer, check_number, spelled_out
-from lightning_sanity.explanation.probe import Probe
+from lightning_sanity.explanation.options import (
+    METHODS,
+    check_choice,
+    check_integer,
+    check_kind,
+    check_number,
+    check_yes_no,
+    spelled_out,
+)
+from lightning_sanity.explanation.probe import Probe, check_probe, described
+from lightning_sanity.explanation.targets import check_target
 from lightning_sanity.model import checkpoint
 from lightning_sanity.model.clone import clone, weights_digest
 from lightning_sanity.model.sharded import measured_in_place
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
-from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled
+from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.resources.budget import Interrupted
 from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.processes import Share, Together
@@ -82,6 +93,8 @@ class SaliencySanityCallback(pl.Callback):
         precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         target: What is explained where the model does not return class scores; see ``parameter_randomization_test``.
+            ``"labels"`` explains each sample's own class instead of the predicted one, which a model that is not
+            trained yet often gives to all of them.
         log_images: Send figures to the loggers.
         report: Write ``step=<n>.json``, ``latest.json`` and ``report.html`` to the folder ``sanity`` beside the run's
             checkpoints: ``<save_dir>/<name>/<version>/sanity``, or ``<default_root_dir>/sanity`` without a logger.
@@ -92,6 +105,10 @@ class SaliencySanityCallback(pl.Callback):
         max_drop: See ``noninferiority.compare``.
         reference_checkpoint: Checkpoint of the same module trained on permuted labels (see ``RandomLabelDataModule``).
             Every measurement then runs the data randomization test against it as well, which informs and never gates.
+        verbose: Print a line per measured validation, more only while one takes longer than ten seconds, and at the
+            end of ``fit``, ``validate`` and ``test`` the verdicts as a table. Warnings come in any case: the first time
+            in a run that a method FAILs or is INCONCLUSIVE, that the test cannot be run or is not valid, and where
+            nothing will be or was measured.
         **options: See ``WalkOptions``.
 
     Attributes:
@@ -134,6 +151,7 @@ class SaliencySanityCallback(pl.Callback):
         baseline: str | Path | None = None,
         max_drop: float = 0.1,
         reference_checkpoint: str | Path | None = None,
+        verbose: bool = True,
         **options: Unpack[WalkOptions],
     ) -> None:
         super().__init__()
@@ -143,11 +161,17 @@ class SaliencySanityCallback(pl.Callback):
             check_choice("on_error", on_error, ("warn", "raise"))
             check_choice("precision", precision, (None, "32"))
             check_integer("every_n_validations", every_n_validations, 1)
-            if isinstance(probe, int):
-                check_integer("probe", probe, 2)
+            check_probe(probe)
+            check_target(target, labels=True)
+            for flag, value in (("log_images", log_images), ("report", report), ("verbose", verbose)):
+                check_yes_no(flag, value)
+            check_kind("name", name, str, "a string")
+            check_kind("baseline", baseline, (str, Path), "the path of a result file")
+            check_kind("reference_checkpoint", reference_checkpoint, (str, Path), "the path of a checkpoint")
             check_number("max_time", max_time, above=0)
             check_number("max_drop", max_drop, least=0, most=1)
-            gated = [key for key, method in resolve_all(methods, given["layer"]).items() if not method.control]
+            layer = given["layer"] if isinstance(given["layer"], str) else None
+            gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
             shown = [similarity_module.resolve(key).name for key in given["similarities"] or ("ssim", "spearman")]
         except (ValueError, TypeError) as error:
             raise MisconfigurationException(str(error)) from error
@@ -160,7 +184,11 @@ class SaliencySanityCallback(pl.Callback):
         self.result: SanityResult | None = None
         self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None
-        self._warned: set[str] = set()
+        self.verbose = verbose
+        self._narration = Narration(self._prefix, verbose=verbose)
+        self._folder: Path | None = None
+        self._batch: str | None = None
+        self._ended = True
         self._baseline: SanityResult | None = None
         self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
@@ -195,12 +223,13 @@ class SaliencySanityCallback(pl.Callback):
         if problem is not None:
             raise MisconfigurationException(problem)
         self._read_references()
-        costs = stream_warning(self.probe)
-        if costs is not None:
-            rank_zero_warn(costs)
         self._probe, self._read = None, None
         self._validations, self.result, self.unmeasured = 0, None, None
-        self.label_result, self._drift, self._warned = None, {}, set()
+        self.label_result, self._drift = None, {}
+        self._narration, self._folder, self._ended = Narration(self._prefix, verbose=self.verbose), None, False
+        costs = stream_warning(self.probe)
+        if costs is not None:
+            self._narration.warn(costs)
         self._ledger.start()
         self._allowance = Allowance(self.max_time, every=self._always(trainer))
         self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
@@ -223,7 +252,8 @@ class SaliencySanityCallback(pl.Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at who monitors the keys again: learning rate schedulers are known only now."""
+        """Look for the names that were given in the model, and at schedulers that monitor keys: both are known now."""
+        self._check_names(pl_module)
         problem = stale_monitor(trainer, self.scalars(trainer), self.every_n_validations)
         if problem is not None:
             raise MisconfigurationException(problem)
@@ -238,15 +268,39 @@ class SaliencySanityCallback(pl.Callback):
         self._ledger.loaded = step if isinstance(step, int) else None
 
     @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look for the names, where there is no fit."""
+        if trainer.state.fn == "validate":
+            self._check_names(pl_module)
+
+    @override
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise."""
+        self._check_names(pl_module)
+
+    def _check_names(self, pl_module: pl.LightningModule) -> None:
+        try:
+            names = {key: self._test[key] for key in DEFAULTS}
+            # By name from now on: what is measured may be a copy.
+            self._test["layer"] = settled_for(pl_module, names)["layer"]  # type: ignore[arg-type]
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+
+    @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of a ``max_time`` that is a share of the training time."""
+        """Say now that nothing will be measured; start the clock of a ``max_time`` that is a share of the time."""
+        self.unmeasured = never_validates(trainer)
+        if self.unmeasured is not None:
+            self._narration.nothing_to_come(self.unmeasured)
         self._allowance.start()
 
     @override
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep what is read where the probe has to be made of it."""
+        """Keep what is read where the probe has to be made of it, and what a batch is, to be told beside a probe."""
+        if self._batch is None:
+            self._batch = described(batch)
         if self._probe is None and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
             with going_on("what validation reads could not be kept for the probe of the randomization test"):
                 self._read = reads(trainer, self.probe) if batch_idx == 0 else self._read
@@ -293,17 +347,29 @@ class SaliencySanityCallback(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise after a stand-alone validation, once its metrics are logged."""
         if not trainer.sanity_checking and trainer.state.fn == "validate":
+            self._end()
             self._raise_unless_passed()
 
     @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise after testing, once its metrics are logged."""
+        self._end()
         self._raise_unless_passed()
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Show what ``max_time`` put off: there is no later occasion."""
         self._show(trainer)
+        if self.result is not None:
+            self._end()
+        self._ended = True
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Say so, or raise, where the loop was skipped as a whole, so that no other hook was called."""
+        if not self._ended:
+            self._end()
+            self._raise_unless_passed()
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -312,6 +378,7 @@ class SaliencySanityCallback(pl.Callback):
         unseen = self._ledger.unseen()
         if unseen is not None:
             rank_zero_info(unseen)
+        self._end()
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -367,9 +434,10 @@ class SaliencySanityCallback(pl.Callback):
         result, labels, error = None, None, None
         try:
             result, labels = self._run(trainer, pl_module, share)
-        except (Exception, SystemExit) as caught:
-            if must_end(caught):
+        except (Exception, SystemExit) as raised:
+            if must_end(raised):
                 raise
+            caught = self._beside_a_batch(raised) if isinstance(raised, Exception) else raised
             share.fail(caught)
             # A traceback keeps the clone alive, and is wanted only where it will be shown.
             error = caught if self.on_error == "raise" else caught.with_traceback(None)
@@ -390,15 +458,15 @@ class SaliencySanityCallback(pl.Callback):
             if unlabelled is not None and self.on_error == "raise":
                 raise labels if isinstance(labels, Exception) else RuntimeError(unlabelled)
             if unlabelled is not None:
-                self._warn_once(f"the data randomization test could not be run and has no result: {unlabelled}")
+                self._narration.warn(f"the data randomization test could not be run and has no result: {unlabelled}")
             return
         self.result, self.unmeasured = None, messages[0]
         if isinstance(error, Interrupted):
-            rank_zero_warn(f"the randomization test was interrupted and has no result: {error}")
+            self._narration.warn(f"the randomization test was interrupted and has no result: {error}")
         elif self.on_error == "raise":
             raise error if error is not None else RuntimeError(messages[0])
         else:
-            rank_zero_warn(f"the randomization test could not be run; training goes on. {messages[0]}")
+            self._narration.failed(trainer.global_step, messages[0])
 
     def _judged(self, trainer: pl.Trainer, result: SanityResult) -> SanityResult:
         """The result as it stands beside weight averaging, the baseline and the last one."""
@@ -406,39 +474,59 @@ class SaliencySanityCallback(pl.Callback):
         if untrained is not None:
             verdicts, valid, validity = validated(result.verdicts, untrained)
             result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
-            self._warn_once(f"no verdict of the randomization test stands: {untrained}")
+            self._narration.warn(f"no verdict of the randomization test stands: {untrained}")
         if self._baseline is not None:
             result = against(result, self._baseline, self.max_drop)
         if self.result is not None and self.result.probe_digest == result.probe_digest:
             self._drift = drift(result, self.result)
         return result
 
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            rank_zero_warn(message)
+    def _beside_a_batch(self, error: Exception) -> Exception:
+        """The error, saying what the probe and a batch of validation are where the model could not be called."""
+        if not isinstance(error, ValueError) or "calling it on the probe" not in str(error) or self._probe is None:
+            return error
+        found = ValueError(f"{error} The probe is {described(self._probe.inputs)}, a validation batch {self._batch}.")
+        found.__cause__ = error if self.on_error == "raise" else None
+        return found
 
     def _run(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share
     ) -> tuple[SanityResult, SanityResult | Exception | None]:
         """The result, and that of the comparison with the stored model or why there is none."""
-        tick = interruptible(trainer, progress_lines(trainer))
+        tick = interruptible(trainer, progress_lines(trainer) if self.verbose else lambda done, total, label: None)
         known = self._probe is not None
         probe = self._fixed_probe(trainer, pl_module, share)
         measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")
         parts = self._allowance.divide(free=not known)
         self._parts = share.exchange(parts)[0] if self.max_time is not None else parts
         with trainer.precision_plugin.forward_context() if self.precision is None else nullcontext():
-            given = self._test_for(trainer) | {"max_seconds": self._parts.test, "share": share, "progress": tick}
+            target = self._target(probe)
+            given = self._test_for(trainer) | {
+                "target": target,
+                "max_seconds": self._parts.test,
+                "share": share,
+                "progress": tick,
+            }
             with self._allowance.timing("test"):
                 result = parameter_randomization_test(measured, probe.inputs, **given)
-            labels = self._compare_labels(measured, probe)
+            labels = self._compare_labels(measured, probe, target)
         digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
         step = self._ledger.measure(trainer, digest)
         settings = {**result.settings, **occasion(trainer)}
         return replace(result, step=step, probe_ids=probe.ids, weights_digest=digest, settings=settings), labels
 
-    def _compare_labels(self, measured: torch.nn.Module, probe: Probe) -> SanityResult | Exception | None:
+    def _target(self, probe: Probe) -> Any:
+        """What is explained of the probe's samples."""
+        if self._test["target"] != "labels":
+            return self._test["target"]
+        if probe.labels is None:
+            raise ValueError(
+                "target='labels' needs one class index per sample, which the probe does not have: pass a class index, "
+                "a function outputs -> (N,), or one of lightning_sanity.targets"
+            )
+        return probe.labels
+
+    def _compare_labels(self, measured: torch.nn.Module, probe: Probe, target: Any) -> SanityResult | Exception | None:
         """The data randomization test against the stored model; every rank runs it, with the same result.
 
         An error is returned: it informs beside the other test, and must not cost its result.
@@ -446,18 +534,18 @@ class SaliencySanityCallback(pl.Callback):
         if self.reference_checkpoint is None:
             return None
         if not self._parts.compare:
-            self._warn_once("max_time is too short for the data randomization test: its last result is kept")
+            self._narration.warn("max_time is too short for the data randomization test: its last result is kept")
             return self.label_result
-        shared = ("methods", "target", "pictures", *COMMON)
+        shared = ("methods", "pictures", *COMMON)
         try:
-            twin = clone(measured, self._test["clone_fn"])
+            other = clone(measured, self._test["clone_fn"])
             try:
-                twin.load_state_dict(checkpoint.load(self.reference_checkpoint))
+                other.load_state_dict(checkpoint.load(self.reference_checkpoint))
             except RuntimeError as error:
                 raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
             with self._allowance.timing("labels"):
                 return data_randomization_test(
-                    measured, twin, probe.inputs, progress=False, **{name: self._test[name] for name in shared}
+                    measured, other, probe.inputs, target, progress=False, **{name: self._test[name] for name in shared}
                 )
         except Exception as error:
             return error if self.on_error == "raise" else error.with_traceback(None)
@@ -481,7 +569,7 @@ class SaliencySanityCallback(pl.Callback):
                 raise RuntimeError("rank 0 sent no probe")
             before = self._restored.get("probe_digest")
             if before is not None and before != formed.digest:
-                rank_zero_warn(
+                self._narration.warn(
                     "the probe differs from the one of the checkpoint: the curves before and after do not join"
                 )
             self._probe = formed
@@ -518,6 +606,7 @@ class SaliencySanityCallback(pl.Callback):
         """Files and figures, on rank 0; what there is no time for waits."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        self._folder = Path(home(trainer)) / self._prefix
         with going_on("the result of the randomization test could not be shown"):
             self._publication.write(result, self.label_result, logged_step(trainer), home(trainer))
         if trainer.state.fn != "fit" or (self._parts.draw and not self._allowance.exceeded()):
@@ -529,13 +618,22 @@ class SaliencySanityCallback(pl.Callback):
                 self._publication.show(trainer.loggers)
 
     def _act(self, trainer: pl.Trainer, result: SanityResult) -> None:
+        self._narration.measured(result, self._gated)
         failed = [key for key in self._gated if result.verdicts[key].outcome is Outcome.FAIL]
-        if failed and self.on_fail == "warn":
-            reasons = "; ".join(f"{key}: {result.verdicts[key].reason}" for key in failed)
-            rank_zero_warn(f"saliency maps failed the randomization test at step {result.step}: {reasons}")
         if failed and self.on_fail == "stop":
             rank_zero_info(f"stopping: {', '.join(failed)} failed the randomization test")
             trainer.should_stop = True
+
+    def _end(self) -> None:
+        """Say what came out; once in a run."""
+        if self.result is None and self.unmeasured is None:
+            self.unmeasured = (
+                "no validation was run to its end (no loader, no such step, a limit of 0, or no time for it)"
+            )
+        if not self._ended:
+            page = None if self._folder is None else self._folder / "report.html"
+            self._narration.end(self.result, self.unmeasured, page if page is not None and page.exists() else None)
+        self._ended = True
 
     def _raise_unless_passed(self) -> None:
         if self.on_fail != "raise" or (self.result is not None and self.result.passed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -128,6 +129,35 @@ def _first_loader(trainer: Any) -> DataLoader[Any] | Iterable[Any] | None:
     """The first loader of the data that is looked at now, however many and however nested."""
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     return next((leaf for leaf in tree_leaves(loaders) if leaf is not None), None)
+
+
+def never_validates(trainer: Any) -> str | None:
+    """Why ``fit`` will not validate, as far as that can be told when it starts; None if it will, or may."""
+    if trainer.limit_val_batches == 0:
+        return "limit_val_batches=0 allows no validation: raise it, or call trainer.validate() afterwards"
+    if not trainer.enable_validation:
+        if not trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined():
+            return "fit() was given no validation loader: pass val_dataloaders=, or call trainer.validate() afterwards"
+        return (
+            f"{type(trainer.lightning_module).__name__} has no validation_step, which may do nothing but must be there"
+        )
+    every, epochs, batches = trainer.check_val_every_n_epoch, trainer.max_epochs, trainer.fit_loop.max_batches
+    within = trainer.val_check_batch
+    if trainer.global_step or trainer.current_epoch or within is None:  # resumed, or by the clock: not known
+        return None
+    needed = within if every is None else (every - 1) * batches + min(within, batches)
+    there_are = batches * epochs if epochs is not None and epochs >= 0 else math.inf
+    if trainer.max_steps >= 0 and trainer.lightning_module.automatic_optimization:
+        there_are = min(there_are, trainer.max_steps * trainer.accumulate_grad_batches)
+    if not needed > there_are or needed == math.inf:
+        return None
+    setting = (
+        f"val_check_interval={trainer.val_check_interval}" if every is None else f"check_val_every_n_epoch={every}"
+    )
+    return (
+        f"with {setting} the first validation comes after {needed:g} training batches, and training ends after "
+        f"{there_are:g}: lower it, or train longer"
+    )
 
 
 def gatherer(trainer: Any) -> Callable[[Any], list[Any]]:

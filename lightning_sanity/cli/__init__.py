@@ -4,6 +4,7 @@ check.py     tests the weights of a checkpoint
 options.py   the test's options as arguments of a command
 labels.py    the data randomization test of a LightningCLI configuration, trainings included
 release.py   gate, report, compare: the commands that read results
+methods.py   the attribution methods by kind
 demo.py      a small CNN on real digits, watched while it trains and tested before its release
 terminal.py  lines that cannot break, and tables
 """
@@ -19,8 +20,9 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_sanity.cli import check, labels, release
-from lightning_sanity.cli.terminal import complain, folder, say
+from lightning_sanity._version import __version__
+from lightning_sanity.cli import check, labels, methods, release
+from lightning_sanity.cli.terminal import complain, folder
 from lightning_sanity.model.clone import CloneError
 from lightning_sanity.randomization.strategies import RandomizationError
 
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"lightning_sanity {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
@@ -108,8 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_to(commands)
     labels.add_to(commands)
     release.add_to(commands)
-    methods = commands.add_parser("methods", help="list the attribution methods")
-    methods.set_defaults(run=_methods)
+    methods.add_to(commands)
     return parser
 
 
@@ -117,16 +119,3 @@ def _demo(arguments: argparse.Namespace) -> int:
     from lightning_sanity.cli import demo  # trains: needs the extra
 
     return demo.run(arguments.out, arguments.epochs, arguments.trials, arguments.samples, arguments.seed)
-
-
-def _methods(arguments: argparse.Namespace) -> int:
-    from lightning_sanity import attribution
-
-    lines = [f"{'name':32s}{'signed':8s}{'random':8s}{'passes':8s}{'needs':8s}what it is"]
-    for row in attribution.table():
-        kind = "control: " if row["control"] else ""
-        signed, random = ("yes" if row[key] else "no" for key in ("signed", "stochastic"))
-        needs = row["needs"] or "-"
-        lines.append(f"{row['name']:32s}{signed:8s}{random:8s}{row['passes']:<8g}{needs:8s}{kind}{row['summary']}")
-    say("\n".join(lines))
-    return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -117,6 +119,7 @@ def _samples(arguments: argparse.Namespace) -> int:
 
 def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
     """The results of every callback of the test, by the name of their files."""
+    check_configuration(arguments)
     from lightning.pytorch.cli import LightningCLI  # needs jsonargparse
 
     class Validation(LightningCLI):
@@ -130,14 +133,17 @@ def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
                 tests = [SaliencySanityCallback(probe=_samples(arguments), log_images=False, **_test(arguments))]
                 self.trainer.callbacks.insert(0, tests[0])  # type: ignore[attr-defined]  # before weight averaging
             for test in tests:
-                test.on_fail, test.on_error = "warn", "raise"
+                test.on_fail, test.on_error, test.verbose = "warn", "raise", False  # the command prints its own table
 
     options = ("methods", "samples", *DEFAULTS)
     given = [f"--{name.replace('_', '-')}" for name in options if getattr(arguments, name) is not None]
     configs = [f"--config={path}" for path in arguments.config]
     data = [] if arguments.data is None else [f"--data={arguments.data}"]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "saliency maps failed the randomization test")  # the table says so
+        said_by_the_table = (
+            "saliency maps failed|no verdict of the randomization|the randomization test is inconclusive"
+        )
+        warnings.filterwarnings("ignore", said_by_the_table)
         warnings.filterwarnings("ignore", "LightningCLI's args parameter")
         warnings.filterwarnings("ignore", ".*does not have many workers")
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # between lightning and its own parser
@@ -155,6 +161,35 @@ def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
             )
         results["result" if test.name is None else f"result-{test.name}".replace("/", "-")] = test.result
     return results
+
+
+def check_configuration(arguments: argparse.Namespace) -> None:
+    """Refuse at once what LightningCLI would complain about in its own words.
+
+    Raises:
+        ModuleNotFoundError: If jsonargparse is not installed.
+        ValueError: If a configuration names no class, and the command line neither.
+        OSError: If a configuration cannot be read.
+    """
+    if importlib.util.find_spec("jsonargparse") is None:
+        raise ModuleNotFoundError(
+            'reading a configuration of LightningCLI needs jsonargparse: pip install "lightning-sanity[cli]"'
+        )
+    configured: dict[str, Any] = {}
+    for path in arguments.config:
+        read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(read, dict):
+            raise ValueError(f"'{path}' is no configuration of LightningCLI: it holds no names with values")
+        configured |= read
+    given = [word for word in arguments.rest if word.startswith(("--model", "--data"))]
+    for key, named_by in (("model", "--model-class"), ("data", "--data-class")):
+        section = configured.get(key, {})
+        known = getattr(arguments, f"{key}_class") or any(word.startswith(f"--{key}") for word in given)
+        if not known and isinstance(section, dict) and "class_path" not in section and (section or key == "model"):
+            raise ValueError(
+                f"the configuration names no class for its {key}, as LightningCLI(Model, Data) writes it: add "
+                f"{named_by} MODULE:CLASS"
+            )
 
 
 def _tests_of(trainer: pl.Trainer) -> list[SaliencySanityCallback]:

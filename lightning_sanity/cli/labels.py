@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_sanity.cli.check import current_folder_first, named
+from lightning_sanity.cli.check import check_configuration, current_folder_first, named
 from lightning_sanity.cli.terminal import folder, print_decision, say
 from lightning_sanity.data_randomization import RandomLabelDataModule
 from lightning_sanity.data_randomization.experiment import random_label_experiment
@@ -103,6 +103,7 @@ def _path(key: str | None) -> list[int | str] | None:
 
 
 def _configured(arguments: argparse.Namespace) -> Any:
+    check_configuration(arguments)
     from lightning.pytorch.cli import LightningCLI  # needs jsonargparse
 
     return LightningCLI(

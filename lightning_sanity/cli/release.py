@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_sanity.cli.terminal import path, print_decision, say, table
 from lightning_sanity.release import decision as forms
-from lightning_sanity.release.finding import read
+from lightning_sanity.release.finding import find, read
 from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
 from lightning_sanity.release.policy import Policy, read_policy
 from lightning_sanity.release.record import statement
@@ -59,7 +59,7 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    page.add_argument("result", type=path, metavar="RESULT.json")
+    page.add_argument("result", type=path, metavar="RESULT.json|DIR", help="of a folder, the newest result")
     page.add_argument("-o", "--output", type=path, metavar="FILE", help="the page (default: report.html)")
     page.add_argument("--markdown", type=path, metavar="FILE", help="a summary in Markdown")
     page.set_defaults(run=_report)
@@ -67,7 +67,7 @@ def add_to(commands: Any) -> None:
         "compare",
         help="did a method get worse from A to B?",
         description="Compares two results on the same probe. Exits with 0 if no gated method of A is worse in B by "
-        "more than --max-drop with its whole 95 %% interval and every method that is new in B passes, 1 if one is "
+        "more than --max-drop with its whole 95 % interval and every method that is new in B passes, 1 if one is "
         "worse or fails, 3 if that cannot be told or one is gone.",
         epilog="example: lightning-sanity compare accepted.json candidate.json --max-drop 0.05",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -172,10 +172,23 @@ def _policy(arguments: argparse.Namespace) -> Policy:
     return replace(policy, **given)
 
 
+def _only(path: Path) -> SanityResult:
+    """The result in a file, or the newest of a folder that holds those of one callback."""
+    if not path.is_dir():
+        return read(path)
+    try:
+        found, _ = find(path, ())
+    except LookupError as error:
+        raise FileNotFoundError(str(error)) from error
+    if len(found) > 1:
+        raise ValueError(f"'{path}' holds several results, name one: {', '.join(one.source for one in found)}")
+    return found[0].result
+
+
 def _report(arguments: argparse.Namespace) -> int:
     page = arguments.output or (Path("report.html") if arguments.markdown is None else None)
     check_outputs({"--output": page, "--markdown": arguments.markdown}, [arguments.result])
-    result = read(arguments.result)
+    result = _only(arguments.result)
     if page is not None:
         result.to_html(page)
         say(f"wrote {forms.one_line(str(page))}")

@@ -51,6 +51,7 @@ from lightning_sanity.explanation.options import (
     check_common,
     check_number,
     known,
+    layer_in,
     spelled_out,
 )
 from lightning_sanity.explanation.preparation import (
@@ -154,10 +155,13 @@ def data_randomization_test(
     if isinstance(inputs, tuple) and len(inputs) == 1:
         inputs = inputs[0]
     true, permuted = _group("model", model), _group("random_label_model", random_label_model)
+    given["layer"] = layer_in(true[0], given["layer"])
     check_number("min_train_accuracy", min_train_accuracy, above=0.0, most=1.0)
     check_architectures([*true, *permuted])
     groups = len(true), len(permuted)
-    gated = {name for name, method in resolve_all(methods, given["layer"]).items() if not method.control}
+    gated = {
+        name for name, method in resolve_all(methods, cast("str | None", given["layer"])).items() if not method.control
+    }
     for kind, models in (("true", true), ("random", permuted)):
         check_distinct(models, kind)
     learned = (
@@ -296,7 +300,7 @@ def _prepared(
         target_, problem = explained_target(asked.target, mean, batch_size(values), half)
         if batch_size(values) < 2:
             problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
-        layer = given["layer"]
+        layer = cast("str | None", given["layer"])
         chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}

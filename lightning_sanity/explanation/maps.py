@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.explanation.gradient_path import lost_gradient
 from lightning_sanity.explanation.kinds import summed
 from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.random_streams import generator, reseed
@@ -177,7 +179,8 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
     except (Exception, SystemExit) as error:
         if must_end(error):
             raise
-        raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}") from error
+        hint = _hint(error, what) if isinstance(error, Exception) else ""
+        raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}{hint}") from error
     return reduced(attribution, name, what)
 
 
@@ -189,9 +192,59 @@ def reduced(attribution: Tensor, name: str, what: Explanation) -> Maps:
     """
     if isinstance(attribution, tuple) and len(attribution) == 1:
         attribution = attribution[0]
+    value = first(what.inputs)
+    if isinstance(attribution, np.ndarray):
+        attribution = torch.as_tensor(attribution)
+    if isinstance(attribution, (list, tuple)) and len(attribution) == len(value):
+        attribution = _stacked(attribution)
     if not isinstance(attribution, Tensor):
-        raise AttributionFailed(f"method '{name}' returned {type(attribution).__name__} instead of a tensor")
-    return _reduced(attribution.detach(), first(what.inputs), name)
+        raise AttributionFailed(
+            f"method '{name}' returned {type(attribution).__name__} instead of a tensor shaped like the input "
+            f"{tuple(value.shape)}{_ADVICE.get(type(attribution), '')}"
+        )
+    attribution = attribution.detach().to(value.device)
+    if attribution.is_complex() or not attribution.is_floating_point():
+        attribution = attribution.abs() if attribution.is_complex() else attribution.float()
+    return _reduced(attribution, value, name)
+
+
+_ADVICE = {
+    list: ": torch.stack(maps) makes one of a list with a map per sample",
+    tuple: ": torch.stack(maps) makes one of a tuple with a map per sample, or return its first entry",
+    dict: ": return the entry that holds the maps",
+    type(None): ": is its return missing? Where it takes x.grad, x must be a leaf: x = x.detach().requires_grad_()",
+}
+
+
+def _stacked(maps: Sequence[Any]) -> Any:
+    """One tensor of a map per sample; what was given where that cannot be."""
+    try:
+        return torch.stack([torch.as_tensor(one).detach() for one in maps])
+    except (RuntimeError, TypeError, ValueError):
+        return maps
+
+
+def _hint(error: Exception, what: Explanation) -> str:
+    """What the usual errors of gradient methods mean, and what to do."""
+    text = str(error)
+    if "does not require grad" in text or "not have been used in the graph" in text:
+        lost = lost_gradient(what.model, what.inputs)
+        advice = "; use a method that needs no gradient, such as occlusion, or let the gradient through"
+        return (
+            f". {lost[0].upper()}{lost[1:]}{advice}"
+            if lost is not None
+            else (
+                ". The explained score does not depend on the explained input by differentiable operations"
+                if "not have been used" in text
+                else ". The gradient is lost inside the method: under torch.no_grad, by detach, or at a hard step"
+            )
+        )
+    if isinstance(error, (AttributeError, TypeError)) and "NoneType" in text:
+        return (
+            ". If it reads x.grad, None unless x is a leaf: call x = x.detach().clone().requires_grad_() before "
+            "the model"
+        )
+    return ""
 
 
 def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
@@ -203,6 +256,16 @@ def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
         wanted, got = tuple(value.shape), tuple(attribution.shape)
         raise AttributionFailed(f"method '{name}' returned shape {got} for an input of shape {wanted}")
     return Maps(*maps)
+
+
+def _turned(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """How the axes have to be turned, if that is all there is to it."""
+    last = len(wanted) - 1
+    if len(got) == len(wanted) > 2 and got == (wanted[0], *wanted[2:], wanted[1]):
+        return f": channels come last; return maps.movedim({last}, 1)"
+    if got == wanted[1:]:
+        return ": the batch dimension is missing"
+    return ""
 
 
 def _resolved(attribution: Tensor) -> Tensor:

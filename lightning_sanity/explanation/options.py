@@ -15,8 +15,10 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from torch import nn
 from typing_extensions import TypedDict
 
+from lightning_sanity.attribution.layers import submodule
 from lightning_sanity.explanation.measures import measures_of
 from lightning_sanity.explanation.tokens import Tokens
+from lightning_sanity.resources.choices import alike, unknown
 from lightning_sanity.result.verdict import Criterion
 from lightning_sanity.similarity import Similarity
 
@@ -46,8 +48,8 @@ class CommonOptions(TypedDict, total=False):
             by the first operation of the network that mixes the input's numbers, or by the shape where that can mean
             one thing only; else nothing is summed, and the notes say so.
         feature_axis: The same for what is no image: an axis of features, the others being steps, nodes or points.
-        layer: Module for the class activation maps, by its name; if None the last spatial feature map, of a segmenter
-            that of its bottleneck.
+        layer: Module for the class activation maps, by its name or itself; if None the last spatial feature map, of a
+            segmenter that of its bottleneck.
         explain: Which of several inputs is explained, by its place or key; if None the first floating-point one.
         tokens: Where and how token ids are explained; found out if None.
         clone_fn: Copies the model where ``copy.deepcopy`` cannot.
@@ -62,7 +64,7 @@ class CommonOptions(TypedDict, total=False):
     output: int | str | None
     channel_axis: int | Literal["auto"] | None
     feature_axis: int | None
-    layer: str | None
+    layer: str | nn.Module | None
     explain: int | str | None
     tokens: Tokens | None
     clone_fn: Callable[[nn.Module], nn.Module] | None
@@ -98,6 +100,51 @@ def check_common(given: CommonOptions) -> None:
         check_integer("channel_axis", given["channel_axis"], None)
     if given["feature_axis"] is not None:
         check_integer("feature_axis", given["feature_axis"], None)
+    check_yes_no("controls", given["controls"])
+    check_kind("criterion", given["criterion"], Criterion, "a Criterion such as Criterion(min_psi=0.7)")
+    check_kind("layer", given["layer"], (str, nn.Module), "the name of a module, such as 'backbone.layer4'")
+    check_kind("explain", given["explain"], (str, int), "the place or key of an input")
+    check_kind("tokens", given["tokens"], Tokens, "a Tokens")
+    for name in ("forward", "clone_fn"):
+        check_callable(name, given[name])
+
+
+def check_kind(name: str, value: Any, kind: type | tuple[type, ...], said: str) -> None:
+    """Raise a ValueError unless it is None or one of that kind."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+        raise ValueError(f"{name} must be {said}, or None, not {value!r}")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raise a ValueError unless it is None or can be called."""
+    if value is not None and not callable(value):
+        raise ValueError(f"{name} must be a function, or None, not {value!r}")
+
+
+def check_yes_no(name: str, value: Any) -> None:
+    """Raise a ValueError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+
+
+def layer_in(model: nn.Module, layer: str | nn.Module | None) -> str | None:
+    """The name of a layer in a model, which is named or given itself.
+
+    Raises:
+        ValueError: If the model has no such module; names similar ones.
+    """
+    model = getattr(model, "_orig_mod", model)  # as its copy will be
+    if isinstance(layer, nn.Module):
+        found = next((name for name, module in model.named_modules() if module is layer and name), None)
+        if found is None:
+            raise ValueError(
+                f"the module given as layer, a {type(layer).__name__}, is no part of the explained "
+                f"{type(model).__name__}: give its name there"
+            )
+        return found
+    if layer is not None:
+        submodule(model, layer)
+    return layer
 
 
 def check_integer(name: str, value: Any, least: int | None) -> None:
@@ -110,7 +157,7 @@ def check_integer(name: str, value: Any, least: int | None) -> None:
 def check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
     """Raise a ValueError unless it is one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"unknown {name} '{value}'; choose from: {', '.join(map(str, choices))}")
+        raise ValueError(unknown(name, value, choices))
 
 
 def check_expressions(name: str, value: Any) -> tuple[str, ...]:
@@ -148,7 +195,9 @@ def known(options: Mapping[str, Any], defaults: Mapping[str, Any], of: str) -> d
     """
     for name in options:
         if name not in defaults:
-            raise TypeError(f"{of} got an unexpected keyword argument '{name}'; options: {', '.join(defaults)}")
+            close = alike(name, defaults)
+            meant = f"did you mean {' or '.join(close)}? " if close else ""
+            raise TypeError(f"{of} got an unexpected keyword argument '{name}'; {meant}options: {', '.join(defaults)}")
     return {**defaults, **options}
 
 

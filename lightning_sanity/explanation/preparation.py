@@ -36,6 +36,8 @@ from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import isolated_rng
 from lightning_sanity.result.verdict import HALF
 
+_REACTS = 1e-5  # share of the largest output by which outputs must differ over samples: more than rounding does
+
 
 @contextmanager
 def quiet_copy(
@@ -141,6 +143,17 @@ def in_half(model: nn.Module, device: torch.device) -> bool:
     return autocast or any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
 
 
+def _unmoved(outputs: Tensor) -> str | None:
+    """Whether the outputs are the same whatever the input is, but for rounding."""
+    size, spread = outputs.abs().max(), (outputs.amax(0) - outputs.amin(0)).max()
+    if len(outputs) < 2 or not bool(spread <= _REACTS * size):
+        return None
+    return (
+        f"the model hardly reacts to its input: its outputs for {len(outputs)} samples differ by {float(spread):.1e}, "
+        f"and are as large as {float(size):.1e}. Is it trained yet? Train it longer, or use a probe of other samples"
+    )
+
+
 def explained_target(
     target: Tensor | int | None, outputs: Tensor, samples: int, half: bool = False
 ) -> tuple[Tensor | None, str | None]:
@@ -161,6 +174,7 @@ def explained_target(
             f"the trained model's output holds NaN or infinity for {int((~outputs.isfinite()).any(-1).sum())} samples"
             f"{HALF if half else ''}"
         )
+    problem = problem or _unmoved(outputs)
     classes = outputs.shape[1] if outputs.ndim == 2 else 1
     if classes == 1 and target is None:
         return (None if outputs.ndim == 1 else outputs.new_zeros(samples, dtype=torch.long)), problem
@@ -168,8 +182,9 @@ def explained_target(
         target = outputs.argmax(1)
         if problem is None and samples > 1 and bool((target == target[0]).all()):
             problem = (
-                f"the model predicts class {int(target[0])} for all {samples} samples: unrelated samples are needed to "
-                "tell similar from unrelated maps; use a probe with several classes, or pass target="
+                f"the model predicts class {int(target[0])} for all {samples} samples, and no unrelated maps are at "
+                "hand: is it trained yet? Train it longer, explain each sample's own class (target=labels; "
+                "target='labels' in a Trainer), or use a probe with several classes"
             )
     chosen = torch.as_tensor(target, device=outputs.device)
     if chosen.ndim == 0:

@@ -169,7 +169,8 @@ def from_dataset(
         by_class: dict[int | None, list[int]] = {}
         for index in order:
             label = split(dataset[index])[1]
-            by_class.setdefault(None if label is None else int(label), []).append(index)
+            one = label is not None and label.numel() == 1  # several labels of a sample are no class to balance by
+            by_class.setdefault(int(label) if label is not None and one else None, []).append(index)
             if len(by_class) > 1 and min(map(len, by_class.values())) * len(by_class) >= 4 * size:
                 break  # every class seen so far has plenty
         classes = sorted(by_class, key=lambda label: -1 if label is None else label)
@@ -269,3 +270,49 @@ def form(given: Any, loader: Iterable[Any] | None, *, seed: int = 0, transfer: S
             )
         return from_ids(given, range(size), seed=seed, transfer=transfer)
     return from_batch(given)
+
+
+def check_probe(given: Any) -> None:
+    """Refuse what no probe can be formed of, as far as that can be told without a model or reading any data.
+
+    Raises:
+        ProbeError: What is wrong with it, and what would be right.
+    """
+    if isinstance(given, bool) or not isinstance(given, (int, Tensor, Sequence, Mapping, Dataset, DataLoader)):
+        shown = "True or False" if isinstance(given, bool) else f"a {type(given).__name__}"
+        raise ProbeError(f"probe must be {_KINDS}, not {shown}")
+    if isinstance(given, str):
+        raise ProbeError(f"probe must be {_KINDS}, not {given!r}")
+    if isinstance(given, int):
+        if given < _LEAST:
+            raise ProbeError(f"probe must be an integer of at least {_LEAST}, not {given}: {_WHY}")
+        return
+    if isinstance(given, DataLoader):
+        samples = given.batch_size if isinstance(given.batch_size, int) else _LEAST
+    elif isinstance(given, Dataset):
+        if not hasattr(given, "__len__"):
+            raise ProbeError(f"probe: a {type(given).__name__} has no length; pass a loader of it, or tensors")
+        samples = len(given)
+    else:
+        samples = batch_size(split(given)[0])
+    if samples < _LEAST:
+        raise ProbeError(f"probe has {samples} sample: {_WHY}")
+
+
+_LEAST = 2
+_KINDS = "a number of samples, tensors, (inputs, labels), a data set or a loader"
+_WHY = "every map is compared with another sample's, so at least 2 are needed; 16 to 64 are usual"
+
+
+def described(batch: Any) -> str:
+    """Types and shapes of the tensors that a model is given of a batch.
+
+    >>> described((torch.zeros(4, 3, 8, 8), torch.zeros(4)))
+    'float32 (4, 3, 8, 8)'
+    """
+    try:
+        inputs, _ = split(batch)
+    except ProbeError:
+        inputs = (batch,)
+    found = [f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    return ", ".join(found) or f"a {type(batch).__name__} without tensors"

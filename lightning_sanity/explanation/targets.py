@@ -172,3 +172,24 @@ def box(boxes: Tensor, index: int | None = None) -> Target:
         return torch.stack(found)
 
     return Target("the score of a box", score, lambda outputs: boxes.to(outputs[0]["boxes"]))
+
+
+def check_target(given: Any, *, labels: bool = False) -> None:
+    """Refuse what is no target, whatever the model.
+
+    Args:
+        given: See ``parameter_randomization_test``.
+        labels: Whether ``"labels"`` means something here.
+
+    Raises:
+        ValueError: What would be right.
+    """
+    if labels and isinstance(given, str) and given == "labels":
+        return
+    integer = isinstance(given, int) and not isinstance(given, bool)
+    if given is not None and not (integer or callable(given) or isinstance(given, (Tensor, Target))):
+        own = "'labels', " if labels else ""
+        raise ValueError(
+            f"target must be a class index or one per sample as a tensor, {own}a function outputs -> (N,), one of "
+            f"lightning_sanity.targets, or None for the predicted class, not {given!r}"
+        )

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_sanity import similarity
 from lightning_sanity.explanation.maps import Maps
 from lightning_sanity.explanation.measurements import Track
+from lightning_sanity.resources.choices import unknown
 from lightning_sanity.resources.random_streams import generator
 from lightning_sanity.result.signal import dependence, holm
 from lightning_sanity.similarity.registry import LEAST_SIDE
@@ -33,7 +34,7 @@ def check_names(names: Sequence[str] | str) -> tuple[str, ...]:
     given = (names,) if isinstance(names, str) else tuple(names)
     for name in given:
         if name not in NAMES:
-            raise ValueError(f"unknown diagnostic '{name}'; choose from: {', '.join(NAMES)}")
+            raise ValueError(unknown("diagnostic", name, NAMES))
     return tuple(dict.fromkeys(given))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
+import torch
+
 from lightning_sanity.attribution.method import Method
-from lightning_sanity.explanation.measurements import evidence_of
+from lightning_sanity.explanation.measurements import Trials, evidence_of
 from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.result import evidence
@@ -13,6 +15,7 @@ from lightning_sanity.result.controls import validated, wrong_control
 from lightning_sanity.result.sanity_result import Coverage, Outcome, Verdict
 from lightning_sanity.result.verdict import Criterion, is_open, judge
 
+_ROUNDING = 1e-5
 _DEGENERATE = 0.5  # agreement of twins; random ones stay near the floor of unrelated maps, degenerate ones reach .99
 
 
@@ -35,6 +38,18 @@ def judge_all(
     if problem is not None:
         return verdicts, False, problem
     return validated(verdicts, _degenerate(walk) or wrong_control(verdicts))
+
+
+UNMOVED = (
+    "its maps are the same whatever the weights are: does it use the model that it is given as its first argument, "
+    "or another one?"
+)
+
+
+def unmoved(found: Trials) -> bool:
+    """Whether a method's maps are the trained model's at every depth of every trial, but for rounding."""
+    known = torch.cat([values[~values.isnan()] for values in found.values.values()])
+    return len(known) > 0 and bool((known >= 1 - _ROUNDING).all())
 
 
 def undecided(walk: Walk, gated: Set[str], criterion: Criterion) -> list[str]:

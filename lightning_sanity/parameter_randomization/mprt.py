@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from lightning_sanity.explanation.preparation import (
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
 from lightning_sanity.explanation.request import Request, asked_of
-from lightning_sanity.explanation.targets import Target
+from lightning_sanity.explanation.targets import Target, check_target
 from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.model.detached import left_out
@@ -50,9 +50,9 @@ from lightning_sanity.parameter_randomization.coverage import (
 )
 from lightning_sanity.parameter_randomization.diagnostics import diagnose
 from lightning_sanity.parameter_randomization.headroom import rows_within
-from lightning_sanity.parameter_randomization.judging import judge_all, nothing_changed, undecided
+from lightning_sanity.parameter_randomization.judging import UNMOVED, judge_all, nothing_changed, undecided, unmoved
 from lightning_sanity.parameter_randomization.leftovers import Leftovers, leftovers_of
-from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled
+from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
@@ -128,8 +128,11 @@ def parameter_randomization_test(
     started = time.perf_counter()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    given = settled(options, "parameter_randomization_test()")
-    gated = {name for name, method in resolve_all(methods, given["layer"]).items() if not method.control}
+    given = settled_for(model, settled(options, "parameter_randomization_test()"))
+    gated = {
+        name for name, method in resolve_all(methods, cast("str | None", given["layer"])).items() if not method.control
+    }
+    check_target(target)
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
     share = share or share_of(model, given["clone_fn"])
@@ -137,7 +140,8 @@ def parameter_randomization_test(
         deadline = None if max_seconds is None else started + max_seconds
         samples = pictures_module.samples(batch_size(ready.values)) if pictures else ()
         with progress_bar(progress) as tick:
-            walk = _walk(ready.cascade(given, samples, tick, deadline, share), given, gated)
+            walked = given if ready.problem is None else {**given, **_IN_VAIN}
+            walk = _walk(ready.cascade(walked, samples, tick, deadline, share), walked, gated)
         share.close()
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples)
@@ -252,7 +256,7 @@ def _prepared(
         )
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
-        layer = given["layer"]
+        layer = cast("str | None", given["layer"])
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
@@ -268,11 +272,12 @@ def _prepared(
         if what.in_one:
             chosen, joint = alone(chosen, batch_size(values))
             notes += in_one_notes(given["max_batch"], given["max_memory"], joint)
-        if asked.target_name != "class":
+        if asked.target_name != "class" and problem is None:
             mask = within_reach(what, place, mask, max_batch)
         # To find out whether a method applies, it may be run.
         with at_most(batch_size(values) if what.in_one else rows_within(max_memory, copied, what)):
-            refused, functions = prepared_methods(chosen, what, max_batch)
+            refused, functions = prepared_methods(chosen if problem is None else {}, what, max_batch)
+        refused |= {} if problem is None else dict.fromkeys(chosen, problem)
         support = support_in(values)
         yield _Ready(
             copied,
@@ -301,6 +306,7 @@ def _prepared(
 
 # ----------------------------------------------------------------------------------------------------------------- walk
 
+_IN_VAIN = WalkOptions(order="full", trials=1)  # where no verdict can be had: only the proof of what changes is made
 _AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still open
 
 
@@ -327,6 +333,9 @@ def _judged(
     trivial = ready.problem or nothing_changed(walk, coverage, given["order"], ready.left)
     criterion = given["criterion"] or Criterion()
     verdicts, valid, validity = judge_all(ready.chosen, gated, ready.refused, walk, criterion, trivial, ready.half)
+    for name in gated & walk.measured.keys():
+        if valid and verdicts[name].outcome is Outcome.FAIL and unmoved(walk.measured[name]):
+            verdicts[name] = replace(verdicts[name], reason=f"{verdicts[name].reason}; {UNMOVED}")
     for name in thinned and walk.measured:
         if verdicts[name].outcome is Outcome.INCONCLUSIVE:
             verdicts[name] = replace(verdicts[name], reason=f"{verdicts[name].reason} ({thinned[0]})")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
+
+from torch import nn
 
 from lightning_sanity.engine import ENGINES
 from lightning_sanity.explanation.options import DEFAULTS as SHARED
@@ -13,13 +16,19 @@ from lightning_sanity.explanation.options import (
     check_common,
     check_expressions,
     check_integer,
+    check_yes_no,
     known,
+    layer_in,
 )
 from lightning_sanity.parameter_randomization.diagnostics import check_names
-from lightning_sanity.randomization.strategies import Reinitialize
+from lightning_sanity.randomization.granularity import no_module
+from lightning_sanity.randomization.strategies import STRATEGIES, Reinitialize
 from lightning_sanity.randomization.twins import NORM_STATS, device_named
 from lightning_sanity.randomization.unit import ORDERS, Granularity
+from lightning_sanity.resources.choices import unknown
 from lightning_sanity.resources.memory import check_memory
+
+_GRANULARITIES = ("layer", "block")
 
 
 class WalkOptions(CommonOptions, total=False):
@@ -108,6 +117,9 @@ def settled(options: Mapping[str, Any], of: str) -> WalkOptions:
     given = cast(WalkOptions, known(options, DEFAULTS, of))
     check_common(given)
     check_choice("order", given["order"], ORDERS)
+    _check_granularity(given["granularity"])
+    _check_reinitialize(given["reinitialize"])
+    check_yes_no("retarget", given["retarget"])
     check_choice("norm_stats", given["norm_stats"], NORM_STATS)
     check_choice("engine", given["engine"], tuple(ENGINES))
     if given["trials"] != "auto":
@@ -119,3 +131,41 @@ def settled(options: Mapping[str, Any], of: str) -> WalkOptions:
     device_named(given["twin_device"])
     constants = check_expressions("constants", given["constants"])
     return {**given, "diagnostics": check_names(given["diagnostics"]), "constants": constants}
+
+
+def settled_for(model: nn.Module, given: WalkOptions) -> WalkOptions:
+    """The options with the names in them found in the model.
+
+    Raises:
+        ValueError: Which name is none of the model's, and what may have been meant.
+    """
+    own = getattr(model, "_orig_mod", model)
+    modules = [name for name, _ in own.named_modules(remove_duplicate=False) if name]
+    paths = [*modules, *(name for name, _ in own.named_parameters(remove_duplicate=False))]
+    granularity = given["granularity"]
+    for pattern in () if isinstance(granularity, str) else granularity:
+        if not any(path == pattern or re.fullmatch(pattern, path) for path in paths):
+            raise ValueError(no_module(pattern, paths))
+    return {**given, "layer": layer_in(model, given["layer"])}
+
+
+def _check_granularity(given: Any) -> None:
+    if isinstance(given, str):
+        if given not in _GRANULARITIES:
+            choices = unknown("granularity", given, _GRANULARITIES)
+            raise ValueError(f"{choices}, or pass a list of module names or regular expressions")
+        return
+    if not check_expressions("granularity", given):
+        raise ValueError(f"granularity must be 'layer', 'block', or a list of names, not {given!r}")
+
+
+def _check_reinitialize(given: Any) -> None:
+    if isinstance(given, str):
+        if given not in STRATEGIES:
+            choices = unknown("re-initialisation", given, STRATEGIES)
+            raise ValueError(f"reinitialize: {choices}, a function of a module, or a twin factory")
+    elif not callable(given):
+        raise ValueError(
+            f"reinitialize must be one of {', '.join(STRATEGIES)}, a function of a module, or a twin "
+            f"factory (a function without arguments), not {given!r}"
+        )

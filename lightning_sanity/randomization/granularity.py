@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_sanity.model.weights import own_class
 from lightning_sanity.randomization.layers import Layer, Unit, owner_of
+from lightning_sanity.resources.choices import alike
 
 Granularity = str | Sequence[str]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -122,6 +123,13 @@ def _blocks(model: nn.Module, found: Sequence[Unit]) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------------------------------- names
 
 
+def no_module(pattern: str, paths: Sequence[str]) -> str:
+    """The sentence that refuses a name or regular expression that nothing in the model has."""
+    close = alike(pattern, paths)
+    meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(paths[:20])} ..."
+    return f"granularity: '{pattern}' matches no module; {meant}"
+
+
 def _listed(model: nn.Module, found: Sequence[Layer], patterns: Sequence[str]) -> list[Group]:
     """One group per name or regex; what none covers stays in groups of its own, never trained."""
     reaching = [name for layer in found for name in layer.unit.parameters]
@@ -129,7 +137,7 @@ def _listed(model: nn.Module, found: Sequence[Layer], patterns: Sequence[str]) -
     matched = {p: [path for path in paths if path == p or re.fullmatch(p, path)] for p in patterns}
     for pattern, those in matched.items():
         if not those:
-            raise ValueError(f"granularity: '{pattern}' matches no module; there are {', '.join(paths[:20])} ...")
+            raise ValueError(no_module(pattern, paths))
     pattern_of = {path: pattern for pattern in reversed(patterns) for path in matched[pattern]}
     cut = [_cut(model, layer.unit, pattern_of) for layer in found]
     asked = [pattern for parts in cut for pattern, _ in parts]

@@ -29,7 +29,8 @@ def summary(result: SanityResult) -> str:
         f"lightning_sanity {__version__}",
     ]
     meaning = (
-        f"{index_name(result)}: 0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps. "
+        f"{index_name(result)}: 0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps, "
+        "above 1 = no better. "
         "A pass is necessary, not sufficient: it does not show that a map is right."
     )
     return "\n\n".join([head, table(result), meaning, "; ".join(facts)]) + "\n"

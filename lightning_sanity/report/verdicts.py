@@ -40,9 +40,7 @@ def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
         _forest_row(axes, row, result.verdicts[name], (low, high), theme)
     _method_rows(axes, result, names, theme)
     axes.set_xticks([k / 4 for k in range(-2, 7) if low <= k / 4 <= high])
-    meaning = f"0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
-    label = f"{index_name(result)} with 95 % interval: {meaning}"
-    figure.supxlabel(label, color=theme.grey, fontsize=9)
+    figure.supxlabel(f"{index_name(result)} with 95 % interval: {_scale(result)}", color=theme.grey, fontsize=9)
     arrange(figure, [axes])
     return figure
 
@@ -78,8 +76,7 @@ def samples(result: SanityResult, *, dark: bool = False) -> Figure:
         axes.plot([median, median], [row - 0.3, row + 0.3], color=theme.ink, linewidth=1.6)
     _method_rows(axes, result, names, theme)
     axes.set_xticks([k / 4 for k in range(-2, 7)])
-    label = f"PSI of each sample: 0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps"
-    figure.supxlabel(label, color=theme.grey, fontsize=9)
+    figure.supxlabel(f"PSI of each sample: {_scale(result)}", color=theme.grey, fontsize=9)
     arrange(figure, [axes])
     return figure
 
@@ -157,6 +154,10 @@ def _in_training_order(results: str | os.PathLike[str] | Iterable[SanityResult])
     if any(result.step is None for result in measured):
         raise ValueError("a result without a step has no place in a history: dataclasses.replace(result, step=...)")
     return sorted(measured, key=lambda result: result.step or 0)
+
+
+def _scale(result: SanityResult) -> str:
+    return f"0 = the map ignores the {subject(result)}, 1 = as different as unrelated maps, more is no better"
 
 
 def _method_rows(axes: Axes, result: SanityResult, names: list[str], theme: Theme) -> None:

@@ -196,7 +196,10 @@ class Pictures:
     maps: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
+_MAPPINGS = ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps", "grounds")
+
+
+@dataclass(frozen=True, repr=False)
 class SanityResult:
     """Everything a randomization test found.
 
@@ -245,8 +248,42 @@ class SanityResult:
     grounds: Mapping[str, Grounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps", "grounds"):
+        for name in _MAPPINGS:
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A read-only view can neither be pickled nor copied; what it shows can.
+        return {**self.__dict__, **{name: dict(getattr(self, name)) for name in _MAPPINGS}}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        gated = [verdict for verdict in self.verdicts.values() if verdict.gated]
+        counts = [f"{sum(v.outcome is outcome for v in gated)} {outcome.value}" for outcome in Outcome]
+        facts = [] if self.valid else ["not valid"]
+        facts += [] if self.step is None else [f"step {self.step}"]
+        return f"<SanityResult: {', '.join([*counts, *facts, f'weights {self.weights_digest[:12]}'])}>"
+
+    def _repr_html_(self) -> str:
+        from lightning_sanity.report import account  # results are read where nothing is shown
+
+        return account.markup(self)
+
+    def summary(self) -> str:
+        """The verdicts as a table, how to read it, why a method did not pass, what to do next: what ``print`` shows."""
+        from lightning_sanity.report import account  # results are read where nothing is shown
+
+        return account.account(self)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know beside the verdicts: how weights were drawn, what was left out, what looked odd."""
+        return self.coverage.notes
 
     @property
     def passed(self) -> bool:
@@ -261,6 +298,23 @@ class SanityResult:
         Empty for a test that walks no cascade.
         """
         return dict(self.settings.get("engine", {}))
+
+    def maps(self, method: str) -> Tensor:
+        """Small signed maps of the samples that were kept, along the cascade; ``(K, 1 + len(pictures.depths), h, w)``.
+
+        The trained model's come first, then those after ``pictures.depths`` steps; each is scaled by its own largest
+        magnitude into ``[-1, 1]``, and 0 everywhere if it is blank.
+
+        Raises:
+            ValueError: If none were kept of this method; says of which.
+        """
+        kept = {} if self.pictures is None else self.pictures.maps
+        if method not in kept:
+            there = (
+                f"there are maps of {', '.join(kept)}" if kept else "the test ran without pictures, or measured nothing"
+            )
+            raise ValueError(f"the result holds no maps of '{method}': {there}")
+        return kept[method].float() / 127
 
     def to_records(self) -> list[dict[str, Any]]:
         """One flat dictionary per (method, similarity, depth), ready for a data frame or a logger's table."""
@@ -281,6 +335,20 @@ class SanityResult:
                 numbers = dict(zip(columns, row, strict=True))
                 records.append({**place, **numbers, "outcome": self.verdicts[method].outcome.value})
         return records
+
+    def to_frame(self) -> Any:
+        """The rows of ``to_records`` as a ``pandas.DataFrame``.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "to_frame() makes a pandas.DataFrame: pip install pandas, or use to_records(), a list of dictionaries"
+            ) from error
+        return pandas.DataFrame(self.to_records())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; tensors as base64 of little-endian values with their shape."""

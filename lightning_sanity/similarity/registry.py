@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lightning_sanity.resources.choices import unknown
 from lightning_sanity.similarity.correlation import (
     correlate_on_support,
     direction_vectors,
@@ -92,9 +93,11 @@ def resolve(similarity: str | Similarity) -> Similarity:
     """
     if isinstance(similarity, Similarity):
         return similarity
+    if not isinstance(similarity, str):
+        raise ValueError(f"a similarity is a name or a Similarity, not {similarity!r}")
     name, _, normalization = similarity.partition(".")
     if name not in _REGISTERED:
-        raise ValueError(f"unknown similarity '{name}'; choose from: {', '.join(_REGISTERED)}")
+        raise ValueError(unknown("similarity", name, _REGISTERED))
     return normalized(_REGISTERED[name], normalization) if normalization else _REGISTERED[name]
 
 
@@ -110,9 +113,7 @@ def normalized(similarity: Similarity, normalization: str) -> Similarity:
         ValueError: If no normalisation has this name.
     """
     if normalization not in NORMALIZATIONS:
-        raise ValueError(
-            f"unknown normalization '{normalization}' of '{similarity.name}'; choose from: {', '.join(NORMALIZATIONS)}"
-        )
+        raise ValueError(unknown(f"normalization of '{similarity.name}':", normalization, NORMALIZATIONS))
     normalize, prepare = NORMALIZATIONS[normalization], similarity.prepare
     return replace(
         similarity,

@@ -225,7 +225,7 @@ def test_resolve_takes_methods_with_parameters_by_name():
         (lambda: lrp_alpha_beta(alpha=3), "alpha - beta must be 1"),
         (lambda: deepshap(n_baselines=0), "n_baselines must be an integer of at least 1"),
         (lambda: scorecam(max_batch=0), "max_batch must be at least 1"),
-        (lambda: resolve("salency"), "unknown attribution method 'salency'; choose from: gradient"),
+        (lambda: resolve("salency"), "unknown attribution method 'salency'; did you mean gradient.* choose from: "),
     ],
 )
 def test_bad_parameter_is_named(make, message):

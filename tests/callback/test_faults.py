@@ -145,7 +145,7 @@ def test_ctrl_c_during_the_test_leaves_the_weights_and_the_streams(tmp_path, loa
     states = {}
     model = demo.DigitsClassifier()
     with pytest.raises(SystemExit) as left:
-        trainer(tmp_path, Watch(), callback(During(press))).fit(model, *loaders)
+        trainer(tmp_path, Watch(), callback(During(press), target="labels")).fit(model, *loaders)
     assert left.value.code == 1
     assert isinstance(states["exception"], KeyboardInterrupt)
     assert all(torch.equal(states["weights"][name], tensor) for name, tensor in model.state_dict().items())
@@ -269,7 +269,8 @@ def test_a_report_that_cannot_be_written_costs_a_warning(tmp_path, loaders):
 def test_without_validation_batches_nothing_is_measured_or_logged(tmp_path, loaders):
     measured = callback()
     run = trainer(tmp_path, measured, limit_val_batches=0)
-    run.fit(demo.DigitsClassifier(), *loaders)
+    with pytest.warns(UserWarning, match="will measure nothing: limit_val_batches=0"):
+        run.fit(demo.DigitsClassifier(), *loaders)
     assert measured.result is None
     assert not any(key.startswith("sanity/") for key in run.callback_metrics)
 

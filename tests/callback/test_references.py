@@ -83,10 +83,10 @@ def test_drift_is_measured_from_validation_to_validation(tmp_path):
 
 def test_a_stored_model_with_random_labels_is_compared_at_every_validation(digits_network, tmp_path):
     training, validation = demo.digits()
-    twin = demo.DigitsClassifier()
+    random = demo.DigitsClassifier()
     trainer = pl.Trainer(max_epochs=2, **QUIET)
     loaders = DataLoader(training, 64, shuffle=True), DataLoader(validation, 256)
-    trainer.fit(twin, datamodule=RandomLabelDataModule(loaders[0], val_dataloaders=loaders[1]))
+    trainer.fit(random, datamodule=RandomLabelDataModule(loaders[0], val_dataloaders=loaders[1]))
     trainer.save_checkpoint(tmp_path / "random.ckpt")
     callback = SaliencySanityCallback(
         ["gradient", "input_x_gradient"],
@@ -108,9 +108,9 @@ def test_a_stored_model_with_random_labels_is_compared_at_every_validation(digit
 
 def test_the_stored_model_is_compared_once_and_then_left_where_time_is_short(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_sanity.callback.max_time._LARGEST_PART", 0.0)
-    twin, found = demo.DigitsClassifier(), []
+    random, found = demo.DigitsClassifier(), []
     trainer = pl.Trainer(max_epochs=1, **QUIET)
-    trainer.fit(twin, *(DataLoader(part, 64) for part in demo.digits()))
+    trainer.fit(random, *(DataLoader(part, 64) for part in demo.digits()))
     trainer.save_checkpoint(tmp_path / "other.ckpt")
 
     class Keep(SaliencySanityCallback):

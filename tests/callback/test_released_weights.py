@@ -62,7 +62,9 @@ def test_no_verdict_stands_before_weights_were_averaged_for_the_first_time(tmp_p
                 super()._swap_models(pl_module)
 
     measured = Recording()
-    with pytest.warns(UserWarning, match="no verdict .* stands: EMA has not updated its average yet") as caught:
+    with pytest.warns(
+        UserWarning, match="no verdict .* stands at step 2: EMA has not updated its average yet"
+    ) as caught:
         fit(tmp_path, loaders, measured, EMA(decay=0.5, update_starting_at_step=4), max_epochs=3)  # of 2 steps each
     assert sum("has not updated" in str(warning.message) for warning in caught) == 1
     *early, late = measured.results

@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import json
+import pickle
 import warnings
 
 import lightning.pytorch as pl
@@ -180,6 +181,25 @@ def test_long_tests_show_progress_as_lines(tmp_path, loaders, monkeypatch, caplo
     assert any("randomization test: " in message and "trial 2" in message for message in caplog.messages)
 
 
+def test_what_is_not_to_be_said_is_not(tmp_path, loaders, monkeypatch, caplog, capsys):
+    monkeypatch.setattr("lightning_sanity.callback.trainer._PROGRESS_EVERY", 0.0)
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, callback(verbose=False)).fit(demo.DigitsClassifier(), *loaders)
+    assert not any("randomization test: " in message for message in caplog.messages)
+    assert "sanity" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("remade", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_the_callback_measures_as_it_does(tmp_path, loaders, remade):
+    measured, model = callback(), demo.DigitsClassifier()
+    trainer(tmp_path, measured).validate(model, loaders[1], verbose=False)
+    copied = remade(measured)
+    assert json.dumps(copied.result.to_dict()) == json.dumps(measured.result.to_dict())
+    assert copied.state_dict() == measured.state_dict()
+    trainer(tmp_path, copied).validate(model, loaders[1], verbose=False)
+    assert copied.result.to_dict()["verdicts"] == measured.result.to_dict()["verdicts"]
+
+
 def test_on_fail_stop_ends_training(tmp_path, loaders):
     run = trainer(tmp_path, callback(on_fail="stop", criterion=None), max_epochs=3)
     run.fit(demo.DigitsClassifier(), *loaders)
@@ -196,7 +216,8 @@ def test_on_fail_raise_raises_after_the_last_checkpoint(tmp_path, loaders):
 
 def test_on_fail_raise_counts_a_test_that_never_ran_as_failed(tmp_path, loaders):
     run = trainer(tmp_path, callback(on_fail="raise"), limit_val_batches=0)
-    with pytest.raises(SanityCheckFailed, match="never gave a result"):
+    said, raised = "will measure nothing: limit_val_batches=0", "never gave a result .* limit_val_batches=0"
+    with pytest.warns(UserWarning, match=said), pytest.raises(SanityCheckFailed, match=raised):
         run.fit(demo.DigitsClassifier(), *loaders)
 
 
@@ -449,8 +470,11 @@ def test_two_classes_that_log_the_same_keys_are_refused(tmp_path, loaders):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"methods": "salency"}, "unknown attribution method 'salency'; choose from: gradient"),
-        ({"similarities": ("sim",)}, "unknown similarity 'sim'; choose from"),
+        (
+            {"methods": "salency"},
+            "unknown attribution method 'salency'; did you mean gradient\\? choose from: gradient",
+        ),
+        ({"similarities": ("sim",)}, "unknown similarity 'sim'; did you mean ssim\\? choose from"),
         ({"order": "sideways"}, "unknown order 'sideways'; choose from: cascading"),
         ({"on_fail": "ignore"}, "unknown on_fail 'ignore'; choose from: warn, stop, raise"),
         ({"probe": 1}, "probe must be an integer of at least 2, not 1"),

@@ -47,7 +47,9 @@ def test_the_configuration_of_a_trainer_lists_every_option(capsys):
 
 
 def test_an_unknown_option_is_refused_with_those_that_exist():
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'trails'; options: .*trials"):
+    with pytest.raises(
+        TypeError, match=r"unexpected keyword argument 'trails'; did you mean trials\? options: .*trials"
+    ):
         settled({"trails": 3}, "f()")
 
 

@@ -207,7 +207,23 @@ def test_compare_shows_both_and_the_change(folder, capsys):
     assert "-0.35 [" in row
 
 
-@pytest.mark.skipif(not hasattr(SanityResult, "to_html"), reason="this build has no page")
+def test_report_takes_the_newest_result_of_a_folder_as_gate_does(tmp_path):
+    for step in (4, 8):
+        replace(made(), step=step).to_json(tmp_path / "sanity" / f"step={step}.json")
+        replace(made(), step=step).to_json(tmp_path / "sanity" / "latest.json")
+    assert main(["report", str(tmp_path / "sanity"), "-o", str(tmp_path / "page.html")]) == 0
+    assert "step 8" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_report_of_a_folder_with_none_or_several_results_says_so(tmp_path, capsys):
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
+    assert "there is no result in" in capsys.readouterr().err
+    for name in ("one", "two"):
+        made().to_json(tmp_path / f"{name}.json")
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
+    assert "holds several results, name one" in capsys.readouterr().err
+
+
 def test_report_writes_a_page_and_a_summary(folder):
     assert main(["report", "fail.json", "-o", "out/page.html", "--markdown", "summary.md"]) == 0
     assert "<html" in (folder / "out" / "page.html").read_text()

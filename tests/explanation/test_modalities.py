@@ -239,7 +239,7 @@ class WordsAndTable(nn.Module):
 def test_words_beside_a_table_are_explained_at_their_embedding():
     inputs = {"ids": torch.randint(20, (8, 7)), "table": torch.randn(8, 6)}
     result = multi_input_randomization_test(
-        WordsAndTable(), inputs, methods="gradient", trials=1, tokens={"ids": Tokens()}
+        WordsAndTable(), inputs, 0, methods="gradient", trials=1, tokens={"ids": Tokens()}
     )
     assert set(result.settings["explained"]) == {"table", "ids"}
     assert ("gradient[ids]", "cosine_signed") in result.curves

@@ -201,6 +201,7 @@ def test_methods_run_on_an_lstm_with_lengths_and_a_mask(network, method):
     result = parameter_randomization_test(
         model,
         given,
+        torch.arange(6) % 3,
         forward=lambda model, ids, lengths, mask: model(ids, lengths),
         explain="ids",
         methods=method,

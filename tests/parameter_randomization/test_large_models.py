@@ -59,7 +59,7 @@ SETTINGS = {"methods": METHODS, "trials": 1, "granularity": "block"}
 
 
 def test_the_low_rank_adapters_of_a_fused_encoder_and_its_frozen_base_are_randomised(batch):
-    result = parameter_randomization_test(Encoder(), batch, explain="ids", **SETTINGS)
+    result = parameter_randomization_test(Encoder(), batch, 0, explain="ids", **SETTINGS)
     assert result.coverage.share == 1.0
     assert {name for name, measure in result.curves if measure == "cosine_signed"} > {"gradient", "gradcam"}
 
@@ -75,7 +75,7 @@ def test_checkpointed_activations_change_no_score(batch):
 
 
 def test_a_bfloat16_encoder_has_finite_curves(batch):
-    result = parameter_randomization_test(Encoder().to(torch.bfloat16), batch, explain="ids", **SETTINGS)
+    result = parameter_randomization_test(Encoder().to(torch.bfloat16), batch, 0, explain="ids", **SETTINGS)
     assert result.coverage.share == 1.0
     assert result.curves["gradient", "cosine_signed"].values.isfinite().all()
     assert result.curves["integrated_gradients", "spearman"].values.isfinite().all()

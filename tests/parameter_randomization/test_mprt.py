@@ -174,7 +174,7 @@ def test_a_collapsed_model_is_inconclusive():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": "gradiant"}, "unknown attribution method 'gradiant'; choose from: gradient"),
+        ({"methods": "gradiant"}, "unknown attribution method 'gradiant'; did you mean gradient .*choose from: "),
         ({"similarities": ["psnr"]}, "unknown similarity 'psnr'; choose from"),
         ({"target": 10}, "target 10 is out of range: the model has 10 classes, 0 to 9"),
         ({"target": torch.zeros(3, dtype=torch.long)}, r"target must be a class index per sample \(12,\)"),

@@ -1,8 +1,13 @@
+import copy
 import json
 import math
+import pickle
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from made_results import FAILING, PASSING, made
 
 from lightning_sanity import Outcome, SanityResult, parameter_randomization_test
 
@@ -70,3 +75,66 @@ def test_a_tensor_that_claims_another_size_is_refused(result, tmp_path):
     data["curves"][0]["values"]["shape"] = [9, 9, 9]
     with pytest.raises(ValueError, match="bytes instead of"):
         SanityResult.from_dict(data)
+
+
+@pytest.mark.parametrize("remade", [lambda r: pickle.loads(pickle.dumps(r)), copy.deepcopy, copy.copy, replace])
+def test_a_copy_says_the_same_and_cannot_be_changed_either(remade):
+    original = made()
+    copied = remade(original)
+    assert json.dumps(copied.to_dict()) == json.dumps(original.to_dict())
+    with pytest.raises(TypeError):
+        copied.verdicts["gradcam"] = None
+
+
+def test_a_deep_copy_shares_no_tensor():
+    original = made()
+    copied = copy.deepcopy(original)
+    copied.curves["gradcam", "spearman"].values.zero_()
+    assert bool((original.curves["gradcam", "spearman"].values != 0).any())
+
+
+def test_printing_shows_the_table_and_no_tensor():
+    said = str(made({"gradcam": PASSING, "guided_backprop": FAILING}))
+    assert said == made({"gradcam": PASSING, "guided_backprop": FAILING}).summary()
+    assert "guided_backprop" in said
+    assert "tensor(" not in said
+    assert len(said.splitlines()) < 30
+
+
+def test_the_short_form_counts_outcomes_in_one_line():
+    shown = repr(made({"gradcam": PASSING, "guided_backprop": FAILING}))
+    assert shown == "<SanityResult: 1 PASS, 1 FAIL, 0 INCONCLUSIVE, step 7, weights ffffffffffff>"
+    assert "not valid" in repr(replace(made(), valid=False))
+
+
+def test_notes_are_those_of_what_was_re_initialised():
+    result = made()
+    noted = replace(result, coverage=replace(result.coverage, notes=("a twin was used",)))
+    assert noted.notes == ("a twin was used",)
+    assert "note: a twin was used" in noted.summary()
+
+
+def test_maps_begin_with_the_trained_models_and_are_scaled_each(result):
+    maps = result.maps("gradient")
+    assert maps.shape[:2] == (len(result.pictures.inputs), 1 + len(result.pictures.depths))
+    assert torch.equal(maps.abs().amax((2, 3)), torch.ones(maps.shape[:2]))
+    assert float(maps.min()) < 0  # signed
+
+
+def test_maps_that_were_not_kept_are_told_from_those_that_were(result):
+    with pytest.raises(ValueError, match="no maps of 'gradcam': there are maps of gradient, guided_backprop"):
+        result.maps("gradcam")
+    with pytest.raises(ValueError, match="ran without pictures"):
+        made().maps("gradcam")
+
+
+def test_a_frame_has_the_records(result):
+    pandas = pytest.importorskip("pandas")
+    assert isinstance(result.to_frame(), pandas.DataFrame)
+    assert result.to_frame().to_dict("records") == result.to_records()
+
+
+def test_a_frame_without_pandas_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install pandas, or use to_records\(\)"):
+        made().to_frame()

@@ -237,7 +237,9 @@ def test_top_k_overlap_refuses_a_share_outside_its_range():
 
 
 def test_resolve_offers_the_choices():
-    with pytest.raises(ValueError, match=r"unknown similarity 'sperman'; choose from: spearman, "):
+    with pytest.raises(
+        ValueError, match=r"unknown similarity 'sperman'; did you mean spearman .*choose from: spearman, "
+    ):
         sim.resolve("sperman")
     assert sim.resolve(sim.resolve("ssim")) is sim.resolve("ssim")
 
