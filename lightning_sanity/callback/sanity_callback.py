@@ -474,7 +474,6 @@ class SaliencySanityCallback(pl.Callback):
         if untrained is not None:
             verdicts, valid, validity = validated(result.verdicts, untrained)
             result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
-            self._narration.warn(f"no verdict of the randomization test stands: {untrained}")
         if self._baseline is not None:
             result = against(result, self._baseline, self.max_drop)
         if self.result is not None and self.result.probe_digest == result.probe_digest:
@@ -606,9 +605,10 @@ class SaliencySanityCallback(pl.Callback):
         """Files and figures, on rank 0; what there is no time for waits."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._folder = Path(home(trainer)) / self._prefix
         with going_on("the result of the randomization test could not be shown"):
-            self._publication.write(result, self.label_result, logged_step(trainer), home(trainer))
+            folder = home(trainer)
+            self._folder = Path(folder) / self._prefix
+            self._publication.write(result, self.label_result, logged_step(trainer), folder)
         if trainer.state.fn != "fit" or (self._parts.draw and not self._allowance.exceeded()):
             self._show(trainer)
 

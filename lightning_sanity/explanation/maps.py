@@ -254,7 +254,9 @@ def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
     maps = summed(attribution, value)
     if maps is None:
         wanted, got = tuple(value.shape), tuple(attribution.shape)
-        raise AttributionFailed(f"method '{name}' returned shape {got} for an input of shape {wanted}")
+        raise AttributionFailed(
+            f"method '{name}' returned shape {got} for an input of shape {wanted}{_turned(got, wanted)}"
+        )
     return Maps(*maps)
 
 

@@ -22,7 +22,10 @@ from lightning_sanity.explanation.axes import as_asked, layout_of, of_shape
 from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_ids, of_ids
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved
+from lightning_sanity.model.detached import stand_in_for, users_hooks
 from lightning_sanity.model.outputs import Output, OutputError, classes_of, scores_among
+from lightning_sanity.model.weights import is_sharded
+from lightning_sanity.resources.bystanders import put_back
 from lightning_sanity.resources.random_streams import isolated_rng
 
 if TYPE_CHECKING:
@@ -130,6 +133,7 @@ def ask(
 def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions) -> Request:
     """The question that the arguments and options of a test mean; see ``ask`` and ``understood``."""
     seed = given["seed"]
+    model = model if is_sharded(model) else stand_in_for(model)  # nobody is to hear of these passes
     asked = ask(
         model,
         inputs,
@@ -224,6 +228,7 @@ def _undisturbed(model: nn.Module, device: torch.device, seed: int) -> Iterator[
         eager(),
         evaluating(model),
         preserved(model),
+        put_back(*(hook.function for hook in users_hooks(model))),
     ):
         yield
 
@@ -322,7 +327,7 @@ def _settled(asked: Request, model: nn.Module, target: Target, seed: int) -> Req
     """The choice of a target made on the trained model and put behind the other inputs."""
     run, values = asked.forward or _plainly, asked.inputs if isinstance(asked.inputs, tuple) else (asked.inputs,)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with isolated_rng(seed, device), torch.inference_mode(False), torch.no_grad(), evaluating(model):
+    with _undisturbed(model, device, seed):
         choice = target.choose(run(model, *launder(values, device)))
 
     def chosen(explained: nn.Module, inputs: Any) -> Any:

@@ -187,6 +187,7 @@ def check_target(given: Any, *, labels: bool = False) -> None:
     if labels and isinstance(given, str) and given == "labels":
         return
     integer = isinstance(given, int) and not isinstance(given, bool)
+    integer |= isinstance(given, (list, tuple)) and all(type(each) is int for each in given)
     if given is not None and not (integer or callable(given) or isinstance(given, (Tensor, Target))):
         own = "'labels', " if labels else ""
         raise ValueError(
