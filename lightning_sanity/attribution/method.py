@@ -41,7 +41,8 @@ class Method:
             difference of outputs they claim to explain, as a share of it; None for methods that claim no such thing.
         over: The same method hiding the parts that a segmentation finds, where these are known beforehand, as tokens
             are; None for methods that hide nothing, or have been told what to hide.
-        foreign: Whether a user wrote it, for their model as it is, which may take its input with channels last.
+        foreign: Whether a user wrote it, for their model as it is, which may take its input with channels last. A
+            function from outside this package says so itself.
     """
 
     name: str
@@ -57,6 +58,10 @@ class Method:
     completeness: AttributionFn | None = None
     over: Callable[[Segmentation], Method] | None = None
     foreign: bool = False
+
+    def __post_init__(self) -> None:
+        if not (getattr(self.attribute, "__module__", None) or "").startswith("lightning_sanity."):
+            object.__setattr__(self, "foreign", True)
 
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None = None) -> Tensor:
         """The attribution of ``inputs``."""
