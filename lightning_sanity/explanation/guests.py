@@ -52,7 +52,6 @@ class Guests:
             self._trainable += [p for name, p in copied.named_parameters() if name in asked and p.is_floating_point()]
         self._said: dict[str, dict[str, None]] = {}
         self._known: set[str] = set()
-        self._scratch: dict[tuple[Any, ...], torch.UntypedStorage] = {}
 
     def invite(self, methods: Mapping[str, Method]) -> dict[str, Method]:
         """The same methods, the foreign ones guarded."""
@@ -156,16 +155,14 @@ class Guests:
         what was changed. It is undone in any case.
         """
         originals = [(where, tensor, tensor.data, tensor.grad, tensor.requires_grad) for where, tensor in _held(model)]
-        scratch: dict[tuple[Any, ...], torch.UntypedStorage] = {}
+        copies: dict[int, torch.UntypedStorage] = {}
         for _, tensor, data, *_ in originals:
             storage = data.untyped_storage()
-            key = data.device, storage.data_ptr(), storage.nbytes()
-            if key not in scratch:
-                kept = self._scratch.get(key)
-                scratch[key] = storage.clone() if kept is None else kept.copy_(storage)
+            key = storage._cdata  # not its address, which torch tells no one without making a due copy
+            if key not in copies:
+                copies[key] = _copy_of(storage)
             view = torch.empty(0, dtype=data.dtype, device=data.device)
-            tensor.data = view.set_(scratch[key], data.storage_offset(), data.shape, data.stride())
-        self._scratch = scratch
+            tensor.data = view.set_(copies[key], data.storage_offset(), data.shape, data.stride())
         versions = [tensor._version for _, tensor, *_ in originals]
         try:
             yield
@@ -190,6 +187,16 @@ class Guests:
 
 def _fresh(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _copy_of(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    """A copy that is made when one of the two is first written to, where torch can do that, and now elsewhere."""
+    whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    try:
+        copied: Tensor = torch._lazy_clone(whole)
+    except (AttributeError, RuntimeError):
+        return storage.clone()
+    return copied.untyped_storage()
 
 
 def _held(model: nn.Module) -> list[tuple[str, Tensor]]:
