@@ -33,8 +33,8 @@ from lightning_sanity.data_randomization.distinct import (
 from lightning_sanity.data_randomization.evidence import memorization_on
 from lightning_sanity.data_randomization.learned_labels import Memorization, chance, independent_samples
 from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
-from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.guests import Guests
+from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
     Track,
@@ -328,7 +328,9 @@ def _prepared(
             mask = within_reach(subjects[0], place, mask)
         support = support_in(values)
         used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
-        yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half, notes, guests)
+        yield _Ready(
+            device, values, outputs, asked, subjects, place, chosen, used, support, problem, half, notes, guests
+        )
 
 
 def _few_explained(explained: nn.Module, values: Any) -> Any:
@@ -400,7 +402,8 @@ def _functions(name: str, method: Method, subjects: Sequence[Explanation]) -> tu
         refused, prepared = prepared_methods({name: method}, what)
         if refused:
             return refused[name], []
-        functions.append(prepared[name][1])
+        method, function = prepared[name]  # what the first model settled holds for all
+        functions.append(function)
     return None, functions
 
 

@@ -56,7 +56,9 @@ class Guests:
     def invite(self, methods: Mapping[str, Method]) -> dict[str, Method]:
         """The same methods, the foreign ones guarded."""
         return {
-            name: self._guarded(name, method) if method.foreign and not isinstance(method.attribute, Derived) else method
+            name: self._guarded(name, method)
+            if method.foreign and not isinstance(method.attribute, Derived)
+            else method
             for name, method in methods.items()
         }
 
@@ -66,7 +68,7 @@ class Guests:
         return tuple(f"method '{name}' {'; it '.join(said)}" for name, said in self._said.items())
 
     def _guarded(self, name: str, method: Method) -> Method:
-        over, prepare = method.over, method.prepare
+        over, prepare, settle = method.over, method.prepare, method.settle
 
         def attribution(function: AttributionFn) -> AttributionFn:
             return lambda model, inputs, target: self._attribution(name, function, model, inputs, target)
@@ -101,6 +103,7 @@ class Guests:
             refuses=method.refuses and refuses,
             prepare=method.prepare and once,
             completeness=complete and (lambda model, inputs, target: self._call(name, complete, model, inputs, target)),
+            settle=settle and (lambda *asked: self._guarded(name, self._call(name, settle, *asked))),
             over=over and (lambda parts: self._guarded(name, over(parts))),
         )
 

@@ -16,8 +16,8 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
-from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.guests import Guests
+from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
 from lightning_sanity.explanation.measures import suited, support_in
@@ -29,6 +29,7 @@ from lightning_sanity.explanation.preparation import (
     other_paths,
     prepared_methods,
     quiet_copy,
+    settled_effort,
     within_reach,
 )
 from lightning_sanity.explanation.probe import batch_size
@@ -395,6 +396,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
             "reinitialize": ready.drawer.name,
             "trials_run": {name: len(found.norm) for name, found in walk.measured.items()},
             "thinned": walk.thinned,
+            "effort": settled_effort({name: method for name, (method, _) in ready.methods.items()}),
             "cost": walk.cost,
             "memory": walk.memory,
             "engine": walk.engines,
