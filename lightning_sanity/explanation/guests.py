@@ -55,12 +55,8 @@ class Guests:
 
     def invite(self, methods: Mapping[str, Method]) -> dict[str, Method]:
         """The same methods, the foreign ones guarded."""
-        return {
-            name: self._guarded(name, method)
-            if method.foreign and not isinstance(method.attribute, Derived)
-            else method
-            for name, method in methods.items()
-        }
+        foreign = {name for name, each in methods.items() if each.foreign and not isinstance(each.attribute, Derived)}
+        return {name: self._guarded(name, each) if name in foreign else each for name, each in methods.items()}
 
     @property
     def notes(self) -> tuple[str, ...]:

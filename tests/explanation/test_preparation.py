@@ -16,7 +16,7 @@ class Steep(nn.Module):
         self.head, self.steepness = nn.Linear(5, 3), steepness
 
     def forward(self, x):
-        return torch.tanh(self.steepness * self.head(x))
+        return torch.tanh(self.steepness * self.head(x)) + 0.1 * self.head(x)
 
 
 INPUTS, TARGET = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)) * 3 + 1, torch.arange(6) % 3
