@@ -34,12 +34,12 @@ def relative_gap(attribution: Tensor, model: nn.Module, inputs: Any, target: Ten
     return missed.abs() / difference.abs().clamp_min(rounding)
 
 
-def incomplete(gap: AttributionFn, advice: str, tolerance: float = TOLERANCE) -> Refusal:
+def incomplete(gap: AttributionFn, advice: str | Refusal, tolerance: float = TOLERANCE) -> Refusal:
     """Refuses where the median sample's gap is larger than ``tolerance``.
 
     Args:
         gap: ``(model, inputs, target) -> (N,)``, see ``relative_gap``.
-        advice: What to do about it; ends the reason.
+        advice: What to do about it; ends the reason. A function where that depends on the model.
         tolerance: Largest gap.
     """
 
@@ -47,9 +47,10 @@ def incomplete(gap: AttributionFn, advice: str, tolerance: float = TOLERANCE) ->
         median = float(gap(model, inputs, target).float().quantile(0.5))
         if median <= tolerance:
             return None
+        known = advice if isinstance(advice, str) else advice(model, inputs, target)
         return (
             f"the attributions miss the difference of outputs they must add up to by {median:.0%} (median sample, "
-            f"at most {tolerance:.0%} allowed): {advice}"
+            f"at most {tolerance:.0%} allowed): {known}"
         )
 
     return reason

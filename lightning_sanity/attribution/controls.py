@@ -19,7 +19,7 @@ def edge_detector() -> Method:
     """
 
     def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-        image = first(inputs).detach()
+        image = _numbers(inputs)
         if image.ndim != 4:
             sides = range(2 if image.ndim > 2 else 1, image.ndim)
             return torch.stack([_steps(image, side) for side in sides]).square().sum(0).sqrt()
@@ -35,14 +35,14 @@ def edge_detector() -> Method:
 
 def input_copy() -> Method:
     """The input itself: ignores the model altogether, so it must not pass."""
-    return Method("input_copy", lambda model, inputs, target: first(inputs).detach().clone(), control=True, passes=0.0)
+    return Method("input_copy", lambda model, inputs, target: _numbers(inputs).clone(), control=True, passes=0.0)
 
 
 def input_plus_gradient(weight: float = 0.1) -> Method:
     """The input plus a little gradient, each scaled to unit maximum: depends on the model, yet must not pass."""
 
     def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-        image, gradient = first(inputs).detach(), output_gradient(model, inputs, target)
+        image, gradient = _numbers(inputs), output_gradient(model, inputs, target)
         return _unit(image) + weight * _unit(gradient)
 
     return Method("input_plus_gradient", attribute, control=True)
@@ -52,7 +52,7 @@ def random() -> Method:
     """Noise: resembles nothing, so a similarity alone would wave it through; must be inconclusive."""
 
     def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-        image = first(inputs).detach()
+        image = _numbers(inputs)
         return torch.randn(image.shape, dtype=torch.float32).to(image.device, image.dtype)
 
     return Method("random", attribute, stochastic=True, fresh=True, control=True, passes=0.0)
@@ -61,8 +61,18 @@ def random() -> Method:
 def constant() -> Method:
     """All ones: has no ranking and no contrast; must be inconclusive."""
     return Method(
-        "constant", lambda model, inputs, target: torch.ones_like(first(inputs)), control=True, signed=False, passes=0.0
+        "constant",
+        lambda model, inputs, target: torch.ones_like(_numbers(inputs)),
+        control=True,
+        signed=False,
+        passes=0.0,
     )
+
+
+def _numbers(inputs: Any) -> Tensor:
+    """The explained input as floating-point numbers, which pixels in bytes are not: their differences wrap around."""
+    value = first(inputs).detach()
+    return value if value.is_floating_point() else value.float()
 
 
 def _steps(value: Tensor, side: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,7 +41,11 @@ class Method:
             difference of outputs they claim to explain, as a share of it; None for methods that claim no such thing.
         over: The same method hiding the parts that a segmentation finds, where these are known beforehand, as tokens
             are; None for methods that hide nothing, or have been told what to hide.
-        foreign: Whether a user wrote it, for their model as it is, which may take its input with channels last.
+        settle: ``(model, inputs, target) -> the method`` with what it left open decided on this model, the trained
+            one, and kept for all others; what it found out is not asked again. None where nothing is open.
+        settled: What was decided so, by the names of its parameters.
+        foreign: Whether a user wrote it, for their model as it is, which may take its input with channels last. A
+            function from outside this package says so itself.
     """
 
     name: str
@@ -56,10 +60,18 @@ class Method:
     prepare: Callable[[nn.Module, Any], AttributionFn] | None = None
     completeness: AttributionFn | None = None
     over: Callable[[Segmentation], Method] | None = None
+    settle: Callable[[nn.Module, Any, Tensor | None], Method] | None = None
+    settled: Mapping[str, int] = field(default_factory=dict)
     foreign: bool = False
+
+    def __post_init__(self) -> None:
+        if not (getattr(self.attribute, "__module__", None) or "").startswith("lightning_sanity."):
+            object.__setattr__(self, "foreign", True)
 
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None = None) -> Tensor:
         """The attribution of ``inputs``."""
+        if self.settle is not None:
+            return self.settle(model, inputs, target)(model, inputs, target)
         function = self.prepare(model, inputs) if self.prepare is not None else self.attribute
         return function(model, inputs, target)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +24,17 @@ from lightning_sanity.attribution.method import (
     first,
     not_differentiable,
     output_gradient,
+    outputs_of,
+    replaced,
+    select,
 )
+
+START, MOST = 32, 256
+"""Points of a path with which "auto" begins, and at which it gives up; it doubles them in between."""
 
 
 def integrated_gradients(
-    n_steps: int = 32,
+    n_steps: int | Literal["auto"] = "auto",
     baseline: Baseline = 0.0,
     multiply_by_inputs: bool = True,
     tolerance: float = TOLERANCE,
@@ -36,7 +43,8 @@ def integrated_gradients(
     """Integrated gradients along the straight path from ``baseline``; Sundararajan et al. 2017 (arXiv:1703.01365).
 
     Args:
-        n_steps: Gauss-Legendre points of the path.
+        n_steps: Gauss-Legendre points of the path; "auto" = 32, doubled until the attributions of the median sample
+            add up, at most 256. A test decides it on the trained model, and keeps it for all others.
         baseline: Start of the path: a number in the units of the input, a tensor, or "blur", "min", "max", "mean".
         multiply_by_inputs: True for the global attribution, ``(x - baseline)`` times the mean gradient; False for the
             local one, the mean gradient alone (Kokhlikyan et al. 2021, arXiv:2106.07475).
@@ -45,6 +53,10 @@ def integrated_gradients(
         max_batch: Most rows per pass through the model.
     """
     name = "integrated_gradients" if multiply_by_inputs else "integrated_gradients_local"
+    if n_steps == "auto":
+        return _automatic(
+            name, baseline, lambda n: integrated_gradients(n, baseline, multiply_by_inputs, tolerance, max_batch)
+        )
     mean = _mean_on_path(name, n_steps, baseline, max_batch)
 
     def whole(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
@@ -60,13 +72,98 @@ def integrated_gradients(
         name,
         Derived(whole if multiply_by_inputs else mean, combine, copies=_path(n_steps, baseline)),
         passes=n_steps,
-        refuses=any_of(not_differentiable, incomplete(gap, f"raise n_steps, which is {n_steps}", tolerance)),
+        refuses=any_of(not_differentiable, incomplete(gap, _advice(n_steps, baseline), tolerance)),
         completeness=gap,
     )
 
 
+def _automatic(name: str, baseline: Baseline, fixed: Callable[[int], Method]) -> Method:
+    """A method over a path of as many points as the model it is settled on needs.
+
+    Args:
+        name: Of the method.
+        baseline: Where its path starts.
+        fixed: The method with so many points; refuses where they do not do.
+    """
+    check_baseline(baseline, name)
+
+    def settle(model: nn.Module, inputs: Any, target: Tensor | None) -> Method:
+        n_steps = START
+        while True:
+            method = fixed(n_steps)
+            asks = method.refuses
+            assert asks is not None
+            reason = asks(model, inputs, target)
+            helpless = reason is None or not_differentiable(model, inputs, target) is not None
+            if helpless or n_steps >= MOST or _jumps(model, inputs, target, baseline, _AT_ONCE):
+                break
+            n_steps *= 2
+
+        def refuses(other: nn.Module, others: Any, target: Tensor | None) -> str | None:
+            known = other is model and others is inputs
+            return reason if known else asks(other, others, target)
+
+        return replace(method, refuses=refuses, settled={"n_steps": n_steps})
+
+    def gap(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        complete = settle(model, inputs, target).completeness
+        assert complete is not None
+        return complete(model, inputs, target)
+
+    def refuses(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
+        asks = settle(model, inputs, target).refuses
+        assert asks is not None
+        return asks(model, inputs, target)
+
+    return Method(
+        name,
+        lambda model, inputs, target: settle(model, inputs, target).attribute(model, inputs, target),
+        passes=START,
+        refuses=refuses,
+        completeness=gap,
+        settle=settle,
+    )
+
+
+_NEAR, _AT_ONCE = 0.01, 1e-4  # of the path; what happens before the second, hardly a point of 256 sees
+
+
+@torch.no_grad()
+def _jumps(model: nn.Module, inputs: Any, target: Tensor | None, baseline: Baseline, share: float) -> bool:
+    """Whether most outputs change in the first ``share`` of the path, and hardly on the way from there to the input."""
+    value = first(inputs).detach()
+    start = baseline_for(baseline, value)
+    places = start, start + share * (value - start), value
+    there, near, here = (select(outputs_of(model, replaced(inputs, place)), target) for place in places)
+    whole = (here - there).abs()
+    real = whole > 100 * torch.finfo(here.dtype).eps * (here.abs() + there.abs())
+    return bool((real & ((here - near).abs() <= 0.1 * whole)).float().mean() >= 0.5)
+
+
+def _advice(n_steps: int, baseline: Baseline) -> Refusal:
+    """What to do about a path over which the attributions do not add up."""
+
+    def advice(model: nn.Module, inputs: Any, target: Tensor | None) -> str:
+        share = _NEAR if n_steps >= MOST else _AT_ONCE
+        if _jumps(model, inputs, target, baseline, share):
+            shown = "this tensor" if isinstance(baseline, Tensor) else repr(baseline)
+            return (
+                f"{share:.2%} of the way from the baseline the outputs are already those of the input (the network may "
+                "not see the scale of its input), and no number of steps reaches a jump at the baseline itself: pass "
+                f"another baseline= than {shown}, such as 'blur'"
+            )
+        if n_steps >= MOST:
+            return f"n_steps is {n_steps} already: pass another baseline=, nearer to the inputs, or still more steps"
+        return f"raise n_steps, which is {n_steps}"
+
+    return advice
+
+
 def integrated_gradients_local(
-    n_steps: int = 32, baseline: Baseline = 0.0, tolerance: float = TOLERANCE, max_batch: int = ROWS
+    n_steps: int | Literal["auto"] = "auto",
+    baseline: Baseline = 0.0,
+    tolerance: float = TOLERANCE,
+    max_batch: int = ROWS,
 ) -> Method:
     """``integrated_gradients`` without the multiplication by the input; Kokhlikyan et al. 2021 (arXiv:2106.07475)."""
     return integrated_gradients(n_steps, baseline, False, tolerance, max_batch)

@@ -33,6 +33,7 @@ from lightning_sanity.data_randomization.distinct import (
 from lightning_sanity.data_randomization.evidence import memorization_on
 from lightning_sanity.data_randomization.learned_labels import Memorization, chance, independent_samples
 from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
+from lightning_sanity.explanation.guests import Guests
 from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
@@ -175,6 +176,7 @@ def data_randomization_test(
             refused, tracks, likeness = _compared(ready, len(true), given, tick)
         kept_pictures = _pictures(tracks, ready) if pictures else None
     criterion = given["criterion"] or Criterion()
+    coverage = _differences(true, permuted, ready.notes)
     verdicts = {
         name: Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
         if name in refused
@@ -209,7 +211,7 @@ def data_randomization_test(
         },
         verdicts=verdicts,
         output_change=_output_change(ready.outputs, groups, tracks.get(POSITIVE_CONTROL)),
-        coverage=_differences(true, permuted, ready.notes),
+        coverage=replace(coverage, notes=coverage.notes + ready.guests.notes),
         valid=valid,
         validity=validity,
         settings=settings_of(
@@ -275,6 +277,7 @@ class _Ready:
     problem: str | None
     half: bool
     notes: tuple[str, ...]
+    guests: Guests
 
 
 @contextmanager
@@ -304,11 +307,12 @@ def _prepared(
         chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
+        guests = Guests([(theirs, copied) for theirs, (copied, *_) in zip((*true, *permuted), copies, strict=True)])
         subjects = [
             Explanation(explained, each, None if target_ is None else target_.to(at), question=asked.place)
             for _, explained, each, at, *_ in copies
         ]
-        chosen = {name: asked.guest(method) for name, method in chosen.items()}
+        chosen = guests.invite({name: asked.guest(method) for name, method in chosen.items()})
         notes = asked.notes
         if in_one(subjects[0], outputs[0]):
             subjects = [replace(what, in_one=True) for what in subjects]
@@ -324,7 +328,9 @@ def _prepared(
             mask = within_reach(subjects[0], place, mask)
         support = support_in(values)
         used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
-        yield _Ready(device, values, outputs, asked, subjects, place, chosen, used, support, problem, half, notes)
+        yield _Ready(
+            device, values, outputs, asked, subjects, place, chosen, used, support, problem, half, notes, guests
+        )
 
 
 def _few_explained(explained: nn.Module, values: Any) -> Any:
@@ -396,7 +402,8 @@ def _functions(name: str, method: Method, subjects: Sequence[Explanation]) -> tu
         refused, prepared = prepared_methods({name: method}, what)
         if refused:
             return refused[name], []
-        functions.append(prepared[name][1])
+        method, function = prepared[name]  # what the first model settled holds for all
+        functions.append(function)
     return None, functions
 
 

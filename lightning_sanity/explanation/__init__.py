@@ -11,6 +11,7 @@ preparation.py   a quiet copy, the explained class, the methods that apply
 dependence.py    whether what a model says of a sample depends on the others in its batch
 maps.py          attributions reduced to maps, and their comparison with the trained model's
 gradient_path.py  where the gradient is lost on its way to the input
+guests.py        methods that are not ours: fresh inputs, and what they leave behind is put back
 explainer.py     runs methods: one random stream for all models, within memory and time
 measures.py      which similarities mean something on which inputs
 measurements.py  what a test measured of one method, filled by trials

@@ -63,7 +63,7 @@ def _alone(method: Method) -> Method:
     inside = method.prepare is not None and method.over is None  # for a layer, say
     if method.passes == 0 or method.foreign or inside:
         return method
-    refuses = method.refuses
+    refuses, settle = method.refuses, method.settle
 
     def of_one(model: nn.Module, inputs: Any, target: Tensor | None, place: int) -> tuple[nn.Module, Any, Any]:
         own = slice(place, place + 1)
@@ -76,7 +76,14 @@ def _alone(method: Method) -> Method:
     def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
         return None if refuses is None else refuses(*of_one(model, inputs, target, 0))
 
-    return replace(method, attribute=attribute, refuses=reason, prepare=None, completeness=None)
+    return replace(
+        method,
+        attribute=attribute,
+        refuses=reason,
+        prepare=None,
+        completeness=None,
+        settle=settle and (lambda model, inputs, target: _alone(settle(*of_one(model, inputs, target, 0)))),
+    )
 
 
 class _Among(nn.Module):

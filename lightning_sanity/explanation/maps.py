@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.explanation.gradient_path import lost_gradient
+from lightning_sanity.explanation.guests import NoAttribution, visiting
 from lightning_sanity.explanation.kinds import summed
 from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.random_streams import generator, reseed
@@ -151,7 +152,7 @@ class Explanation:
         value = first(self.inputs)
 
         def listen(module: nn.Module, arguments: Any, output: Any) -> None:
-            seen = arguments[0] if arguments and not heard else None
+            seen = arguments[0] if arguments and not heard and not visiting() else None
             same = isinstance(seen, Tensor) and seen.shape == value.shape and torch.equal(seen, value)
             if same and isinstance(output, Tensor):
                 heard.append(output.detach())
@@ -176,6 +177,8 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
         reseed(seed, value.device)
         with torch.enable_grad():
             attribution = function(what.model, what.inputs, what.target)
+    except NoAttribution as error:
+        raise AttributionFailed(f"method '{name}' {error}") from error
     except (Exception, SystemExit) as error:
         if must_end(error):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -210,10 +210,8 @@ def prepared_methods(
     parts = [what] if max_batch is None else list(what.chunks(max_batch))
     refused: dict[str, str] = {}
     prepared: dict[str, tuple[Method, AttributionFn]] = {}
-    for name, method in chosen.items():
-        refuses = method.refuses or (lambda model, inputs, target: None)
-        reasons = (refuses(part.model, part.inputs, part.target) for part in parts)
-        reason = next((reason for reason in reasons if reason is not None), None)
+    for name, open_method in chosen.items():
+        method, reason = _settled(open_method, parts)
         if reason is not None:
             refused[name] = f"not applicable: {reason}"
         else:
@@ -221,6 +219,26 @@ def prepared_methods(
             function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]
             prepared[name] = method, function
     return refused, prepared
+
+
+def _settled(method: Method, parts: Sequence[Explanation]) -> tuple[Method, str | None]:
+    """A method with nothing left open, and why it means nothing on one of the parts, or None.
+
+    The part that takes most decides for all.
+    """
+    settle = method.settle or (lambda model, inputs, target: method)
+    found = [settle(part.model, part.inputs, part.target) for part in parts]
+    reasons = (
+        each.refuses(part.model, part.inputs, part.target)
+        for each, part in zip(found, parts, strict=True)
+        if each.refuses is not None
+    )
+    return max(found, key=lambda each: each.passes), next((reason for reason in reasons if reason is not None), None)
+
+
+def settled_effort(methods: Mapping[str, Method]) -> dict[str, dict[str, int]]:
+    """What was decided on the trained model for every method that had left something open."""
+    return {name: dict(method.settled) for name, method in methods.items() if method.settled}
 
 
 def within_reach(

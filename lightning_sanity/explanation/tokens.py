@@ -189,13 +189,15 @@ class Embedding:
 
             return attribute
 
-        refuses, prepare, completeness = method.refuses, method.prepare, method.completeness
+        refuses, prepare, completeness, settle = method.refuses, method.prepare, method.completeness, method.settle
         return replace(
             method,
             attribute=around(method.attribute),
             refuses=refuses and (lambda m, inputs, target: refuses(_Embedded(m, self), self.opened(m, inputs), target)),
             prepare=prepare and (lambda m, inputs: around(prepare(_Embedded(m, self), self.opened(m, inputs)))),
             completeness=completeness and around(completeness, scored=False),
+            settle=settle
+            and (lambda m, inputs, target: self.adapted(settle(_Embedded(m, self), self.opened(m, inputs), target))),
         )
 
     def _of_ids(self, function: AttributionFn) -> AttributionFn:

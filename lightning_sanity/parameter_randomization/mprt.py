@@ -16,6 +16,7 @@ from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
+from lightning_sanity.explanation.guests import Guests
 from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
@@ -28,6 +29,7 @@ from lightning_sanity.explanation.preparation import (
     other_paths,
     prepared_methods,
     quiet_copy,
+    settled_effort,
     within_reach,
 )
 from lightning_sanity.explanation.probe import batch_size
@@ -200,6 +202,7 @@ class _Ready:
     notes: tuple[str, ...]
     max_batch: int | None
     max_memory: int | None
+    guests: Guests
 
     def cascade(
         self,
@@ -227,7 +230,7 @@ class _Ready:
         )
 
     def coverage(self, walk: Walk, order: str, thinned: tuple[str, ...]) -> Coverage:
-        notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes
+        notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes + self.guests.notes
         depths = self.planned.depths(order)
         return coverage_of(self.planned, depths, self.drawer, walk, self.copied, self.graph, self.left, notes)
 
@@ -260,7 +263,8 @@ def _prepared(
         chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
-        chosen = {name: asked.guest(method) for name, method in chosen.items()}
+        guests = Guests([(model, copied)])
+        chosen = guests.invite({name: asked.guest(method) for name, method in chosen.items()})
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             what, place, mask = at_tokens(what, asked.names, given["tokens"])
@@ -301,6 +305,7 @@ def _prepared(
             notes,
             max_batch,
             max_memory,
+            guests,
         )
 
 
@@ -391,6 +396,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
             "reinitialize": ready.drawer.name,
             "trials_run": {name: len(found.norm) for name, found in walk.measured.items()},
             "thinned": walk.thinned,
+            "effort": settled_effort({name: method for name, (method, _) in ready.methods.items()}),
             "cost": walk.cost,
             "memory": walk.memory,
             "engine": walk.engines,

@@ -65,3 +65,80 @@ def test_incomplete_integrated_gradients_are_refused_with_advice():
     x = torch.rand(4, 3) + 1
     assert "raise n_steps, which is 2" in integrated_gradients_local(n_steps=2).refuses(Steep(), x, None)
     assert integrated_gradients(n_steps=300).refuses(Steep(), x, None) is None
+
+
+class Slope(nn.Module):
+    def __init__(self, steepness):
+        super().__init__()
+        self.steepness = steepness
+
+    def forward(self, x):
+        return torch.tanh(self.steepness * x.sum(1) / 9)
+
+
+class Tanh(nn.Module):
+    def __init__(self, steepness):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(float(steepness)))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return torch.tanh(self.weight * (x.sum(1) - 0.37))
+
+
+@pytest.mark.parametrize("make", [integrated_gradients, integrated_gradients_local])
+def test_steps_are_doubled_until_the_median_sample_adds_up(make):
+    x, model = torch.rand(5, 3) + 1, Tanh(60)
+    gaps = {n: float(integrated_gradients(n).completeness(model, x, None).quantile(0.5)) for n in (32, 64, 128, 256)}
+    enough = next(n for n, gap in gaps.items() if gap <= 0.1)
+    assert enough > 32  # else nothing had to be doubled
+    settled = make().settle(model, x, None)
+    assert settled.settled == {"n_steps": enough}
+    assert settled.passes == enough
+    assert settled.refuses(model, x, None) is None
+    torch.testing.assert_close(settled(model, x), make(enough)(model, x))
+    torch.testing.assert_close(make()(model, x), make(enough)(model, x))
+
+
+def test_a_settled_number_of_steps_stays_on_other_models():
+    x = torch.rand(5, 3) + 1
+    settled = integrated_gradients().settle(Tanh(0.1), x, None)
+    assert settled.settled == {"n_steps": 32}
+    torch.testing.assert_close(settled(Tanh(60), x), integrated_gradients(32)(Tanh(60), x))
+    assert "raise n_steps, which is 32" in settled.refuses(Tanh(60), x, None)
+
+
+def test_finding_the_number_of_steps_costs_the_check_alone():
+    x, asked, settled = torch.rand(5, 3) + 1, Tanh(0.1), Tanh(0.1)
+    assert integrated_gradients(32).refuses(asked, x, None) is None
+    method = integrated_gradients().settle(settled, x, None)
+    assert method.refuses(settled, x, None) is None
+    assert settled.calls == asked.calls
+
+
+def test_where_no_number_of_steps_helps_the_method_is_refused():
+    method = integrated_gradients().settle(Tanh(1e4), torch.rand(5, 3) + 1, None)
+    assert method.settled == {"n_steps": 256}
+    assert "n_steps is 256 already: pass another baseline=" in method.refuses(Tanh(1e4), torch.rand(5, 3) + 1, None)
+
+
+@pytest.mark.parametrize("steepness", [1500, 3000])
+def test_a_change_close_to_the_baseline_is_no_jump(steepness):
+    x, target = torch.rand(6, 3, generator=torch.Generator().manual_seed(1)) * 3 + 1, None
+    method = integrated_gradients().settle(model := Slope(steepness), x, target)
+    assert method.settled["n_steps"] > 32
+    assert method.refuses(model, x, target) is None
+
+
+@pytest.mark.parametrize("n_steps", ["auto", 40])
+def test_a_network_that_does_not_see_scale_is_told_to_change_the_baseline(n_steps):
+    class Normalised(nn.Module):
+        def forward(self, x):
+            return (x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)) @ torch.tensor([1.0, 2.0, 3.0])
+
+    x, model = torch.rand(5, 3) + 1, Normalised()
+    reason = integrated_gradients(n_steps).refuses(model, x, None)
+    assert "pass another baseline= than 0.0" in reason
+    assert "n_steps" not in reason
+    assert integrated_gradients(n_steps, baseline=-1.0).refuses(model, x, None) is None

@@ -1,0 +1,430 @@
+"""Methods that are not ours are guests: nothing they do to the model, to torch or to their inputs outlives a call.
+
+What a guest gets is fresh: copies of inputs and target, and the model on copies of its weights, whose parameters
+require a gradient where the user's do. What it leaves is put back, also after an error, and said. Weights need not be
+compared for that, because it never held the originals. The library's own methods are called directly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_sanity.attribution.derived import Derived
+from lightning_sanity.attribution.layers import resized
+from lightning_sanity.attribution.method import AttributionFn, Method, first
+
+_visiting: ContextVar[bool] = ContextVar("visiting", default=False)
+_PARTS = {"_parameters": "parameters", "_buffers": "buffers", "_modules": "submodules", "training": "the mode"}
+_CONTAINERS = (dict, list, set)
+
+
+class NoAttribution(ValueError):
+    """What a guest returned is no attribution; the message goes on after the method's name."""
+
+
+def visiting() -> bool:
+    """Whether a guest is being called: what the model returns then is the guest's, not the test's."""
+    return _visiting.get()
+
+
+class Guests:
+    """The methods of one test that are not ours.
+
+    Args:
+        models: The user's models, each with the copy that is explained.
+    """
+
+    def __init__(self, models: Iterable[tuple[nn.Module, nn.Module]]) -> None:
+        self._trainable: list[Tensor] = []
+        for theirs, copied in models:
+            asked = {name for name, p in getattr(theirs, "_orig_mod", theirs).named_parameters() if p.requires_grad}
+            self._trainable += [p for name, p in copied.named_parameters() if name in asked and p.is_floating_point()]
+        self._said: dict[str, dict[str, None]] = {}
+        self._known: set[str] = set()
+
+    def invite(self, methods: Mapping[str, Method]) -> dict[str, Method]:
+        """The same methods, the foreign ones guarded."""
+        foreign = {name for name, each in methods.items() if each.foreign and not isinstance(each.attribute, Derived)}
+        return {name: self._guarded(name, each) if name in foreign else each for name, each in methods.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the guests left behind and what was made of their attributions, a sentence per method."""
+        return tuple(f"method '{name}' {'; it '.join(said)}" for name, said in self._said.items())
+
+    def _guarded(self, name: str, method: Method) -> Method:
+        over, prepare, settle = method.over, method.prepare, method.settle
+
+        def attribution(function: AttributionFn) -> AttributionFn:
+            return lambda model, inputs, target: self._attribution(name, function, model, inputs, target)
+
+        def prepared(model: nn.Module, inputs: Any) -> AttributionFn:
+            assert prepare is not None
+            return attribution(self._call(name, lambda model, inputs, target: prepare(model, inputs), model, inputs))
+
+        def refuses(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
+            assert method.refuses is not None
+            try:
+                reason: str | None = self._call(name, method.refuses, model, inputs, target)
+            except Exception as error:
+                return f"asking whether it applies raised {type(error).__name__}: {error}"
+            return reason
+
+        def once(model: nn.Module, inputs: Any) -> AttributionFn:
+            """Prepared when it is first called, so that an error there is the method's own."""
+            made: list[AttributionFn] = []
+
+            def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+                if not made:
+                    made.append(prepared(model, inputs))
+                return made[0](model, inputs, target)
+
+            return attribute
+
+        complete = method.completeness
+        return replace(
+            method,
+            attribute=attribution(method.attribute),
+            refuses=method.refuses and refuses,
+            prepare=method.prepare and once,
+            completeness=complete and (lambda model, inputs, target: self._call(name, complete, model, inputs, target)),
+            settle=settle and (lambda *asked: self._guarded(name, self._call(name, settle, *asked))),
+            over=over and (lambda parts: self._guarded(name, over(parts))),
+        )
+
+    def _attribution(
+        self, name: str, function: AttributionFn, model: nn.Module, inputs: Any, target: Tensor | None
+    ) -> Tensor:
+        found, remark = attribution_of(self._call(name, function, model, inputs, target), first(inputs))
+        if remark is not None:
+            self._say(name, remark)
+        return found
+
+    def _call(
+        self, name: str, function: Callable[..., Any], model: nn.Module, inputs: Any, target: Tensor | None = None
+    ) -> Any:
+        left: list[str] = []
+        token = _visiting.set(True)
+        try:
+            with (
+                _streams_kept(first(inputs).device),
+                _settings_kept(left),
+                self._as_the_users(),
+                self._on_copies(model, left, thorough=name not in self._known),
+                _modules_kept(model, left),
+            ):
+                return function(model, tree_map(_fresh, inputs), _fresh(target))
+        finally:
+            _visiting.reset(token)
+            self._known.add(name)
+            for what in left:
+                self._say(name, f"changed {what}, which was put back after the call")
+
+    def _say(self, name: str, remark: str) -> None:
+        self._said.setdefault(name, {})[remark] = None
+
+    @contextmanager
+    def _as_the_users(self) -> Iterator[None]:
+        """Parameters require a gradient where the user's do, and have none yet."""
+        before = [(parameter, parameter.requires_grad) for parameter in self._trainable]
+        for parameter in self._trainable:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter, flag in before:
+                parameter.requires_grad_(flag)
+
+    @contextmanager
+    def _on_copies(self, model: nn.Module, left: list[str], *, thorough: bool) -> Iterator[None]:
+        """The model's tensors are copies inside the block, which share memory among themselves as the originals do.
+
+        A write to ``.data`` shows in no version counter: ``thorough`` compares the values as well, to be able to say
+        what was changed. It is undone in any case.
+        """
+        originals = [(where, tensor, tensor.data, tensor.grad, tensor.requires_grad) for where, tensor in _held(model)]
+        copies: dict[int, torch.UntypedStorage] = {}
+        for _, tensor, data, *_ in originals:
+            storage = data.untyped_storage()
+            key = storage._cdata  # not its address, which torch tells no one without making a due copy
+            if key not in copies:
+                copies[key] = _copy_of(storage)
+            view = torch.empty(0, dtype=data.dtype, device=data.device)
+            tensor.data = view.set_(copies[key], data.storage_offset(), data.shape, data.stride())
+        versions = [tensor._version for _, tensor, *_ in originals]
+        try:
+            yield
+        finally:
+            changed: dict[str, str] = {}
+            for (where, tensor, data, grad, flag), version in zip(originals, versions, strict=True):
+                if tensor._version != version or (thorough and not _same(tensor.data, data)):
+                    changed.setdefault("values", where)
+                if tensor.grad is not grad:
+                    changed.setdefault("the gradient", where)
+                    tensor.grad = None  # the old one fits the old data only
+                if tensor._backward_hooks:
+                    changed.setdefault("tensor hooks", where)
+                    tensor._backward_hooks = None
+                tensor.data = data
+                tensor.grad = grad
+                if tensor.requires_grad != flag and tensor.is_leaf:
+                    changed.setdefault("requires_grad", where)
+                    tensor.requires_grad_(flag)
+            left += [f"{what} of '{where}'" for what, where in changed.items()]
+
+
+def _fresh(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _copy_of(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    """A copy that is made when one of the two is first written to, where torch can do that, and now elsewhere."""
+    whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    try:
+        copied: Tensor = torch._lazy_clone(whole)
+    except (AttributeError, RuntimeError):
+        return storage.clone()
+    return copied.untyped_storage()
+
+
+def _held(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters, buffers and bare tensors of a model, each once, with a name."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for key, value in vars(module).items():
+            for leaf in tree_leaves(value) if isinstance(value, Tensor) or _filled(value) else ():
+                if isinstance(leaf, Tensor):
+                    found.setdefault(id(leaf), (prefix + key, leaf))
+        for key, leaf in (*module._parameters.items(), *module._buffers.items()):
+            if leaf is not None:
+                found[id(leaf)] = prefix + key, leaf
+    return [(name, tensor) for name, tensor in found.values() if _plain(tensor)]
+
+
+def _filled(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple)) and len(value) > 0
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether its values lie in a memory of its own: no shard, no result, no placeholder."""
+    return (
+        tensor.grad_fn is None
+        and not tensor.is_inference()
+        and tensor.layout is torch.strided
+        and tensor.device.type != "meta"
+        and not tensor.is_quantized
+        and not hasattr(tensor, "to_local")
+    )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    same = torch.equal(one, other)
+    return same or bool(((one == other) | ((one != one) & (other != other))).all())  # NaN is as it was
+
+
+# --------------------------------------------------------------------------------------------------------- the modules
+
+
+@contextmanager
+def _modules_kept(model: nn.Module, left: list[str]) -> Iterator[None]:
+    """Attributes, hooks, modes and classes of all modules, and torch's hooks on every module, as they were before."""
+    state = [(f"'{path or type(m).__name__}'", m, type(m), _attributes(vars(m))) for path, m in model.named_modules()]
+    everywhere = _attributes({key: value for key, value in vars(torch_modules).items() if key.startswith("_global")})
+    try:
+        yield
+    finally:
+        changed: dict[str, str] = {}
+        for where, module, kind, before in state:
+            if type(module) is not kind:
+                changed.setdefault("the class", where)
+                module.__class__ = kind
+            for key in _put_back(vars(module), before):
+                changed.setdefault(_PARTS.get(key) or ("hooks" if "hooks" in key else f"attribute {key}"), where)
+        if _put_back(vars(torch_modules), everywhere, whole=False):
+            left.append("torch's hooks on all modules")
+        left += [f"{what} of {where}" for what, where in changed.items()]
+
+
+_Attributes = dict[str, tuple[Any, Any]]
+
+
+def _attributes(values: Mapping[str, Any]) -> _Attributes:
+    """Every value, and what it holds if that can be changed."""
+    return {key: (value, value.copy() if isinstance(value, _CONTAINERS) else None) for key, value in values.items()}
+
+
+def _put_back(now: dict[str, Any], before: _Attributes, *, whole: bool = True) -> list[str]:
+    """Make attributes what they were, one by one; returns the names of those that were not."""
+    changed = [key for key in now if key not in before] if whole else []
+    for key in changed:
+        del now[key]
+    for key, (value, held) in before.items():
+        same = now.get(key, now) is value and (held is None or _holds(value, held))
+        if same:
+            continue
+        changed.append(key)
+        now[key] = value
+        if isinstance(value, list):
+            value[:] = held
+        elif held is not None:
+            value.clear()
+            value.update(held)
+    return changed
+
+
+def _holds(value: Any, held: Any) -> bool:
+    if isinstance(value, dict):
+        pairs = zip(value.items(), held.items(), strict=False)
+        return len(value) == len(held) and all(a is b and x is y for (a, x), (b, y) in pairs)
+    if isinstance(value, list):
+        return len(value) == len(held) and all(x is y for x, y in zip(value, held, strict=True))
+    return bool(value == held)
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+def _set_device(device: torch.device) -> None:
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _set_cudnn(flags: list[bool]) -> None:
+    for name, flag in zip(_CUDNN, flags, strict=True):
+        setattr(torch.backends.cudnn, name, flag)
+
+
+_CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
+_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
+    ("the grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    ("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("the default device", torch.get_default_device, _set_device),
+    ("the number of threads", torch.get_num_threads, torch.set_num_threads),
+    (
+        "the demand for deterministic algorithms",
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda kept: torch.use_deterministic_algorithms(kept[0], warn_only=kept[1]),
+    ),
+    (
+        "cuDNN's flags",
+        lambda: [getattr(torch.backends.cudnn, name) for name in _CUDNN],
+        _set_cudnn,
+    ),
+    ("the precision of matmul", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    ("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    ("NumPy's error handling", np.geterr, lambda kept: np.seterr(**kept)),
+)
+
+
+@contextmanager
+def _settings_kept(left: list[str]) -> Iterator[None]:
+    before = [(name, read(), read, write) for name, read, write in _SETTINGS]
+    try:
+        yield
+    finally:
+        for name, value, read, write in before:
+            if read() != value:
+                left.append(name)
+                write(value)
+
+
+@contextmanager
+def _streams_kept(device: torch.device) -> Iterator[None]:
+    """Random streams go on after the block where they were before it: a guest may draw as much as it likes."""
+    accelerator = torch.get_device_module(device) if device.type not in ("cpu", "meta") else None
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    of_device = accelerator.get_rng_state(device) if accelerator is not None else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if accelerator is not None:
+            accelerator.set_rng_state(of_device, device)
+
+
+# -------------------------------------------------------------------------------------------------------- attributions
+
+
+def attribution_of(returned: Any, value: Tensor) -> tuple[Tensor, str | None]:
+    """What a guest returned as an attribution of ``value``, and what was made of it, if it was not one already.
+
+    Args:
+        returned: A tensor or array of floats of any width, integers or bool, alone or the only one of a list or tuple:
+            shaped like ``value``; or maps of its positions ``(N, H, W)``, ``(N, K, H, W)`` with any number of
+            channels, which are summed; or coarser maps, which are interpolated.
+        value: The explained input ``(N, C, *sides)`` or ``(N, F)``.
+
+    Returns:
+        A tensor shaped like ``value`` or with one channel, which shares no memory with what was returned.
+
+    Raises:
+        NoAttribution: If it is none of these: with both shapes.
+    """
+    found, remark = _real(returned), None
+    wanted, got = tuple(value.shape), tuple(found.shape)
+    found = found.detach().to(value.device, _number(found.dtype), copy=True)
+    if got == wanted:
+        return found, None
+    sides = wanted[2:]
+    if not sides or got[:1] != wanted[:1] or len(got) not in (len(wanted), len(wanted) - 1):
+        raise _no_shape(got, wanted)
+    found = found[:, None] if len(got) < len(wanted) else found
+    if found.shape[1] == 0 or not all(0 < ours <= theirs for ours, theirs in zip(found.shape[2:], sides, strict=True)):
+        raise _no_shape(got, wanted)
+    if found.shape[1] not in (1, wanted[1]):
+        remark = f"returned {found.shape[1]} channels, which were summed"
+    found = found if found.shape[2:] == sides and found.shape[1] == wanted[1] else found.sum(1, keepdim=True)
+    if tuple(found.shape[2:]) != sides:
+        coarse = " x ".join(map(str, found.shape[2:]))
+        remark = f"returned maps of {coarse}, which were interpolated to {' x '.join(map(str, sides))}"
+        found = resized(found, found.new_empty(()).expand(wanted))
+    return found, remark
+
+
+def _no_shape(got: tuple[int, ...], wanted: tuple[int, ...]) -> NoAttribution:
+    return NoAttribution(
+        f"returned shape {got} for an input of shape {wanted}: an attribution is shaped like the input, or is one map "
+        "per sample, no larger than the input"
+    )
+
+
+def _real(returned: Any) -> Tensor:
+    """The one dense tensor of real numbers that was returned."""
+    if isinstance(returned, (list, tuple)) and len(returned) == 1:
+        returned = returned[0]
+    if not isinstance(returned, Tensor):
+        if not hasattr(returned, "__array__"):
+            raise NoAttribution(f"returned {type(returned).__name__} instead of a tensor")
+        array = np.array(returned)
+        if array.dtype.kind not in "biufc":
+            raise NoAttribution(f"returned an array of {array.dtype} instead of numbers")
+        returned = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    if returned.is_complex() or returned.layout is not torch.strided or returned.is_quantized:
+        kind = "complex numbers" if returned.is_complex() else "a sparse or quantised tensor"
+        raise NoAttribution(
+            f"returned {kind} ({returned.dtype}, {returned.layout}) of shape {tuple(returned.shape)}: an attribution "
+            "is a dense tensor of real numbers"
+        )
+    return returned
+
+
+def _number(dtype: torch.dtype) -> torch.dtype:
+    """In what an attribution of this type is exact."""
+    if dtype.is_floating_point:
+        return dtype if dtype.itemsize > 1 else torch.float32
+    return torch.float32 if dtype.itemsize <= 2 else torch.float64

@@ -1,0 +1,501 @@
+"""A method that is not ours may do what it likes: it costs its own verdict only."""
+
+import copy
+import random
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_sanity import Outcome, data_randomization_test, parameter_randomization_test
+from lightning_sanity.attribution import Method, resolve, resolve_all, smoothed
+from lightning_sanity.explanation.guests import Guests, NoAttribution, attribution_of
+from tests.made_networks import classes, convolutional, images
+
+INPUTS, TARGET = images(6), classes(6)
+NEIGHBOURS = {"gradient": "gradient", "smoothgrad": resolve("smoothgrad"), "gradcam": "gradcam"}
+
+
+def walked(methods, model=None, **options):
+    model = convolutional() if model is None else model
+    options = {"trials": 1, "repeats": 1, "controls": False, "pictures": False} | options
+    return parameter_randomization_test(model, INPUTS, TARGET, methods=methods, **options)
+
+
+def textbook(model, x, target):
+    """As tutorials write it: the gradient is accumulated on the input itself."""
+    x.requires_grad_()
+    model(x).gather(1, target[:, None]).sum().backward()
+    return x.grad
+
+
+def guest(model, inputs=INPUTS, target=TARGET, *, method):
+    """One call of a method as a guest, and what was said of it."""
+    guests = Guests([(model, model)])
+    found = guests.invite(resolve_all({"visitor": method}))["visitor"](model, inputs, target)
+    return found, guests.notes
+
+
+# ------------------------------------------------------------------------------------------------------- the hostile
+
+
+def registers_a_hook(model, x, target):
+    model[1].register_forward_hook(lambda module, given, output: torch.rand_like(output))
+
+
+def fails_behind_a_hook(model, x, target):
+    model[1].register_full_backward_hook(lambda module, down, up: (down[0] * 0,))
+    raise KeyError("a bug of its author's")
+
+
+def clears_all_hooks(model, x, target):
+    for module in model.modules():
+        module._forward_hooks.clear()
+
+
+def hooks_every_module(model, x, target):
+    nn.modules.module.register_module_forward_hook(lambda module, given, output: output * 0)
+
+
+def hooks_a_parameter(model, x, target):
+    model[4].weight.register_hook(lambda gradient: gradient * 0)
+
+
+def trains(model, x, target):
+    model.train()
+    model(x)
+
+
+def negates_weights(model, x, target):
+    with torch.no_grad():
+        model[-1].weight.neg_()
+
+
+def negates_the_data_of_weights(model, x, target):
+    model[-1].weight.data.neg_()
+
+
+def replaces_the_data_of_weights(model, x, target):
+    model[-1].weight.data = torch.zeros(4, 32)
+
+
+def replaces_a_parameter(model, x, target):
+    model[-1].weight = nn.Parameter(torch.zeros(4, 32))
+
+
+def replaces_a_module(model, x, target):
+    model[2] = nn.Tanh()
+
+
+def replaces_a_forward(model, x, target):
+    model[2].forward = types.MethodType(lambda self, value: value * 0, model[2])
+
+
+def halves_the_model(model, x, target):
+    model.half()
+
+
+def fills_buffers(model, x, target):
+    model[1].running_mean.fill_(7)
+
+
+def adds_a_module(model, x, target):
+    model.append(nn.Softmax(1))
+
+
+def thaws_and_freezes(model, x, target):
+    for place, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(place % 2 == 0)
+
+
+def overwrites_the_target(model, x, target):
+    target.zero_()
+
+
+def overwrites_the_inputs(model, x, target):
+    x.zero_()
+
+
+def leaves_gradients(model, x, target):
+    model(x).sum().backward()
+
+
+def seeds(model, x, target):
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+
+
+def changes_the_threads(model, x, target):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+def changes_the_default_dtype(model, x, target):
+    torch.set_default_dtype(torch.float64)
+
+
+def changes_the_default_device(model, x, target):
+    torch.set_default_device("meta")
+    raise RuntimeError("and fails")
+
+
+def turns_gradients_off(model, x, target):
+    torch.set_grad_enabled(False)
+
+
+def demands_determinism(model, x, target):
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = True
+    np.seterr(all="raise")
+
+
+def exits(model, x, target):
+    sys.exit(3)
+
+
+def returns_a_word(model, x, target):
+    return "saliency"
+
+
+def returns_one_sample(model, x, target):
+    return x[:1]
+
+
+HOSTILE = [value for name, value in list(globals().items()) if callable(value) and name.split("_")[0].endswith("s")]
+HOSTILE = [each for each in HOSTILE if isinstance(each, types.FunctionType) and each.__module__ == __name__]
+NONSENSE = {fails_behind_a_hook, changes_the_default_device, exits, returns_a_word, returns_one_sample}
+
+
+def settings():
+    return (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+        np.geterr(),
+        dict(nn.modules.module._global_forward_hooks),
+    )
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return walked(NEIGHBOURS)
+
+
+def test_enough_hostile_guests_are_invited():
+    assert len(HOSTILE) >= 25
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda each: each.__name__)
+def test_neighbours_of_a_hostile_guest_measure_what_they_measure_alone(alone, hostile):
+    def method(model, x, target):
+        returned = hostile(model, x, target)
+        return torch.ones_like(INPUTS) * torch.arange(16) if returned is None else returned
+
+    before = settings()
+    result = walked({"visitor": method, **NEIGHBOURS, "the last": method})
+    assert settings() == before
+    for key, curve in alone.curves.items():
+        for part in ("values", "floor", "ceiling"):
+            mine, theirs = getattr(result.curves[key], part), getattr(curve, part)
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True, msg=f"{key} {part}")
+    torch.testing.assert_close(result.output_change.agreement, alone.output_change.agreement, rtol=0, atol=0)
+    assert all(repr(result.verdicts[name]) == repr(alone.verdicts[name]) for name in NEIGHBOURS)
+    failed = ["method '" in result.verdicts[name].reason for name in ("visitor", "the last")]
+    assert failed == [hostile in NONSENSE] * 2
+
+
+# ------------------------------------------------------------------------------------------------ what a guest is given
+
+
+def test_the_textbook_gradient_is_the_gradient():
+    found = walked({"textbook": textbook, "gradient": "gradient"})
+    for key in ("spearman", "ssim"):
+        mine, ours = found.curves["textbook", key].values, found.curves["gradient", key].values
+        torch.testing.assert_close(mine, ours, rtol=0, atol=1e-6)
+
+
+def test_inputs_and_target_are_fresh_leaves_at_every_call():
+    seen = []
+
+    def looks(model, x, target):
+        seen.append((x, x.clone(), target))
+        assert x.is_leaf
+        assert not x.requires_grad
+        assert x.grad is None
+        x.zero_(), target.zero_()
+        return torch.rand_like(x)
+
+    walked({"looks": looks})
+    assert len(seen) > 3
+    assert all(bool(given.any()) for _, given, _ in seen)
+    assert len({id(x) for x, *_ in seen}) == len({id(target) for *_, target in seen}) == len(seen)
+
+
+def test_parameters_require_a_gradient_where_the_users_do():
+    model = convolutional()
+    model[0].requires_grad_(False)
+    flags = {}
+
+    def looks(model, x, target):
+        flags.update({name: parameter.requires_grad for name, parameter in model.named_parameters()})
+        return textbook(model, x, target)
+
+    walked({"looks": looks}, model)
+    assert flags == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+
+def grad_cam_by_tensor_hooks(model, x, target):
+    """As the usual libraries do: a gradient is caught where the layer's output requires one."""
+    kept, gradients = [], []
+
+    def watch(module, given, output):
+        kept.append(output)
+        output.register_hook(gradients.append)
+
+    handle = model[5].register_forward_hook(watch)
+    model(x).gather(1, target[:, None]).sum().backward()
+    handle.remove()
+    weights = gradients[0].mean((2, 3), keepdim=True)
+    return (weights * kept[0]).sum(1).relu().detach().numpy()  # (N, h, w)
+
+
+def test_a_grad_cam_by_hooks_is_ours_though_the_input_asks_for_no_gradient():
+    found = walked({"theirs": grad_cam_by_tensor_hooks, "ours": resolve("gradcam", "5")})
+    mine, ours = found.curves["theirs", "spearman"].values, found.curves["ours", "spearman"].values
+    torch.testing.assert_close(mine, ours, rtol=0, atol=1e-4, equal_nan=True)
+    assert "returned maps of 8 x 8, which were interpolated to 16 x 16" in " ".join(found.coverage.notes)
+
+
+def test_a_guest_sees_the_weights_of_the_depth():
+    seen = []
+
+    def looks(model, x, target):
+        seen.append(float(model[-1].weight.detach().sum()))
+        return textbook(model, x, target)
+
+    walked({"looks": looks})
+    assert len(set(seen)) == 2  # trained, and random from the first step on
+
+
+def test_tensors_that_share_memory_share_it_for_the_guest():
+    model = convolutional()
+    model.view = model[-1].weight.data.view(-1)
+    alike = []
+
+    def writes(model, x, target):
+        model.view.zero_()
+        alike.append(bool((model[-1].weight == 0).all()))
+        return x
+
+    guest(model, method=writes)
+    assert alike == [True]
+    assert model[-1].weight.any()
+    assert model.view.data_ptr() == model[-1].weight.data_ptr()
+
+
+# -------------------------------------------------------------------------------------------------- what it leaves
+
+
+def test_everything_is_where_it_was():
+    model = convolutional()
+    before = copy.deepcopy(model.state_dict())
+    places = {name: (id(value), value.data_ptr()) for name, value in model.state_dict(keep_vars=True).items()}
+    modules = dict(model.named_modules())
+    for hostile in HOSTILE:
+        try:
+            guest(model, method=lambda model, x, target, act=hostile: act(model, x, target) or x)
+        except (KeyError, RuntimeError, SystemExit, NoAttribution):
+            assert hostile in NONSENSE
+    after = model.state_dict(keep_vars=True)
+    assert {name: (id(value), value.data_ptr()) for name, value in after.items()} == places
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(found is modules[name] for name, found in model.named_modules())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert not any(module.training or module._forward_hooks or module._backward_hooks for module in modules.values())
+
+
+@pytest.mark.parametrize(
+    ("hostile", "said"),
+    [
+        (registers_a_hook, "hooks of '1'"),
+        (trains, "the mode of 'Sequential'"),
+        (negates_weights, "values of '8.weight'"),
+        (negates_the_data_of_weights, "values of '8.weight'"),
+        (replaces_a_parameter, "parameters of '8'"),
+        (replaces_a_module, "submodules of 'Sequential'"),
+        (fills_buffers, "values of '1.running_mean'"),
+        (leaves_gradients, "the gradient of '0.weight'"),
+        (thaws_and_freezes, "requires_grad of '0.bias'"),
+        (hooks_a_parameter, "tensor hooks of '4.weight'"),
+        (hooks_every_module, "torch's hooks on all modules"),
+        (changes_the_default_dtype, "the default dtype"),
+        (turns_gradients_off, "the grad mode"),
+        (replaces_a_forward, "attribute forward of '2'"),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_what_a_guest_changed_is_said(hostile, said):
+    _, notes = guest(convolutional(), method=lambda model, x, target: hostile(model, x, target) or x)
+    assert f"changed {said}, which was put back after the call" in " ".join(notes)
+
+
+def test_nothing_is_said_of_a_guest_that_leaves_nothing():
+    _, notes = guest(convolutional(), method=lambda model, x, target: x * model(x).sum())
+    assert notes == ()
+
+
+def test_a_guest_may_draw_and_the_streams_go_on_as_if_it_had_not():
+    model = convolutional()
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    guest(model, method=lambda model, x, target: torch.rand_like(x) + np.random.rand() + random.random())
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+
+
+def test_methods_of_this_library_are_called_directly():
+    ours = resolve_all([resolve("gradient"), resolve("lime"), resolve("random"), "gradcam"])
+    assert Guests([]).invite(ours) == ours
+
+
+def test_a_method_around_a_foreign_one_is_a_guest():
+    assert resolve(textbook).foreign
+    assert Method("mine", textbook).foreign
+    assert smoothed(resolve(textbook)).foreign
+
+
+@pytest.mark.parametrize("part", ["prepare", "refuses"])
+def test_a_method_that_fails_before_it_attributes_costs_its_own_verdict_only(part):
+    def fails(*_):
+        raise KeyError("layer4")
+
+    broken = Method("broken", textbook, **{part: fails})
+    result = walked({"broken": broken, "gradient": "gradient"})
+    assert result.verdicts["broken"].outcome is Outcome.INCONCLUSIVE
+    assert "raised KeyError: 'layer4'" in result.verdicts["broken"].reason
+    assert ("gradient", "spearman") in result.curves
+
+
+def test_guests_of_the_other_test_are_guarded_too():
+    other = convolutional()
+    nn.init.normal_(other[-1].weight)
+    options = {"repeats": 1, "controls": False, "pictures": False}
+    methods = {"visitor": lambda model, x, target: negates_weights(model, x, target) or x, "gradient": "gradient"}
+    found = data_randomization_test(convolutional(), other, INPUTS, TARGET, methods=methods, **options)
+    alone = data_randomization_test(convolutional(), other, INPUTS, TARGET, methods=["gradient"], **options)
+    assert torch.equal(found.curves["gradient", "spearman"].values, alone.curves["gradient", "spearman"].values)
+    assert "method 'visitor' changed values of '8.weight'" in " ".join(found.coverage.notes)
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 6), nn.Linear(6, 3)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.embedding(ids)).mean(1))
+
+
+def test_a_textbook_method_explains_tokens_at_their_embeddings():
+    ids = torch.stack([torch.randperm(20)[:7] for _ in range(6)])
+
+    def textbook(model, inputs, target):
+        embeddings, *rest = inputs
+        embeddings.requires_grad_()
+        model(embeddings, *rest).gather(1, target[:, None]).sum().backward()
+        return embeddings.grad
+
+    methods = {"textbook": textbook, "gradient": "gradient"}
+    options = {"trials": 1, "repeats": 1, "controls": False, "engine": "plain"}
+    found = parameter_randomization_test(Reader(), ids, torch.arange(6) % 3, methods=methods, **options)
+    mine, ours = found.curves["textbook", "spearman"].values, found.curves["gradient", "spearman"].values
+    torch.testing.assert_close(mine, ours, rtol=0, atol=1e-6, equal_nan=True)
+
+
+# ------------------------------------------------------------------------------------------------ what it may return
+
+IMAGES = torch.rand(3, 2, 6, 8)
+ONE = torch.rand(3, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        (IMAGES.half(), IMAGES.half()),
+        (IMAGES.double(), IMAGES.double()),
+        (IMAGES.to(torch.float8_e5m2), IMAGES.to(torch.float8_e5m2).float()),
+        (IMAGES > 0.5, (IMAGES > 0.5).float()),
+        ((IMAGES * 9).to(torch.uint8), (IMAGES * 9).to(torch.uint8).float()),
+        ((IMAGES * 9).long(), (IMAGES * 9).long().double()),
+        (IMAGES.numpy()[..., ::-1], IMAGES.flip(-1)),
+        (IMAGES.numpy().astype(">f8"), IMAGES.double()),
+        ([IMAGES], IMAGES),
+        ((ONE,), ONE[:, None]),
+        (ONE[:, None], ONE[:, None]),
+        (ONE.numpy() > 0.5, (ONE > 0.5)[:, None].float()),
+        (ONE[:, None].expand(3, 5, 6, 8), 5 * ONE[:, None]),
+        (ONE[:, ::2, ::2], F.interpolate(ONE[:, None, ::2, ::2], (6, 8), mode="bilinear")),
+        (IMAGES[..., :2, :2], F.interpolate(IMAGES[..., :2, :2].sum(1, keepdim=True), (6, 8), mode="bilinear")),
+    ],
+)
+def test_real_numbers_of_any_width_and_maps_of_any_coarseness_are_attributions(returned, expected):
+    found, _ = attribution_of(returned, IMAGES)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (IMAGES.to(torch.complex64), "complex numbers"),
+        (IMAGES.to_sparse(), "sparse"),
+        (IMAGES[:2], r"\(2, 2, 6, 8\) for an input of shape \(3, 2, 6, 8\)"),
+        (torch.rand(3), r"\(3,\) for an input of shape"),
+        (torch.rand(()), r"\(\) for an input of shape"),
+        (torch.rand(3, 2, 1, 6, 8), r"\(3, 2, 1, 6, 8\) for an input of shape"),
+        (torch.rand(3, 9, 9), r"\(3, 9, 9\) for an input of shape"),
+        (torch.rand(3, 0, 6, 8), r"\(3, 0, 6, 8\) for an input of shape"),
+        (None, "NoneType instead of a tensor"),
+        ([IMAGES, IMAGES], "list instead of a tensor"),
+        (np.array(["a"] * 3), "instead of numbers"),
+    ],
+)
+def test_what_is_no_attribution_is_refused_with_what_it_is(returned, said):
+    with pytest.raises(NoAttribution, match=said):
+        attribution_of(returned, IMAGES)
+
+
+@pytest.mark.parametrize("value", [torch.rand(3, 2, 9), torch.rand(3, 1, 4, 4, 4)], ids=["signal", "volume"])
+def test_coarse_maps_of_signals_and_volumes_are_interpolated_along_every_side(value):
+    coarse = value[:, 0, ..., ::2]
+    found, remark = attribution_of(coarse, value)
+    assert found.shape == (3, 1, *value.shape[2:])
+    assert "interpolated" in remark
+
+
+def test_columns_of_a_table_are_never_stretched():
+    with pytest.raises(NoAttribution, match=r"\(3, 4\) for an input of shape \(3, 5\)"):
+        attribution_of(torch.rand(3, 4), torch.rand(3, 5))
+
+
+def test_an_attribution_shares_no_memory_with_what_was_returned():
+    kept = torch.rand(3, 5)
+    found, _ = attribution_of(kept, torch.rand(3, 5))
+    before = found.clone()
+    kept.zero_()
+    assert torch.equal(found, before)
+
+
+@pytest.mark.parametrize("method", ["edge_detector", "input_copy", "random", "constant"])
+def test_controls_of_images_in_bytes_are_those_of_the_same_numbers(method):
+    pixels = (images(3) * 255).to(torch.uint8)
+    torch.manual_seed(0)
+    found = resolve(method)(None, pixels, None)
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, resolve(method)(None, pixels.float(), None))
