@@ -149,7 +149,7 @@ def parameter_randomization_test(
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples)
     thinned = thinning_note(walk.thinned, max_seconds)
-    coverage = ready.coverage(walk, given["order"], thinned)
+    coverage = ready.coverage(walk, walked["order"], thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
     buffers = unsaved_buffers(model)
     unsaved = {"unsaved_buffers": buffers} if buffers else {}
