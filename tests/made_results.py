@@ -29,7 +29,10 @@ def made(similarity=None, *, controls=True, criterion=None, trials=6, samples=24
     def about(mean, *shape, width=spread):
         return mean + width * torch.randn(*shape, generator=rng)
 
-    wanted = {**similarity, **({"gradient": 0.15, "edge_detector": 1.0, "random": 0.0} if controls else {})}
+    wanted = {
+        **similarity,
+        **({"output_pattern": 0.15, "gradient": 0.15, "edge_detector": 1.0, "random": 0.0} if controls else {}),
+    }
     curves, verdicts, grounds = {}, {}, {}
     for name, mean in wanted.items():
         width = 0.0 if name == "edge_detector" else spread

@@ -33,7 +33,14 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention
 from lightning_sanity.attribution.class_activation import cam
-from lightning_sanity.attribution.controls import constant, edge_detector, input_copy, input_plus_gradient, random
+from lightning_sanity.attribution.controls import (
+    constant,
+    edge_detector,
+    input_copy,
+    input_plus_gradient,
+    output_pattern,
+    random,
+)
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.differences import deeplift, deeplift_local, deepshap, deepshap_local
 from lightning_sanity.attribution.gradient_cam import (
@@ -116,6 +123,7 @@ __all__ = [
     "lrp_z_plus",
     "meaningful_perturbation",
     "occlusion",
+    "output_pattern",
     "prediction_difference_analysis",
     "random",
     "resolve",
@@ -172,6 +180,7 @@ _METHODS: dict[str, Callable[..., Method]] = {
         meaningful_perturbation,
         extremal_perturbation,
         xrai,
+        output_pattern,
         edge_detector,
         input_copy,
         input_plus_gradient,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_sanity.attribution.method import Method, first, output_gradient
+from lightning_sanity.attribution.derived import Derived
+from lightning_sanity.attribution.method import Method, first, output_gradient, outputs_of
+from lightning_sanity.resources.random_streams import generator
+
+_DIRECTIONS = 16  # of the outputs that are looked at, where there are more
+_SLOWEST, _FASTEST = 0.5, 8.0  # radians per standard deviation of the outputs
 
 
 def edge_detector() -> Method:
@@ -46,6 +53,64 @@ def input_plus_gradient(weight: float = 0.1) -> Method:
         return _unit(image) + weight * _unit(gradient)
 
     return Method("input_plus_gradient", attribute, control=True)
+
+
+def output_pattern(reference: Tensor | None = None) -> Method:
+    """A pattern made of nothing but the model's outputs: changes exactly as far as they do, so it must pass.
+
+    Every position of the input's grid shows ``1 + cos(w z + b)`` of the standardised outputs ``z``, with a frequency
+    ``w`` and a phase ``b`` of its own, the same for all samples and models: random Fourier features, whose correlation
+    over positions is a kernel of the distance between two outputs (Rahimi & Recht, "Random Features for Large-Scale
+    Kernel Machines", NeurIPS 2007). Frequencies are spread over octaves, so that little and large changes both show.
+
+    Args:
+        reference: The trained model's outputs ``(N, ...)``, by whose mean and spread over samples outputs are
+            standardised, one by one. If None they are taken as they are.
+    """
+    scores = None if reference is None else _scores(reference)
+    centre, spread = (0.0, 1.0) if scores is None else _standard(scores)
+
+    def pattern(value: Tensor, outputs: Tensor) -> Tensor:
+        found = (_scores(outputs) - centre) / spread
+        shape = (1, *value.shape[2:]) if value.ndim > 2 else value.shape[1:]
+        waves, phases, directions = (t.to(found) for t in _waves(math.prod(shape), found.shape[1]))
+        return (1 + torch.cos(found @ directions @ waves + phases)).reshape(len(value), *shape)
+
+    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return pattern(first(inputs), outputs_of(model, inputs))
+
+    def combine(value: Tensor, seen: Any) -> Tensor:
+        return pattern(value, seen.outputs)
+
+    # The fastest wave takes rounding of an output to as much more of the map.
+    function = Derived(attribute, combine, rules=(), tolerance=1e-3)
+    return Method("output_pattern", function, control=True, signed=False, passes=0.5)
+
+
+def _scores(outputs: Tensor) -> Tensor:
+    """Outputs ``(N, scores)``, at least float32."""
+    flat = outputs.detach().reshape(len(outputs), -1)
+    return flat if flat.dtype == torch.float64 else flat.float()
+
+
+def _standard(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over samples; a score that is the same for all of them is left at its scale."""
+    spread = scores.std(0, correction=0)
+    return scores.mean(0), torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+@lru_cache(maxsize=8)
+def _waves(positions: int, scores: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Frequencies ``(K, positions)``, phases ``(positions,)`` and the directions ``(scores, K)`` they are along."""
+    draw = generator("output pattern", positions, scores)
+    kept = min(scores, _DIRECTIONS)
+    directions = torch.eye(scores)
+    if scores > kept:
+        directions = torch.randn(scores, kept, generator=draw) / math.sqrt(scores)
+    octaves = _SLOWEST * (_FASTEST / _SLOWEST) ** torch.rand(positions, generator=draw)
+    waves = octaves * torch.randn(kept, positions, generator=draw) / math.sqrt(kept)
+    return waves, 2 * math.pi * torch.rand(positions, generator=draw), directions
 
 
 def random() -> Method:

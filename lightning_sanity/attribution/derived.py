@@ -27,12 +27,14 @@ class Reading:
         square: The same of its square; only where there are copies.
         activation: The layer's output ``(rows, C, h, w)``.
         slope: The explained output's gradient there.
+        outputs: What the model returned for the batch itself ``(rows, ...)``; None for altered copies.
     """
 
     mean: Mapping[str, Tensor]
     square: Mapping[str, Tensor] = field(default_factory=dict)
     activation: Tensor | None = None
     slope: Tensor | None = None
+    outputs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Derived:
         plain: The attribution by passes of its own, which any shortcut must equal. A call runs it with
             ``InputGradients``.
         combine: ``(explained rows, evidence) -> attribution``, each row by itself.
-        rules: The gradients at the input that ``combine`` reads: "gradient", "guided", "deconvnet".
+        rules: The gradients at the input that ``combine`` reads: "gradient", "guided", "deconvnet"; none where it
+            reads a layer or the outputs alone.
         layer: Where activation and slope are taken, if anywhere.
         copies: Which copies of the batch the gradients are summed over; None for the batch itself.
         tolerance: Largest difference from ``plain``, relative to its norm, that batches of another size

@@ -39,7 +39,7 @@ class Comparison:
         measures: The similarities to fill.
         support: Pixels that are not background ``(N, H, W)``, or None.
         device: Where maps are compared.
-        repeats: Re-runs for the noise guard, and for the ceiling of a stochastic method of a single model.
+        repeats: Re-runs for the noise guard, and of a stochastic method under other seeds.
         seed: Of every draw.
     """
 
@@ -83,7 +83,8 @@ class Comparison:
         noise, cross = self._guard(method, functions, maps)
         norm = torch.stack([torch.linalg.vector_norm(each.magnitude) for each in maps]).float().cpu()
         track = Track(
-            ceiling=self._ceiling(method, functions, references, likeness),
+            ceiling=self._ceiling(likeness),
+            again=self._again(method, functions, maps[0]),
             noise=noise,
             cross=cross,
             dead=float(1 - live.float().mean()),
@@ -124,26 +125,23 @@ class Comparison:
         )
         return Maps(found.signed.to(self.device), found.magnitude.to(self.device))
 
-    def _ceiling(
-        self,
-        method: Method,
-        functions: Sequence[AttributionFn],
-        references: Sequence[Reference],
-        likeness: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """Likeness of true-label models to one another; with one such model, of its explanation to another run."""
+    def _ceiling(self, likeness: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Likeness of true-label models to one another; one such model is like itself, under the one seed of all."""
         if self.true > 1:
             one, other = torch.triu_indices(self.true, self.true, 1)
             return {key: table[one, other] for key, table in likeness.items()}
+        return {key: torch.ones(1, table.shape[-1]) for key, table in likeness.items()}
+
+    def _again(self, method: Method, functions: Sequence[AttributionFn], maps: Maps) -> Tensor | None:
+        """Likeness of the first model's explanation to further ones under other seeds ``(repeats, N)``."""
         if not method.stochastic:
-            return {
-                key: torch.ones(self.repeats, table.shape[-1], dtype=torch.float32) for key, table in likeness.items()
-            }
+            return None
+        reference = Reference(maps, [measure for measure in self.measures if measure.name == "spearman"], None)
         again = [
-            references[0].against(self._explain(method, functions, 0, "again", repeat), 0)
+            reference.against(self._explain(method, functions, 0, "again", repeat), 0)["spearman"][0]
             for repeat in range(self.repeats)
         ]
-        return {key: torch.stack([found[key][0] for found in again]).float().cpu() for key in likeness}
+        return torch.stack(again).float().cpu()
 
     def _guard(self, method: Method, functions: Sequence[AttributionFn], maps: Sequence[Maps]) -> tuple[Tensor, Tensor]:
         """Do the maps carry signal? See ``statistics.signal``; mean over the true-label models."""

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 from typing_extensions import Unpack
 
 from lightning_sanity.attribution import resolve, resolve_all
+from lightning_sanity.attribution.controls import output_pattern
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.data_randomization.comparison import Comparison
 from lightning_sanity.data_randomization.distinct import (
@@ -70,7 +71,7 @@ from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tok
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
-from lightning_sanity.result.controls import CONTROLS, POSITIVE_CONTROL, validated, wrong_control
+from lightning_sanity.result.controls import COMPARISON, CONTROLS, POSITIVE_CONTROL, validated, wrong_control
 from lightning_sanity.result.dri import judge_labels, label_permutation
 from lightning_sanity.result.evidence import UNCHECKED, unchecked
 from lightning_sanity.result.sanity_result import (
@@ -90,7 +91,6 @@ from lightning_sanity.similarity import Similarity
 STEP = "random labels"
 """The one unit of a result: what was changed."""
 
-_GRADIENT_FAILED = "which changes with the labels of any model that learned them: did the models learn theirs?"
 _SAME_PREDICTIONS = 1e-4  # level at which predictions of both kinds of models agree more than by chance
 
 
@@ -116,9 +116,9 @@ def data_randomization_test(
     different as unrelated maps, 0 = no more different than after training again. The smallest counts, over the
     similarities in which ``S_seed`` is above ``U`` at all.
 
-    With one true-label model there is no ``S_seed``; the same explanation run again takes its place, which leaves the
-    effect of the training seed in the index. So a PASS takes three models of each kind; a FAIL does not. Copies of one
-    model count as one and are refused.
+    With one true-label model there is no ``S_seed``; 1, the same model explained again, takes its place, which leaves
+    the effect of the training seed in the index. So a PASS takes three models of each kind; a FAIL does not. Copies of
+    one model count as one and are refused.
 
     Args:
         model: The model, or several that were trained on the true labels with different seeds.
@@ -194,7 +194,7 @@ def data_randomization_test(
     if learned is None or not learned.label_agreement:
         wrong = wrong or _alike(ready.outputs, groups)
     if learned is not None:  # else no verdict stands, and a control's duty is to models that learned their labels
-        wrong = wrong or wrong_control(verdicts, _GRADIENT_FAILED)
+        wrong = wrong or wrong_control(verdicts)
     verdicts, valid, validity = validated(verdicts, wrong)
     if learned is None:
         verdicts = {name: unchecked(verdict) for name, verdict in verdicts.items()}
@@ -210,7 +210,10 @@ def data_randomization_test(
             for key in track.trials.values
         },
         verdicts=verdicts,
-        output_change=_output_change(ready.outputs, groups, tracks.get(POSITIVE_CONTROL)),
+        reproducibility={
+            name: track.again for name, track in tracks.items() if track.error is None and track.again is not None
+        },
+        output_change=_output_change(ready.outputs, groups, tracks.get(COMPARISON)),
         coverage=replace(coverage, notes=coverage.notes + ready.guests.notes),
         valid=valid,
         validity=validity,
@@ -219,7 +222,7 @@ def data_randomization_test(
         )
         | {
             "models": list(groups),
-            "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same explanation run again",
+            "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same model under the same seed",
             "memorization": None if learned is None else _plain(asdict(learned)),
             "min_train_accuracy": min_train_accuracy,
             "weights_digests": [weights_digest(each) for each in true],
@@ -307,6 +310,8 @@ def _prepared(
         chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
         if given["controls"]:
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
+        if POSITIVE_CONTROL in chosen:
+            chosen[POSITIVE_CONTROL] = output_pattern(outputs[: len(true)].flatten(0, 1))
         guests = Guests([(theirs, copied) for theirs, (copied, *_) in zip((*true, *permuted), copies, strict=True)])
         subjects = [
             Explanation(explained, each, None if target_ is None else target_.to(at), question=asked.place)

@@ -280,7 +280,8 @@ class Engine:
 
     def _needs(self, name: str) -> set[object]:
         derived = self.methods[name]
-        return {(derived.copies, rule) for rule in derived.rules} | ({derived.layer} if derived.layer else set())
+        found: set[object] = {(derived.copies, rule) for rule in derived.rules}
+        return found | {derived.layer} if derived.layer else found or {"outputs"}
 
     def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
         """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""

@@ -65,6 +65,9 @@ class Sums:
 
     def evidence(self, depth: int, layer: Layer | None) -> Reading:
         """What was seen of one depth."""
-        at_layer = [None if layer is None else total[layer.name][depth] for total in (self.activation, self.slope)]
+        activation, slope = (
+            None if layer is None else total[layer.name][depth] for total in (self.activation, self.slope)
+        )
         mean, square = ({rule: total[depth] for rule, total in each.items()} for each in (self.mean, self.square))
-        return Reading(mean, square, *at_layer)
+        outputs = self.outputs["all"][depth] if "all" in self.outputs else None
+        return Reading(mean, square, activation, slope, outputs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sanity.result.sanity_result import Grounds
-from lightning_sanity.result.verdict import HALF, MEASURES, SIGNED, Evidence
+from lightning_sanity.result.verdict import HALF, MEASURES, SIGNED, WHOLE, Evidence, Scope
 from lightning_sanity.similarity import Similarity
 
 
@@ -26,9 +26,6 @@ class Trials:
             ``(trials, N)``, where asked for.
         entropy_rise: See ``complexity.efficient_mprt``; ``(trials, N)``, where asked for.
         pictures: Signed maps of the first trial of all ``(K, kept depths, h, w)``.
-        last: Of the positive control, per trial the magnitude of its maps at full randomization ``(N, H, W)``.
-        last_crossed: Likewise under the questions of other samples, where something is asked.
-        twins: Per pair of consecutive trials, the similarity of the maps of their twins ``(N,)``.
         error: Why the method was given up, if it was.
         failed_at: Trial and depth of that; (-1, 0) on the trained model.
     """
@@ -39,9 +36,6 @@ class Trials:
     dependence: Tensor | None = None
     entropy_rise: Tensor | None = None
     pictures: Tensor | None = None
-    last: dict[int, Tensor] = field(default_factory=dict)
-    last_crossed: dict[int, Tensor] = field(default_factory=dict)
-    twins: list[Tensor] = field(default_factory=list)
     error: str | None = None
     failed_at: tuple[int, int] = (-1, 0)
 
@@ -78,7 +72,9 @@ class Track:
     """What was measured of one method; tensors on the CPU once they are in a ``Walk``.
 
     Attributes:
-        ceiling: Per similarity ``(repeats, N)``; ones for a deterministic method.
+        ceiling: Per similarity ``(repeats, N)``; ones where all models are explained under one seed.
+        again: Spearman of magnitude between the explanation and others under other seeds ``(repeats, N)``; None for a
+            deterministic method.
         noise: Spearman of magnitude under input noise ``(repeats, N)``.
         cross: Spearman of magnitude between trained maps of different samples ``(pairs, N)``.
         other_class: See ``diagnostics.between_classes``, where asked for.
@@ -95,6 +91,7 @@ class Track:
     """
 
     ceiling: dict[str, Tensor] = field(default_factory=dict)
+    again: Tensor | None = None
     noise: Tensor | None = None
     cross: Tensor | None = None
     other_class: dict[str, Tensor] = field(default_factory=dict)
@@ -127,8 +124,7 @@ class Track:
 
         tables = {name: joined(name) for name in ("values", "floor", "norm", "dependence", "entropy_rise")}
         pictures = more.pictures if before is None else before.pictures
-        twins = ([] if before is None else before.twins) + more.twins[: max(walked - 1, 0)]
-        self.trials = Trials(**tables, pictures=pictures, twins=twins)
+        self.trials = Trials(**tables, pictures=pictures)
 
     @property
     def pictures(self) -> Tensor | None:
@@ -147,8 +143,6 @@ def _on_cpu(found: Any) -> Any:
     for name, value in vars(found).items():
         if isinstance(value, dict):
             moved[name] = {key: tensor.cpu() for key, tensor in value.items()}
-        elif isinstance(value, list):
-            moved[name] = [tensor.cpu() for tensor in value]
         elif isinstance(value, Tensor):
             moved[name] = value.cpu()
     return replace(found, **moved)
@@ -175,8 +169,33 @@ def spread_of(outputs: Tensor) -> Tensor:
     return outputs.reshape(*outputs.shape[:2], -1).double().std(1, correction=0).mean(1)
 
 
-def evidence_of(track: Track, problem: str | None, half: bool = False) -> Evidence:
+def agreement_of_twins(outputs: Tensor) -> Tensor:
+    """Signed correlation over samples of each score between consecutive re-initialised models ``(trials - 1, scores)``.
+
+    Independent weights give scores that rise and fall independently of one another: near 0 on average, whatever the
+    architecture. Where all weights are positive, every model's scores rise with the same samples: 1. A score that is
+    the same for all samples is NaN.
+
+    Args:
+        outputs: Of models whose weights are all random, on the same samples ``(trials, N, ...)``.
+    """
+    scores = outputs.reshape(*outputs.shape[:2], -1).double()
+    scores = scores - scores.mean(1, keepdim=True)
+    scores = scores / scores.square().sum(1, keepdim=True).sqrt()
+    return (scores[1:] * scores[:-1]).sum(1)
+
+
+def evidence_of(
+    track: Track,
+    problem: str | None,
+    half: bool = False,
+    *,
+    weights: Sequence[float] = (),
+    scope: Scope = WHOLE,
+) -> Evidence:
     """What a verdict rests on: the measures that mean something for these maps."""
+    if track.coarse is not None and track.coarse[0].numel() == 1:
+        problem = problem or _ONE_VALUE
     error = track.error
     if half and error is not None and any(name in error for name in ("Half", "BFloat16")):  # as torch names them
         error += HALF
@@ -192,11 +211,22 @@ def evidence_of(track: Track, problem: str | None, half: bool = False) -> Eviden
         track.dead,
         problem or error,
         half,
+        track.again,
+        weights,
+        scope,
     )
 
 
 def grounds_of(track: Track, problem: str | None, half: bool = False) -> Grounds:
     """What a verdict rests on besides the curves, for the result; arguments as of ``evidence_of``."""
     evidence = evidence_of(track, problem, half)
+    if track.error is not None:  # what each of several processes had measured before differs
+        return Grounds(trivial=evidence.trivial, half=half)
     noise, cross = (None if table is None else table.float() for table in (evidence.noise, evidence.cross))
     return Grounds(noise, cross, evidence.dead, track.unsigned, evidence.trivial, half)
+
+
+_ONE_VALUE = (
+    "a map of one value has nothing to be ranked: a saliency map needs several positions; explain an input that has "
+    "them, or a layer"
+)

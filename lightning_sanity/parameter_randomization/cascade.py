@@ -37,10 +37,10 @@ from lightning_sanity.resources.budget import Cost, Shared
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress
 from lightning_sanity.resources.random_streams import stream_seed
-from lightning_sanity.result.controls import POSITIVE_CONTROL
 from lightning_sanity.result.pictures import depths as picture_depths
 from lightning_sanity.similarity import Similarity
 
+_ASKED = 8  # trials from which even single scores of regions would not all rise together by chance
 Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
 """A depth's maps, and what they are like where that is known already; see ``Reference.against``."""
 
@@ -62,6 +62,8 @@ class Cascade:
         share: This process's part of the work.
         trained: The trained weights, where they are kept anyway and need no second safekeeping.
         left: Watches what passes with random weights read.
+        places: Which of a cascade's steps these are, if not all of them.
+        of: How many steps it has.
     """
 
     def __init__(
@@ -79,10 +81,13 @@ class Cascade:
         share: Share | None = None,
         trained: Mapping[str, Tensor] | None = None,
         left: Leftovers | None = None,
+        places: Sequence[int] | None = None,
+        of: int | None = None,
     ) -> None:
         self.trained, self.left = trained, left
         self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
         self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
+        self.places, self.of = tuple(range(len(steps)) if places is None else places), of or len(steps)
         self.samples = len(first(what.inputs))
         self.trials = 0
         self.tracks: dict[str, Track] = {name: Track() for name in methods}
@@ -105,7 +110,7 @@ class Cascade:
         self._engines: dict[str, str] = {}
 
     def start(self, trials: int) -> None:
-        """Explain the trained model: reference maps, their ceiling and the noise guard.
+        """Explain the trained model: reference maps and the noise guard.
 
         With a deadline, depths and methods are chosen so that this many trials fit.
         """
@@ -179,7 +184,6 @@ class Cascade:
         part = part.cpu()
         self._time.account(following, walked, self.trials, len(self.steps), self._clock() - begun)
         walked = walks.division.unite(part, walked, self.picture_depths)
-        self._compare_twins(part.tables.get(POSITIVE_CONTROL), walked)
         for name, table in part.tables.items():
             self.tracks[name].append(table, walked)
         for trial in range(walked):
@@ -199,11 +203,12 @@ class Cascade:
         trained, outputs = self._trained_outputs.cpu(), torch.stack(self._outputs)  # (N, ...), (trials, depths, N, ...)
         if self.trials < self._wanted:
             self._time.thinned["trials"] = [self.trials, self._wanted]
-        control = self.tracks.get(POSITIVE_CONTROL)
-        twins = control.trials.twins if control is not None and control.trials is not None else []
         return Walk(
             tracks={name: track.cpu() for name, track in self.tracks.items()},
             steps=self.steps,
+            places=self.places,
+            of=self.of,
+            silent=self._silent(trained, outputs),
             picture_depths=self.picture_depths,
             thinned=dict(self._time.thinned),
             cost=self._time.spent(),
@@ -213,10 +218,51 @@ class Cascade:
             correlation=correlation_of(trained, outputs),
             spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float(),
             finite=bool(trained.isfinite().all()),
-            twin_agreement=float(torch.cat(twins).nanmean()) if twins else math.nan,
+            twins=outputs[:, -1] if self._tells_twins() else outputs[:0, -1],
             changes=self._changes,
             engines={name: self._engines.get(name, "plain") for name in self.methods},
         )
+
+    def _tells_twins(self) -> bool:
+        """Whether outputs tell twins apart: what is asked of a sample, the size of a region say, may move all alike."""
+        return self.what.question is None or self.trials >= _ASKED
+
+    def _silent(self, trained: Tensor, outputs: Tensor) -> frozenset[int]:
+        """Steps, by their places in the cascade, that left the outputs bitwise as they were in every trial.
+
+        Args:
+            trained: The trained model's outputs.
+            outputs: ``(trials, depths, N, ...)``.
+        """
+        before = trained.expand_as(outputs).clone()
+        if self._nested():
+            before[:, 1:] = outputs[:, :-1]
+        found: set[int] = set()
+        for depth, place in enumerate(self.places):
+            ours, theirs = outputs[:, depth], before[:, depth]
+            same = torch.equal(ours, theirs)
+            if same or (torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6) and self._leaves_outputs(depth)):
+                lowest = self.places[depth - 1] + 1 if self._nested() and depth > 0 else place
+                found.update(range(lowest if self._nested() else place, place + 1))
+        return frozenset(found)
+
+    def _leaves_outputs(self, depth: int) -> bool:
+        """Whether a step changes nothing of the outputs by passes of their own, where shared walks leave rounding."""
+        if not self._share.apart:
+            return False
+        saved = snapshot(self.model, self.trained)
+        redraw = self.reinitializer.start_trial(0)
+        earlier = self.steps[depth - 1] if self._nested() and depth > 0 else ()
+        try:
+            for unit in earlier:
+                redraw(self.model, unit)
+            before = self.what.outputs()
+            for unit in self.steps[depth]:
+                if unit not in earlier:
+                    redraw(self.model, unit)
+            return torch.equal(before, self.what.outputs())
+        finally:
+            restore(self.model, saved)
 
     def _tables(self, name: str, trials: int) -> Trials:
         """Room for what so many more trials will measure of a method."""
@@ -249,6 +295,7 @@ class Cascade:
         for name in plan.dropped:
             self.tracks[name].error = "left out: max_time is too short for this method"
         self.steps = [self.steps[depth] for depth in plan.depths]
+        self.places = tuple(self.places[depth] for depth in plan.depths)
         self._walker = self._walker.only(plan.depths) if self._walker is not None else None
         self._ahead = {place: trial.only(plan.depths) for place, trial in self._ahead.items()}
 
@@ -463,26 +510,6 @@ class Cascade:
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:
             table.entropy_rise[place] = efficient_mprt(self.references[name].maps.magnitude, maps.magnitude)
-        if name == POSITIVE_CONTROL:
-            table.last[place] = maps.magnitude
-            table.last_crossed |= {} if unrelated is None else {place: unrelated.magnitude}
-
-    def _compare_twins(self, table: Trials | None, walked: int) -> None:
-        """Twins must not resemble one another: their weights should draw the map."""
-        if table is None or table.error is not None:
-            return
-        device = first(self.what.inputs).device
-        maps, crossed = (
-            {trial: Maps(each.to(device), each.to(device)) for trial, each in found.items()}
-            for found in (table.last, table.last_crossed)
-        )
-        for trial in range(1, walked):
-            before = self._trained_model.ranked(maps[trial - 1])
-            agreement = before.against(maps[trial], 0)["spearman"][0]
-            if crossed:  # beyond what the question alone makes alike
-                alike = before.against(crossed[trial], 0)["spearman"][0]
-                agreement = (agreement - alike) / (1 - alike)
-            table.twins.append(agreement)
 
     def _depend(self, name: str, table: Trials, place: int) -> None:
         """Likeness to the trained map, at full randomization and under input noise."""

@@ -13,7 +13,7 @@ from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer
 from lightning_sanity.randomization.unit import Plan, Unit
-from lightning_sanity.result.controls import POSITIVE_CONTROL
+from lightning_sanity.result.controls import COMPARISON
 from lightning_sanity.result.sanity_result import Coverage, UnitCoverage
 
 _SIGNAL = 1e4  # factor by which a twin's signal may differ from the trained model's before the result says so
@@ -53,7 +53,9 @@ def coverage_of(
     changed = sum(sizes[name] for entry in entries for name in entry.parameters if name not in entry.kept)
     notes = drawer.notes + planned.notes + notes + _kept_buffers(planned, model, graph, left) + left.notes
     aside = tuple(name for unit in planned.aside for name in unit.parameters)
-    total = sum(sizes.values()) + sum(each.count for each in left.trained.values())
+    unwalked = [name for unit in planned.units if unit not in seen for name in unit.parameters]
+    total = sum(sizes.values()) + sum(model.get_parameter(name).numel() for name in unwalked)
+    total += sum(each.count for each in left.trained.values())
     unused = tuple(name for name in planned.unused if name not in left.late)
     return Coverage(changed / total, tuple(entries), unused, notes, aside, tuple(left.trained))
 
@@ -94,7 +96,7 @@ def _kept_buffers(planned: Plan, model: nn.Module, graph: Graph, left: Leftovers
 def gradient_ratio_of(walk: Walk) -> Tensor:
     """Norm of the plain gradient at full randomization over the trained model's; ``(trials,)``."""
     ratio = torch.full_like(walk.spread_ratio, torch.nan)
-    track = walk.tracks.get(POSITIVE_CONTROL)
+    track = walk.tracks.get(COMPARISON)
     if track is not None and track.norm is not None and track.trials is not None:
         ratio[: len(track.trials.norm)] = track.trials.norm / track.norm
     return ratio
@@ -114,6 +116,23 @@ def signal_notes(walk: Walk, gradient_ratio: Tensor) -> tuple[str, ...]:
                 "factory, keeps the scale"
             )
     return tuple(notes)
+
+
+def step_notes(walk: Walk, depths: Mapping[tuple[Unit, ...], str]) -> tuple[str, ...]:
+    """Which steps were walked, if not all, and which of them are no evidence."""
+    notes: tuple[str, ...] = ()
+    if len(walk.places) < walk.of:
+        walked = ", ".join(str(place + 1) for place in walk.places)
+        notes += (
+            f"{len(walk.places)} of {walk.of} steps walked ({walked}); between them an index takes straight lines",
+        )
+    silent = [depths[tuple(step)] for step, place in zip(walk.steps, walk.places, strict=True) if place in walk.silent]
+    if silent:
+        notes += (
+            f"no evidence, because the explained outputs stayed bitwise the same in every trial, and left out of every "
+            f"index: {', '.join(silent)}",
+        )
+    return notes
 
 
 def thinning_note(thinned: Mapping[str, Any], seconds: float | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from lightning_sanity.attribution import resolve, resolve_all
 from lightning_sanity.attribution.batching import at_most
+from lightning_sanity.attribution.controls import output_pattern
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
 from lightning_sanity.explanation.guests import Guests
@@ -48,6 +49,7 @@ from lightning_sanity.parameter_randomization.coverage import (
     coverage_of,
     gradient_ratio_of,
     signal_notes,
+    step_notes,
     thinning_note,
 )
 from lightning_sanity.parameter_randomization.diagnostics import diagnose
@@ -59,10 +61,11 @@ from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
 from lightning_sanity.randomization.unit import Plan, plan
+from lightning_sanity.resources.budget import spread
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
-from lightning_sanity.result.controls import CONTROLS
+from lightning_sanity.result.controls import CONTROLS, POSITIVE_CONTROL
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
@@ -72,7 +75,7 @@ from lightning_sanity.result.sanity_result import (
     Pictures,
     SanityResult,
 )
-from lightning_sanity.result.verdict import Criterion
+from lightning_sanity.result.verdict import Criterion, Scope, scope_of
 from lightning_sanity.similarity import Similarity
 
 
@@ -143,7 +146,7 @@ def parameter_randomization_test(
         samples = pictures_module.samples(batch_size(ready.values)) if pictures else ()
         with progress_bar(progress) as tick:
             walked = given if ready.problem is None else {**given, **_IN_VAIN}
-            walk = _walk(ready.cascade(walked, samples, tick, deadline, share), walked, gated)
+            walk = _walk(ready, ready.cascade(walked, samples, tick, deadline, share), walked, gated)
         share.close()
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples)
@@ -154,6 +157,12 @@ def parameter_randomization_test(
     unsaved = {"unsaved_buffers": buffers} if buffers else {}
     return SanityResult(
         units=tuple(step.name for step in coverage.units),
+        depth_weights=walk.weights,
+        reproducibility={
+            name: track.again
+            for name, track in walk.tracks.items()
+            if name in walk.measured and track.again is not None
+        },
         curves={
             (name, key): Curve(found.values[key], found.floor[key], walk.tracks[name].ceiling[key])
             for name, found in walk.measured.items()
@@ -191,6 +200,7 @@ class _Ready:
     what: Explanation
     place: Embedding | None
     planned: Plan
+    layers: int
     drawer: Reinitializer
     chosen: Mapping[str, Method]
     refused: Mapping[str, str]
@@ -223,15 +233,31 @@ class _Ready:
             max_batch=self.max_batch,
             max_memory=self.max_memory,
         )
-        steps = tuple(self.planned.depths(given["order"]))
-        measured = self.what, self.methods, self.used, self.support
+        every = tuple(self.planned.depths(given["order"]))
+        places = spread(min(given["max_steps"] or len(every), len(every)), len(every))
+        steps, measured = [every[place] for place in places], (self.what, self.methods, self.used, self.support)
         return Cascade(
-            self.copied, *measured, steps, self.drawer, settings, tick, deadline, share, self.kept, self.left
+            self.copied,
+            *measured,
+            steps,
+            self.drawer,
+            settings,
+            tick,
+            deadline,
+            share,
+            self.kept,
+            self.left,
+            places,
+            len(every),
         )
 
+    def scope(self, walk: Walk, order: str) -> Scope:
+        return scope_of(order, sum(weight > 0 for weight in walk.weights), self.layers)
+
     def coverage(self, walk: Walk, order: str, thinned: tuple[str, ...]) -> Coverage:
-        notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes + self.guests.notes
         depths = self.planned.depths(order)
+        notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes + self.guests.notes
+        notes += step_notes(walk, depths)
         return coverage_of(self.planned, depths, self.drawer, walk, self.copied, self.graph, self.left, notes)
 
 
@@ -252,10 +278,11 @@ def _prepared(
         left, graph = leftovers_of(
             copied, explained, as_arguments(values), graph, model, given["constants"], asked.forward
         )
-        planned = plan(copied, graph, given["granularity"], given["max_steps"])
+        planned = plan(copied, graph, given["granularity"])
+        layers = len((planned if given["granularity"] == "layer" else plan(copied, graph)).steps)
         notes = other_paths(copied, explained, values, graph) + left_out(model, copied) + asked.notes
         drawer = reinitializer(
-            given["reinitialize"], copied, model, planned, given["seed"], given["norm_stats"], given["twin_device"]
+            given["reinitialize"], copied, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
         # Adapted hides the model's own modules one level down.
@@ -265,6 +292,8 @@ def _prepared(
             chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
         guests = Guests([(model, copied)])
         chosen = guests.invite({name: asked.guest(method) for name, method in chosen.items()})
+        if POSITIVE_CONTROL in chosen:
+            chosen[POSITIVE_CONTROL] = output_pattern(graph.outputs.to(device))
         place = mask = None
         if at_embeddings(values, given["tokens"]):
             what, place, mask = at_tokens(what, asked.names, given["tokens"])
@@ -294,6 +323,7 @@ def _prepared(
             what,
             place,
             planned,
+            layers,
             drawer,
             chosen,
             refused,
@@ -315,14 +345,16 @@ _IN_VAIN = WalkOptions(order="full", trials=1)  # where no verdict can be had: o
 _AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still open
 
 
-def _walk(cascade: Cascade, given: WalkOptions, gated: Set[str]) -> Walk:
+def _walk(ready: _Ready, cascade: Cascade, given: WalkOptions, gated: Set[str]) -> Walk:
     """All trials; or, for "auto", as many as the open verdicts need, by a schedule that was fixed beforehand."""
     trials = given["trials"]
     schedule = (trials,) if isinstance(trials, int) else _AUTO_TRIALS
     cascade.start(schedule[0])
     cascade.extend(schedule[0])
     for more in schedule[1:]:
-        still_open = undecided(cascade.walk(), gated, given["criterion"] or Criterion())
+        walk = cascade.walk()
+        scope = ready.scope(walk, given["order"])
+        still_open = undecided(walk, gated, given["criterion"] or Criterion(), scope)
         if still_open:
             cascade.extend(more, still_open)
     return cascade.walk()
@@ -337,7 +369,10 @@ def _judged(
     """The fields of a result that say what the numbers mean."""
     trivial = ready.problem or nothing_changed(walk, coverage, given["order"], ready.left)
     criterion = given["criterion"] or Criterion()
-    verdicts, valid, validity = judge_all(ready.chosen, gated, ready.refused, walk, criterion, trivial, ready.half)
+    scope = ready.scope(walk, given["order"])
+    verdicts, valid, validity = judge_all(
+        ready.chosen, gated, ready.refused, walk, criterion, trivial, ready.half, scope
+    )
     for name in gated & walk.measured.keys():
         if valid and verdicts[name].outcome is Outcome.FAIL and unmoved(walk.measured[name]):
             verdicts[name] = replace(verdicts[name], reason=f"{verdicts[name].reason}; {UNMOVED}")
@@ -394,6 +429,9 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
             "diagnostics": list(given["diagnostics"]),
             "constants": list(given["constants"]),
             "reinitialize": ready.drawer.name,
+            "layers": ready.layers,
+            "steps": walk.of,
+            "walked": [place + 1 for place in walk.places],
             "trials_run": {name: len(found.norm) for name, found in walk.measured.items()},
             "thinned": walk.thinned,
             "effort": settled_effort({name: method for name, (method, _) in ready.methods.items()}),

@@ -80,6 +80,11 @@ def combined(results: Mapping[str, SanityResult]) -> SanityResult:
             for name, result in results.items()
             for method, maps in result.trained_maps.items()
         },
+        reproducibility={
+            f"{method}[{name}]": again
+            for name, result in results.items()
+            for method, again in result.reproducibility.items()
+        },
         grounds={
             f"{method}[{name}]": grounds
             for name, result in results.items()

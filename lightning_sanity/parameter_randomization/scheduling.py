@@ -177,8 +177,6 @@ class Division:
             for key in mine:
                 mine[key][trial, depth] = theirs[key][trial, depth]
         if depth == self.depths - 1:
-            table.last |= {place: maps for place, maps in owner.last.items() if place == trial}
-            table.last_crossed |= {place: maps for place, maps in owner.last_crossed.items() if place == trial}
             for name in ("norm", "dependence", "entropy_rise"):
                 ours, measured = getattr(table, name), getattr(owner, name)
                 if ours is not None and measured is not None:
@@ -271,7 +269,7 @@ def guards(
     Args:
         share: Among whom.
         passes: See ``Division``.
-        stochastic: Methods whose explanations are repeated for their ceiling.
+        stochastic: Methods whose explanations are repeated under other seeds.
         together: Methods whose noisy copies are explained in shared passes, by one process.
         repeats: How often.
 
@@ -290,7 +288,7 @@ def guards(
 
 
 def unite_references(share: Share, tracks: Mapping[str, Track], guards: Mapping[str, int]) -> None:
-    """Give every process each method's ceiling and noise guard from the process in ``guards`` that measured them."""
+    """Give every process what a process in ``guards`` found of each method: its signal, and how far it comes again."""
     if share.world == 1:
         return
     parts = share.exchange({name: track.cpu() for name, track in tracks.items()})
@@ -298,7 +296,7 @@ def unite_references(share: Share, tracks: Mapping[str, Track], guards: Mapping[
         everyone: list[Track] = [part[name] for part in parts]
         if not _first_failure(track, everyone):
             guard = everyone[guards[name]]
-            track.ceiling, track.noise, track.cross = guard.ceiling, guard.noise, guard.cross
+            track.again, track.noise, track.cross = guard.again, guard.noise, guard.cross
             track.other_class = guard.other_class
 
 

@@ -1,4 +1,4 @@
-"""What is known of the trained model before any weight is random: its maps, their ceiling, their signal."""
+"""What is known of the trained model before any weight is random: its maps, their signal, how far they come again."""
 
 from __future__ import annotations
 
@@ -177,15 +177,14 @@ class TrainedModel:
         if self.settings.picture_samples:
             track.picture = pictured(maps, self.settings.picture_samples)
         for similarity in self._similarities:
-            rows = max(copies, 1)
-            track.ceiling[similarity.name] = flat.new_ones((rows, self._samples), dtype=torch.float32)
+            # Under the one seed of all models, the unchanged model's map is the same again.
+            track.ceiling[similarity.name] = flat.new_ones((1, self._samples), dtype=torch.float32)
         if not self.mine(name):
             return
         if self.methods[name][0].stochastic:
-            for repeat in range(copies):
-                again = reference.against(self._explain(name, self.what, "again", repeat), 0)
-                for key, (same, _) in again.items():
-                    track.ceiling[key][repeat] = same
+            ranked = self.ranked(maps)
+            again = [self._explain(name, self.what, "again", repeat) for repeat in range(copies)]
+            track.again = torch.stack([ranked.against(one, 0)["spearman"][0] for one in again]).float()
         self._guard(name, track, maps, copies)
 
     def _comparing(self, reference: Reference, depths: int, clock: Callable[[], float], patience: float) -> float:

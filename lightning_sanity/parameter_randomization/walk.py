@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_sanity.explanation.measurements import Track, Trials
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.unit import Unit
+from lightning_sanity.result.psi import depth_weights
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Walk:
     Attributes:
         tracks: Per method.
         steps: Which units were random at each depth; a deadline may have thinned them.
+        places: Which of the cascade's steps these were.
+        of: How many it has.
+        silent: Those, by their places, that left the outputs bitwise as they were in every trial.
         picture_depths: Depths that have pictures.
         thinned: What a deadline left out, in plain values.
         cost: What the trials were expected to take under a deadline, and took.
@@ -29,8 +33,8 @@ class Walk:
         correlation: Correlation with the trained model's outputs ``(trials, depths)``.
         spread_ratio: Spread of the outputs over the trained model's ``(trials,)``.
         finite: Whether the trained model's outputs are.
-        twin_agreement: Mean Spearman correlation between the plain gradients of consecutive twins, same sample: near
-            the floor for random twins, near 1 for twins that differ in name only; NaN where it was not measured.
+        twins: Outputs of the models whose weights are all random ``(trials, N, ...)``; none where they would tell
+            nothing of the draw.
         changes: Per parameter, one per trial.
         engines: Per method, how its depths were explained: "two_stream" (all at once; "two_stream, folded" on request),
             "full_batch" (many at once), or "plain".
@@ -38,6 +42,9 @@ class Walk:
 
     tracks: dict[str, Track]
     steps: Sequence[Sequence[Unit]]
+    places: tuple[int, ...]
+    of: int
+    silent: frozenset[int]
     picture_depths: tuple[int, ...]
     thinned: dict[str, Any]
     cost: dict[str, float]
@@ -47,9 +54,14 @@ class Walk:
     correlation: Tensor
     spread_ratio: Tensor
     finite: bool
-    twin_agreement: float
+    twins: Tensor
     changes: Mapping[str, Sequence[Change]]
     engines: Mapping[str, str]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How much each depth counts in an index."""
+        return depth_weights(self.places, self.of, self.silent)
 
     @property
     def measured(self) -> dict[str, Trials]:

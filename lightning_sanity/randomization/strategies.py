@@ -26,7 +26,7 @@ _CONSTANT = 1e-5
 """Spread, as a share of the mean, up to which values count as equal: rounding of a sum leaves that much."""
 _PIECE = 2**16
 """Values that are compared at once."""
-STRATEGIES = ("default", "normal", "shuffle", "reset", "xavier", "kaiming")
+STRATEGIES = ("normal", "shuffle", "reset", "xavier", "kaiming")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def reinitialize_(
         unit: One of ``units(model, ...)``.
         how: ``"normal"`` draws with each tensor's own mean and standard deviation; ``"shuffle"`` permutes each tensor;
             ``"reset"`` calls the modules' own ``reset_parameters``; ``"xavier"``, ``"kaiming"``; a function of a
-            module; or a twin (module of the same structure) to copy from. ``"default"`` means ``"normal"`` here.
+            module; or a twin (module of the same structure) to copy from.
         generator: CPU generator of the draws; the global streams are never touched.
 
     Raises:
@@ -150,8 +150,8 @@ def _replacement(how: Reinitialize) -> Callable[[nn.Module, Unit, torch.Generato
     """What replaces a unit's values and names how it did so, by parameter."""
     if isinstance(how, nn.Module):
         return partial(_copy_from, how)
-    if how in ("default", "normal", "shuffle", "xavier", "kaiming"):
-        return partial(_draw_each, _DRAWS["normal" if how == "default" else str(how)], _Laws())
+    if isinstance(how, str) and how in _DRAWS:
+        return partial(_draw_each, _DRAWS[how], _Laws())
     if how == "reset":
         return _reset_modules
     if callable(how):
@@ -382,19 +382,37 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+def stops_signal(name: str, value: Tensor) -> bool:
+    """Whether a fresh module starts this parameter at one constant that multiplies, other than 1.
+
+    Modern initialisations switch parts of a network off: a head of zeros, the last normalisation of a residual block,
+    a layer scale of 1e-6, the second factor of a low-rank adapter. Such a network is no random one: its maps are
+    constant, or those of the layers that are left. Biases add, and may be any constant.
+    """
+    if "bias" in name.rpartition(".")[2] or value.is_meta:
+        return False
+    values = value.detach().reshape(-1)
+    if values.numel() == 1:  # a temperature is no switch; a gate of 0 is
+        return bool(values[0] == 0)
+    return bool((values == values[0]).all()) and bool(values[0] != 1)
+
+
 def _copy_from(twin: nn.Module, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
-    """Copy the unit from a fresh twin; where the twin holds the trained value itself, a constant, draw instead."""
+    """Copy the unit from a fresh twin, but draw what would stop the signal, and what has the trained value itself."""
     source = dict(twin.named_parameters())
     strategies: dict[str, str] = {}
-    same: list[str] = []
+    drawn: dict[str, str] = {}
     for name in unit.parameters:
         parameter = model.get_parameter(name)
         value = source[name].detach().to(parameter.device, parameter.dtype)
-        if torch.equal(parameter.detach(), value):
-            same.append(name)
-        parameter.copy_(value)
-        strategies[name] = "twin"
-    if same:
-        normal = _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, tuple(same)), rng)
-        strategies.update({name: f"{how}, the twin's value being the trained one" for name, how in normal.items()})
+        if stops_signal(name, value):
+            drawn[name] = "the twin's value being one constant that multiplies"
+        elif torch.equal(parameter.detach(), value):
+            drawn[name] = "the twin's value being the trained one"
+        else:
+            parameter.copy_(value)
+            strategies[name] = "twin"
+    if drawn:
+        normal = _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, tuple(drawn)), rng)
+        strategies.update({name: f"{how}, {drawn[name]}" for name, how in normal.items()})
     return strategies

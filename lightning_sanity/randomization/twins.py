@@ -11,12 +11,20 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from lightning_sanity.model.weights import own_class
-from lightning_sanity.randomization.strategies import Change, Redraw, Reinitialize, describe, device_of, redraw
+from lightning_sanity.randomization.strategies import (
+    Change,
+    Redraw,
+    Reinitialize,
+    describe,
+    device_of,
+    redraw,
+    stops_signal,
+)
 from lightning_sanity.randomization.unit import Plan, Unit
 from lightning_sanity.resources.random_streams import generator as make_generator
 from lightning_sanity.resources.random_streams import isolated_rng
 
+_NAMED = 8  # parameters that a note names
 _HEAD = 4096  # values of a parameter that tell whether two twins share it
 NORM_STATS = ("auto", "keep", "reset", "recalibrate")
 
@@ -34,7 +42,7 @@ class Reinitializer:
 
     Attributes:
         name: What was resolved: a strategy's name, ``"twin"`` or the function's name.
-        notes: Why, where ``"default"`` had a choice.
+        notes: What a reader should know of it.
         twin: Builds the twin of a trial, or None.
     """
 
@@ -93,7 +101,6 @@ def recalibrate_(model: nn.Module, random_units: Sequence[Unit], run: Callable[[
 def reinitializer(
     how: Reinitialize,
     model: nn.Module,
-    original: nn.Module,
     plan_: Plan,
     seed: int,
     norm_stats: str = "auto",
@@ -104,7 +111,6 @@ def reinitializer(
     Args:
         how: See ``parameter_randomization_test``.
         model: The clone that will be re-initialised.
-        original: The user's module, asked for saved hyper-parameters.
         plan_: Its units.
         seed: Of every draw.
         norm_stats: ``"auto"``, ``"keep"``, ``"reset"`` or ``"recalibrate"``.
@@ -117,21 +123,12 @@ def reinitializer(
     if norm_stats not in NORM_STATS:
         raise ValueError(f"unknown norm_stats '{norm_stats}'; choose from: {', '.join(NORM_STATS)}")
     place = device_named(twin_device)
-    if how == "default":
-        factory, note = _factory_from_hyperparameters(original)
-        if factory is not None:
-            factory = _on(place, factory)
-            problem = _factory_problem(factory, model, plan_, seed)
-            if problem is None:
-                return Reinitializer("twin", how, seed, norm_stats, (note,), _twins(factory, model, seed))
-            note = f"no twin from saved hyper-parameters: {problem}"
-        return Reinitializer("normal", "normal", seed, norm_stats, (f"{note}; matched-moment normal draws instead",))
     if not isinstance(how, str) and _is_factory(how):
         factory = _on(place, how)
-        problem = _factory_problem(factory, model, plan_, seed)
+        problem, stopped = _tried(factory, model, plan_, seed)
         if problem is not None:
             raise ValueError(f"reinitialize={describe(how)} does not build a twin of this model: {problem}")
-        return Reinitializer("twin", how, seed, norm_stats, (), _twins(factory, model, seed))
+        return Reinitializer("twin", how, seed, norm_stats, _note(stopped), _twins(factory, model, seed))
     redraw(how)  # raises on an unknown name
     return Reinitializer(how if isinstance(how, str) else describe(how), how, seed, norm_stats)
 
@@ -173,20 +170,6 @@ def _is_factory(how: Any) -> bool:
     return not any(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
-def _factory_from_hyperparameters(original: nn.Module) -> tuple[Callable[[], nn.Module] | None, str]:
-    hparams = getattr(original, "hparams", None)
-    if not hparams:
-        return None, "no twin factory and no saved hyper-parameters"
-    kind: Any = own_class(original)
-    given = dict(hparams)
-    if any(isinstance(value, nn.Module) for value in given.values()):
-        return None, "saved hyper-parameters hold a module, which is trained"
-    accepted = inspect.signature(kind.__init__).parameters
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
-        given = {key: value for key, value in given.items() if key in accepted}
-    return (lambda: kind(**given)), f"twin built from {kind.__name__}'s saved hyper-parameters"
-
-
 def _build(factory: Callable[[], nn.Module], key: tuple[object, ...], device: torch.device) -> nn.Module:
     with torch.inference_mode(False), isolated_rng(make_generator(*key).initial_seed(), device):
         return factory()
@@ -196,20 +179,35 @@ def _twins(factory: Callable[[], nn.Module], model: nn.Module, seed: int) -> Cal
     return lambda trial: _build(factory, (seed, trial, "twin"), device_of(model))
 
 
-def _factory_problem(factory: Callable[[], nn.Module], model: nn.Module, plan_: Plan, seed: int) -> str | None:
-    """Why the factory's modules cannot serve as twins, or None."""
+def _tried(
+    factory: Callable[[], nn.Module], model: nn.Module, plan_: Plan, seed: int
+) -> tuple[str | None, tuple[str, ...]]:
+    """Why the factory's modules cannot serve as twins, or None; and the parameters that are not theirs all the same."""
     heads: list[dict[str, torch.Tensor]] = []
+    names = [name for unit in plan_.drawn for name in unit.parameters]
+    stopped: tuple[str, ...] = ()
     try:
         for number in (0, 1):  # one after the other, so that only one of them takes memory
             made = dict(_build(factory, (seed, number, "factory"), device_of(model)).named_parameters())
-            for name in (name for unit in plan_.drawn for name in unit.parameters):
+            for name in names:
                 if name not in made or made[name].shape != model.get_parameter(name).shape:
-                    return f"parameter '{name}' is missing or has another shape"
+                    return f"parameter '{name}' is missing or has another shape", ()
             heads.append({name: made[name].detach().reshape(-1)[:_HEAD].clone() for name in made})
+            stopped = tuple(name for name in names if stops_signal(name, made[name]))
             del made
     except Exception as error:
-        return f"building one raised {type(error).__name__}: {error}"
-    for name, one in ((name, heads[0][name]) for unit in plan_.drawn for name in unit.parameters):
+        return f"building one raised {type(error).__name__}: {error}", ()
+    for name, one in ((name, heads[0][name]) for name in names):
         if one.numel() > 1 and torch.equal(one, heads[1][name]) and not bool((one == one[0]).all()):
-            return f"parameter '{name}' comes out the same every time (pretrained weights?)"
-    return None
+            return f"parameter '{name}' comes out the same every time (pretrained weights?)", ()
+    return None, stopped
+
+
+def _note(stopped: Sequence[str]) -> tuple[str, ...]:
+    if not stopped:
+        return ()
+    more = f" and {len(stopped) - _NAMED} more" if len(stopped) > _NAMED else ""
+    return (
+        "redrawn by 'normal', because the factory fills in one constant that multiplies and stops the signal: "
+        f"{', '.join(stopped[:_NAMED])}{more}",
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -101,14 +101,13 @@ def units(model: nn.Module, inputs: Any, granularity: Granularity = "layer") -> 
     return tuple(_joined(group.name, group.units) for group in _groups(model, trace(model, inputs), granularity))
 
 
-def plan(model: nn.Module, graph: Graph, granularity: Granularity = "layer", max_steps: int | None = None) -> Plan:
+def plan(model: nn.Module, graph: Graph, granularity: Granularity = "layer") -> Plan:
     """Order the parameters that ``graph`` saw in use into steps; see ``units``.
 
     Args:
         model: The traced model.
         graph: Its recording.
         granularity: See ``units``.
-        max_steps: Merge neighbouring steps evenly until at most this many remain.
     """
     found = _groups(model, graph, granularity)
     notes: tuple[str, ...] = ()
@@ -116,9 +115,6 @@ def plan(model: nn.Module, graph: Graph, granularity: Granularity = "layer", max
     if rest:
         notes += (f"not covered by the given granularity, re-initialised as further steps: {', '.join(rest)}",)
     steps = _by_distance(found)
-    if max_steps is not None and len(steps) > max_steps:
-        notes += (f"{len(steps)} steps merged evenly into {max_steps} (max_steps)",)
-        steps = _thin(steps, max_steps)
     aside = _aside(model, graph)
     if aside:
         notes += (
@@ -227,17 +223,6 @@ def _joined(name: str, members: Sequence[Unit]) -> Unit:
 
 def _span(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
-
-
-def _thin(steps: Sequence[Step], wanted: int) -> list[Step]:
-    """Merge neighbours into ``wanted`` steps of nearly equal size."""
-    edges = [round(k * len(steps) / wanted) for k in range(wanted + 1)]
-    parts = [steps[low:high] for low, high in pairwise(edges)]
-    return [
-        Step(_span([step.name for step in part]), tuple(unit for step in part for unit in step.units))
-        for part in parts
-        if part
-    ]
 
 
 def subsets(found: Sequence[_Item], order: str) -> tuple[tuple[_Item, ...], ...]:

@@ -35,7 +35,7 @@ _MARKERS = "os^DvPX*<>hd"
 def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, dark: bool = False) -> Figure:
     """Similarity of every method's map to the trained model's along the cascade, one panel per similarity.
 
-    The first point is the ceiling: two runs of the explanation of the trained model. Bands hold 95 % of the trials'
+    The first point is the ceiling: what the same model gives. Bands hold 95 % of the trials'
     means over samples, or of the samples where there is one trial. A dotted level at the right is the floor: maps of
     unrelated models and inputs. A point without a defined value leaves a gap.
 

@@ -24,11 +24,25 @@ from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.learned import Learned
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.reproduction import python_call
-from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, stage, step_title, subject
+from lightning_sanity.report.wording import (
+    SYMBOL,
+    answer,
+    index_name,
+    ordered,
+    reproducibility,
+    stage,
+    step_title,
+    subject,
+)
 from lightning_sanity.resources.files import write_whole
+from lightning_sanity.result.controls import COMPARISON, POSITIVE_CONTROL
 from lightning_sanity.result.sanity_result import Curve, SanityResult, Verdict
 
-_DUTY = {"random": "must be INCONCLUSIVE: it is noise", "gradient": "must not FAIL on a trained network"}
+_DUTY = {
+    "random": "must be INCONCLUSIVE: it is noise",
+    POSITIVE_CONTROL: "must PASS: it is made of the model's outputs alone",
+    COMPARISON: "none: a method like any other, for comparison",
+}
 _DASHES = 4  # patterns that the style sheet knows
 
 
@@ -57,6 +71,7 @@ def render(result: SanityResult) -> str:
             index=index_name(result),
             amount=_amount(result),
             stage=stage(result),
+            reproducibility=reproducibility(result),
             threshold=psi.threshold(result),
             gated=[_Row.of(result, name) for name in names if result.verdicts[name].gated],
             controls=[(_Row.of(result, name), _duty(name)) for name in names if not result.verdicts[name].gated],

@@ -9,7 +9,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from lightning_sanity._version import __version__
-from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, subject
+from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, reproducibility, subject
 from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 
@@ -33,7 +33,8 @@ def summary(result: SanityResult) -> str:
         "above 1 = no better. "
         "A pass is necessary, not sufficient: it does not show that a map is right."
     )
-    return "\n\n".join([head, table(result), meaning, "; ".join(facts)]) + "\n"
+    parts = [head, table(result), meaning, _plain(reproducibility(result)), "; ".join(facts)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def table(result: SanityResult) -> str:

@@ -30,7 +30,9 @@ def over_depth(result: SanityResult, method: str, measure: str | None = None) ->
     if subject(result) == "labels":  # rows are pairs of models, whose interval the verdict knows
         interval = result.verdicts[method].psi_of.get(str(measure))
         return None if interval is None else torch.tensor([[end] for end in interval], dtype=torch.float64)
-    return sensitivity_curve(curve.values, curve.floor, curve.ceiling, absolute=measure == SIGNED)
+    return sensitivity_curve(
+        curve.values, curve.floor, curve.ceiling, absolute=measure == SIGNED, weights=result.depth_weights
+    )
 
 
 def of_samples(result: SanityResult, method: str, measure: str | None = None) -> Tensor | None:
@@ -38,7 +40,9 @@ def of_samples(result: SanityResult, method: str, measure: str | None = None) ->
     curve, measure = _deciding(result, method, measure)
     if curve is None:
         return None
-    return sensitivity_of_samples(curve.values, curve.floor, curve.ceiling, absolute=measure == SIGNED)
+    return sensitivity_of_samples(
+        curve.values, curve.floor, curve.ceiling, absolute=measure == SIGNED, weights=result.depth_weights
+    )
 
 
 def spread(values: Tensor) -> Tensor:

@@ -60,8 +60,30 @@ def index_name(result: SanityResult) -> str:
 
 
 def stage(result: SanityResult) -> str:
-    """What a point of the depth axis means."""
-    return "" if subject(result) == "labels" else _STAGE.get(str(result.settings.get("order")), "re-initialised")
+    """What a point of the depth axis means, and how many of the steps were walked, if not all."""
+    if subject(result) == "labels":
+        return ""
+    steps = result.settings.get("steps")
+    some = isinstance(steps, int) and len(result.units) < steps
+    walked = f"; {len(result.units)} of {steps} steps walked" if some else ""
+    return _STAGE.get(str(result.settings.get("order")), "re-initialised") + walked
+
+
+def reproducibility(result: SanityResult) -> str:
+    """How far methods that draw agree with themselves, in a sentence; empty where none draws."""
+    found = {
+        name: float(again.nanmean())
+        for name, again in result.reproducibility.items()
+        if name in result.verdicts and result.verdicts[name].gated
+    }
+    if not found:
+        return ""
+    listed = ", ".join(
+        f"{name} at {value:.2f}" if value == value else f"{name}: undefined" for name, value in found.items()
+    )
+    return (
+        f"Run again under another seed, methods agree with themselves (rank correlation, 1 = the same map): {listed}."
+    )
 
 
 def step_title(result: SanityResult, depth: int) -> str:

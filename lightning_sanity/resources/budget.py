@@ -24,7 +24,7 @@ class Thinned:
 
     Attributes:
         trials: How many trials.
-        depths: Indices of the depths that are kept, the last always among them.
+        depths: Indices of the depths that are kept, the first and the last among them; of one, the last.
         dropped: Methods that are left out, most expensive first.
         seconds: What the rest is expected to take.
     """
@@ -134,7 +134,7 @@ def thin(
         whole: Keep all depths, because each measures something of its own.
 
     >>> thin(Cost({"gradient": 1.0, "gradcam": 1.0}), trials=4, depths=8, seconds=16.0)
-    Thinned(trials=2, depths=(1, 3, 5, 7), dropped=(), seconds=16.0)
+    Thinned(trials=2, depths=(0, 2, 5, 7), dropped=(), seconds=16.0)
     >>> thin(Cost({"gradient": 1.0, "shapley": 9.0}), trials=4, depths=8, seconds=16.0).dropped
     ('shapley',)
     """
@@ -163,12 +163,14 @@ def _thinned(cost: Cost, kept: Sequence[str], trials: int, number: int, depths: 
 
 
 def spread(number: int, depths: int) -> tuple[int, ...]:
-    """So many of the depths, evenly spread, the last always among them.
+    """So many of the depths, evenly spread, the first and the last among them; of one, the last.
 
     >>> spread(3, 9)
-    (2, 5, 8)
+    (0, 4, 8)
     """
-    return tuple((place + 1) * depths // number - 1 for place in range(number))
+    if number == 1:
+        return (depths - 1,)
+    return tuple(round(place * (depths - 1) / (number - 1)) for place in range(number))
 
 
 def _fitting(

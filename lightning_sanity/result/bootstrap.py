@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_sanity.result.psi import LEVEL
+from lightning_sanity.result.psi import LEVEL, over_depths, shares
 
 RESAMPLES = 1000
 
@@ -19,14 +20,15 @@ def psi(
     by_trial: Tensor,
     by_sample: Tensor,
     by_repeat: Tensor | None = None,
+    weights: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor]:
-    """``1 - (S(d) - U) / (C - U)`` per resample and depth ``(B, depths)``, and ``C - U`` ``(B,)``."""
-    similarity = _weighted(values, by_trial, by_sample)  # (B, depths)
-    unrelated = _weighted(floor, by_trial, by_sample).nanmean(1)
+    """``1 - (S - U) / (C - U)`` and ``C - U`` per resample, ``(B,)`` each, over depths of these ``weights``."""
+    similarity, level = (_weighted(table, by_trial, by_sample) for table in (values, floor))  # (B, depths)
+    kept, unrelated = (over_depths(each, shares(each.isfinite(), weights)) for each in (similarity, level))
     by_repeat = by_trial.new_ones(len(by_trial), len(ceiling)) if by_repeat is None else by_repeat
     again = _weighted(ceiling[:, None], by_repeat, by_sample)[:, 0]
     separation = again - unrelated
-    return 1 - (similarity - unrelated[:, None]) / separation[:, None], separation
+    return 1 - (kept - unrelated) / separation, separation
 
 
 def _weighted(table: Tensor, by_row: Tensor, by_sample: Tensor) -> Tensor:

@@ -7,15 +7,17 @@ from dataclasses import replace
 
 from lightning_sanity.result.sanity_result import Outcome, Verdict
 
-POSITIVE_CONTROL = "gradient"
-CONTROLS = (POSITIVE_CONTROL, "edge_detector", "input_copy", "random")
-"""Run beside the user's methods: the plain gradient must not fail on a trained network, the others must not pass."""
+POSITIVE_CONTROL = "output_pattern"
+COMPARISON = "gradient"
+"""Run beside the user's methods for comparison: a method like any other, whose verdict says nothing about the run."""
+CONTROLS = (POSITIVE_CONTROL, COMPARISON, "edge_detector", "input_copy", "random")
+"""Run beside the user's methods: what the outputs alone make must pass, what hardly looks at the model must not."""
 
 
 def validated(verdicts: Mapping[str, Verdict], wrong: str | None) -> tuple[dict[str, Verdict], bool, str]:
     """The verdicts, whether they stand, and why; none stands if something was ``wrong`` with the run."""
     if wrong is None:
-        seen = [name for name in CONTROLS if name in verdicts]
+        seen = [name for name in CONTROLS if name in verdicts and name != COMPARISON]
         return (
             dict(verdicts),
             True,
@@ -30,17 +32,21 @@ def validated(verdicts: Mapping[str, Verdict], wrong: str | None) -> tuple[dict[
     return void, False, wrong
 
 
-def wrong_control(
-    verdicts: Mapping[str, Verdict],
-    gradient_failed: str = "which changes with the weights of any trained network: is the model trained, and is its "
-    "re-initialisation random?",
-) -> str | None:
-    """Which control came out otherwise than it must, if one did."""
+def wrong_control(verdicts: Mapping[str, Verdict]) -> str | None:
+    """Which control came out otherwise than it must, if one did.
+
+    The positive control must pass where anything can; what no walk of this kind can decide, or so few trials, leaves it
+    open and says nothing about the run.
+    """
     for name in ("edge_detector", "input_copy", "input_plus_gradient", "constant"):
         if name in verdicts and verdicts[name].outcome is Outcome.PASS:
             return f"the control '{name}' passed, which hardly looks at the model"
     if "random" in verdicts and verdicts["random"].outcome is not Outcome.INCONCLUSIVE:
         return f"the control 'random', which is noise, came out {verdicts['random'].outcome.value}"
-    if "gradient" in verdicts and verdicts["gradient"].outcome is Outcome.FAIL:
-        return f"the plain gradient failed, {gradient_failed}"
+    positive = verdicts.get(POSITIVE_CONTROL)
+    if positive is not None and positive.outcome is Outcome.FAIL:
+        return (
+            f"the control '{POSITIVE_CONTROL}' failed, a map made of the model's outputs alone: they hardly changed "
+            f"({positive.reason})"
+        )
     return None

@@ -20,6 +20,7 @@ from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Wording
 LABELS = Wording(
     index="DRI",
     kept="the map keeps too much of itself in a model that learned random labels",
+    same="the map is the same whatever labels the model was trained on: it does not look at what was learned",
     changed="the map changes with the labels",
     unit="models of each kind",
     least=3,
@@ -67,7 +68,7 @@ def label_sensitivity(
     point, separation = estimate(*alone)
     both, apart = estimate(by_true, by_permuted, by_sample)
     by_models = estimate(by_true, by_permuted, alone[2].expand(resamples, -1))[0]
-    low, high = percentiles(both[:, 0])
+    low, high = percentiles(both)
     interval = Interval(float(point), low, high, min(1.0, variance(by_models) / max(variance(both), 1e-12)))
     return Sensitivity(interval, float(point), float(point), float(separation), percentiles(apart)[0])
 

@@ -13,7 +13,7 @@ from lightning_sanity._version import __version__
 from lightning_sanity.result.controls import wrong_control
 from lightning_sanity.result.dri import judge_labels
 from lightning_sanity.result.sanity_result import Coverage, Grounds, Outcome, SanityResult, Verdict
-from lightning_sanity.result.verdict import MEASURES, SIGNED, Criterion, Evidence, judge
+from lightning_sanity.result.verdict import MEASURES, SIGNED, Criterion, Evidence, Scope, judge, scope_of
 
 _CLOSE = 1e-3  # by which an index may differ between machines
 _CHANGED = 0.999  # correlation of outputs above which nothing has changed
@@ -205,7 +205,17 @@ def _evidence(result: SanityResult, method: str, grounds: Grounds) -> Evidence:
         grounds.dead if math.isfinite(grounds.dead) else 1.0,
         grounds.trivial,
         grounds.half,
+        result.reproducibility.get(method),
+        result.depth_weights,
+        _scope(result),
     )
+
+
+def _scope(result: SanityResult) -> Scope:
+    """What the walk of a result may decide."""
+    given, steps = result.settings.get("layers"), len(result.units)
+    counted = sum(weight > 0 for weight in result.depth_weights or (1.0,) * steps)
+    return scope_of(str(result.settings.get("order")), counted, given if isinstance(given, int) else steps)
 
 
 # ------------------------------------------------------------------------------------------------------ contradictions

@@ -84,7 +84,7 @@ def compare(reference: SanityResult, candidate: SanityResult, method: str, max_d
         problem = "its curves are missing from one of the results"
     if problem is not None:
         return Difference(Outcome.INCONCLUSIVE, problem)
-    found = change(old, new)
+    found = change(old, new, weights=(reference.depth_weights, candidate.depth_weights))
     before, after = reference.verdicts[method].psi, candidate.verdicts[method].psi
     interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
     numbers = f"PSI {before:.2f} before, {after:.2f} now, change {found.value:+.2f} {interval}"
@@ -133,7 +133,12 @@ Tables = tuple[Tensor, Tensor, Tensor]
 
 
 def change(
-    reference: Sequence[Tables], candidate: Sequence[Tables], *, seed: int = 0, resamples: int = RESAMPLES
+    reference: Sequence[Tables],
+    candidate: Sequence[Tables],
+    *,
+    weights: tuple[Sequence[float], Sequence[float]] = ((), ()),
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Interval:
     """Smallest PSI of ``candidate`` minus smallest PSI of ``reference``, over the measures of each.
 
@@ -143,6 +148,7 @@ def change(
     Args:
         reference: One entry per measure.
         candidate: One entry per measure, on the same ``N`` samples.
+        weights: Of the depths of each, see ``psi.depth_weights``; none = all alike.
         seed: Of the resampling.
         resamples: Number of bootstrap resamples.
     """
@@ -152,19 +158,20 @@ def change(
     by_trial = [counts(trials[0], resamples, rng)]
     by_trial.append(by_trial[0] if trials[0] == trials[1] else counts(trials[1], resamples, rng))
     point = [
-        _smallest(tables, by_sample.new_ones(1, n), by_sample.new_ones(1, samples))
-        for tables, n in zip((reference, candidate), trials, strict=True)
+        _smallest(tables, by_sample.new_ones(1, n), by_sample.new_ones(1, samples), of_depths)
+        for tables, n, of_depths in zip((reference, candidate), trials, weights, strict=True)
     ]
     drawn = [
-        _smallest(tables, counts, by_sample) for tables, counts in zip((reference, candidate), by_trial, strict=True)
+        _smallest(tables, counts, by_sample, of_depths)
+        for tables, counts, of_depths in zip((reference, candidate), by_trial, weights, strict=True)
     ]
     return Interval(float(point[1] - point[0]), *percentiles(drawn[1] - drawn[0]))
 
 
-def _smallest(measures: Sequence[Tables], by_trial: Tensor, by_sample: Tensor) -> Tensor:
+def _smallest(measures: Sequence[Tables], by_trial: Tensor, by_sample: Tensor, weights: Sequence[float]) -> Tensor:
     """The smallest of the measures' PSI in every resample, ``(B,)``."""
     found = [
-        psi(values.double(), floor.double(), ceiling.double(), by_trial, by_sample)[0].mean(1)
+        psi(values.double(), floor.double(), ceiling.double(), by_trial, by_sample, weights=weights)[0]
         for values, floor, ceiling in measures
     ]
     return torch.stack(found).amin(0)

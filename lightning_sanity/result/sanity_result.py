@@ -39,8 +39,8 @@ class Curve:
     Attributes:
         values: Trained model's map against the map at each depth, same sample; float32 ``(trials, depths, N)``.
         floor: The same against the map of another sample: unrelated model and unrelated input; ``(trials, depths, N)``.
-        ceiling: Trained model's map against a second run of the explanation with another explainer seed; ``(R, N)``,
-            all ones for a deterministic method.
+        ceiling: What the same model gives ``(R, N)``: ones, because all models are explained under one seed; between
+            models of other training seeds in the data randomization test.
 
     NaN marks a pair in which a map was constant or not finite.
     """
@@ -196,7 +196,16 @@ class Pictures:
     maps: Mapping[str, Tensor]
 
 
-_MAPPINGS = ("curves", "verdicts", "settings", "environment", "diagnostics", "trained_maps", "grounds")
+_MAPPINGS = (
+    "curves",
+    "verdicts",
+    "settings",
+    "environment",
+    "diagnostics",
+    "trained_maps",
+    "grounds",
+    "reproducibility",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -225,6 +234,10 @@ class SanityResult:
         created: When the test ended, ISO 8601 in UTC; empty where unknown.
         grounds: ``grounds[method]``: what the verdict rests on besides the curves. Files of version 1 have none, so
             that nothing in them can be judged anew.
+        depth_weights: How much each step counts in an index, see ``psi.depth_weights``: 0 for one that changed nothing,
+            unequal where only some steps were walked; empty = all alike.
+        reproducibility: ``reproducibility[method]``: of methods that draw, rank correlation between the trained model's
+            maps and those of further runs under other seeds, float32 ``(repeats, N)``.
     """
 
     units: tuple[str, ...]
@@ -246,6 +259,8 @@ class SanityResult:
     trained_maps: Mapping[str, Tensor] = field(default_factory=dict)
     created: str = ""
     grounds: Mapping[str, Grounds] = field(default_factory=dict)
+    depth_weights: tuple[float, ...] = ()
+    reproducibility: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in _MAPPINGS:
@@ -422,6 +437,12 @@ class _CurveEntry:
 def _check_shapes(result: SanityResult) -> None:
     """Raise ``ValueError`` unless the tensors of a file fit one another."""
     depths = len(result.units)
+    weights = result.depth_weights
+    if weights and not (len(weights) == depths and all(0 <= weight <= 1 for weight in weights)):
+        raise ValueError(f"'depth_weights' does not hold one weight for each of {depths} steps")
+    for method, again in result.reproducibility.items():
+        if again.ndim != 2 or again.dtype != torch.float32:
+            raise ValueError(f"'reproducibility' of {method} is no table of repeats and samples")
     for (method, similarity), curve in result.curves.items():
         shape = curve.values.shape
         fits = curve.values.ndim == 3 and shape[1] == depths and min(shape) > 0 and curve.floor.shape == shape

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+LEAST_EFFECT = 0.05
+"""By how much a map must resemble its noisy repeat more than another sample's map, on average, to carry signal.
+
+Significance decides; this only keeps a large probe from calling a trace of signal one. A deep network's gradient may
+be at 0.2, noise is at 0.
+"""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -20,6 +27,10 @@ class Signal:
 
     separation: float
     p: float
+
+    def found(self, alpha: float) -> bool:
+        """Whether there is some, at the level ``alpha``."""
+        return self.p <= alpha and self.separation >= LEAST_EFFECT
 
 
 def signal(noise: Tensor, cross: Tensor) -> Signal:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from lightning_sanity.result.psi import Interval, Sensitivity, sensitivity
 from lightning_sanity.result.sanity_result import Outcome, Verdict
-from lightning_sanity.result.signal import Signal, signal
+from lightning_sanity.result.signal import LEAST_EFFECT, Signal, signal
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Criterion:
     Args:
         min_psi: The parameter sensitivity index whose 95 % interval a passing method's must reach, in ``(0, 1]``. A
             convention, supported by the networks in the project's documentation.
-        alpha: Level of the test that maps carry signal.
+        alpha: Level of the test that maps carry signal: that under a little input noise they resemble themselves more
+            than other samples' maps.
         max_dead_rate: Largest share of constant or non-finite maps of the trained model.
-        min_separation: Least distance between ceiling and floor, and between a map's likeness to itself under a little
-            input noise and to another sample's map.
+        min_separation: How far a measure must tell a map from unrelated ones (distance between ceiling and floor) to
+            count, and how far from another sample's map (0) to itself (1) a second run of its method must bring a map.
         max_undefined_rate: Largest share of pairs without a similarity because a re-initialised model's map was
             constant; they are left out. A rectified method often leaves half of them blank and is judged by the rest.
             But whole trials go blank together, so that the rest comes from few of them: in simulated studies of 3 to
@@ -47,6 +48,49 @@ class Criterion:
 
 
 @dataclass(frozen=True)
+class Scope:
+    """What a walk may decide.
+
+    Attributes:
+        may_pass: Whether a method can PASS by it.
+        may_fail: Whether one can FAIL.
+        reason: Why not, and what to do; a sentence that goes on after the index.
+    """
+
+    may_pass: bool = True
+    may_fail: bool = True
+    reason: str = ""
+
+
+WHOLE = Scope()
+_GO_ON = "; use order='cascading' with more than one step"
+
+
+def scope_of(order: str, walked: int, layers: int) -> Scope:
+    """What a walk in this order may decide.
+
+    Only a cascade, walked from the output down in several steps, lets a method pass. Re-initialise all of a network at
+    once, or its first layer, and everything above is lost at once: a method that ignores the upper layers, as Guided
+    Grad-CAM does, looks harmless. One random block alone hardly changes a residual network.
+
+    Args:
+        order: See ``parameter_randomization_test``.
+        walked: Depths that count.
+        layers: Steps of the network, layer by layer.
+    """
+    if order == "independent":
+        return Scope(False, False, f"one layer at a time says which one a map reads and judges nothing{_GO_ON}")
+    if order in ("bottom_up", "full") and layers > 1:
+        what = "from the input up" if order == "bottom_up" else "all at once"
+        return Scope(may_pass=False, reason=f"re-initialising {what} can refuse a method and never pass one{_GO_ON}")
+    if walked < 2 <= layers:
+        return Scope(
+            may_pass=False, reason=f"one step for {layers} layers can refuse a method and never pass one{_GO_ON}"
+        )
+    return WHOLE
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What ``judge`` looks at for one method.
 
@@ -59,6 +103,9 @@ class Evidence:
         dead: Share of constant or non-finite maps of the trained model.
         trivial: Why no measurement could decide (not applicable, an error, ...), or None.
         half: Whether it was measured in 16-bit precision, which may be why a map is constant or not finite.
+        again: Spearman of magnitude between two runs under different seeds ``(repeats, N)``; None if they are equal.
+        weights: Of the depths, see ``psi.depth_weights``; none = all alike.
+        scope: What the walk may decide.
     """
 
     values: Mapping[str, Tensor]
@@ -69,6 +116,9 @@ class Evidence:
     dead: float
     trivial: str | None = None
     half: bool = False
+    again: Tensor | None = None
+    weights: Sequence[float] = ()
+    scope: Scope = WHOLE
 
 
 @dataclass(frozen=True)
@@ -78,6 +128,7 @@ class Wording:
     Attributes:
         index: Name of the index that is compared with ``Criterion.min_psi``.
         kept: What a failing map did.
+        same: What one did that did not change at all.
         changed: What a passing map did.
         unit: What was repeated, in the plural.
         least: So many of them are needed for a PASS.
@@ -86,6 +137,7 @@ class Wording:
 
     index: str
     kept: str
+    same: str
     changed: str
     unit: str
     least: int
@@ -95,6 +147,7 @@ class Wording:
 WEIGHTS = Wording(
     index="PSI",
     kept="the map keeps too much of itself when the weights are noise",
+    same="the map is the same when all weights are random: it does not look at them",
     changed="the map changes with the weights",
     unit="trials",
     least=2,
@@ -115,21 +168,45 @@ MEASURES = ("spearman", "spearman_support", SIGNED, "ssim")
 sign sees what magnitudes hide, and structural similarity sees shapes."""
 
 
+_SAME = 1e-5  # by which rounding moves the similarity of equal maps
+
+
 def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Verdict:
     """The verdict on one method.
 
     PASS needs the whole interval of every measure at or above ``min_psi``; FAIL needs one measure's whole interval
-    below; whatever is undefined, or carries no signal, is INCONCLUSIVE.
+    below, or a map that stays the same when all weights are random; whatever is undefined, or carries no signal, is
+    INCONCLUSIVE.
     """
     if evidence.trivial is not None:
         return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
     found = {
-        name: sensitivity(evidence.values[name], evidence.floor[name], evidence.ceiling[name], absolute=name == SIGNED)
+        name: sensitivity(
+            evidence.values[name],
+            evidence.floor[name],
+            evidence.ceiling[name],
+            absolute=name == SIGNED,
+            weights=evidence.weights,
+        )
         for name in evidence.values
         if not bool(evidence.values[name].isnan().all())
     }
-    trials = min((informative(evidence.values[name]) for name in found), default=0)
-    return conclude(found, evidence, criterion, WEIGHTS, trials, _flat(found, criterion), gated=gated)
+    telling = {name: s for name, s in found.items() if s.separation >= criterion.min_separation}
+    blind = [name for name in found if name not in telling]
+    if not telling.keys() - {SIGNED}:  # the sign alone does not show what an input's magnitude hides
+        telling, flat = found, _flat(found, evidence, criterion)
+    else:
+        flat = None
+    trials = min((informative(evidence.values[name]) for name in telling), default=0)
+    verdict = conclude(telling, evidence, criterion, WEIGHTS, trials, flat, gated=gated)
+    if flat is None and blind and math.isfinite(verdict.psi):
+        verdict = replace(verdict, reason=f"{verdict.reason} ({', '.join(blind)} cannot tell, and is left out)")
+    return verdict
+
+
+def reproducibility(again: Tensor | None) -> float:
+    """How far two runs of a method under different seeds agree, mean Spearman of magnitude; 1 if they are equal."""
+    return 1.0 if again is None else float(again.double().nanmean())
 
 
 def informative(values: Tensor) -> int:
@@ -176,7 +253,9 @@ def conclude(
         psi_of={name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()},
     )
     undefined = float(evidence.values[worst].isnan().double().mean())
-    no_signal = _without_signal(evidence, criterion)
+    if evidence.dead <= criterion.max_dead_rate and _unchanged(evidence, criterion):
+        return replace(verdict, outcome=Outcome.FAIL, reason=question.same)
+    no_signal = _without_signal(evidence, criterion) or _unstable(evidence, criterion)
     if no_signal is None and undefined > criterion.max_undefined_rate:
         no_signal = (
             f"{undefined:.0%} of the pairs have no similarity, because the other model's map was constant (at most "
@@ -184,14 +263,22 @@ def conclude(
             "them, or a method that is not rectified, would tell"
         )
     if no_signal is not None or flat is not None:
-        # An index relative to a ceiling that is no ceiling means nothing; NaN says so.
+        # An index that tells nothing means nothing; NaN says so.
         reason = flat or "" if no_signal is None else no_signal + (half if gated else "")
         return replace(verdict, reason=reason, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
     samples = evidence.values[worst].shape[-1]
-    outcome, reason = _decide(found, criterion, question, repeats, samples)
+    outcome, reason = _within(evidence.scope, *_decide(found, criterion, question, repeats, samples))
     if undefined > _MENTIONED:
         reason += f" ({undefined:.0%} of the pairs are left out: the other model's map was constant)"
     return replace(verdict, outcome=outcome, reason=reason)
+
+
+def _within(scope: Scope, outcome: Outcome, reason: str) -> tuple[Outcome, str]:
+    """The decision as far as the walk may decide."""
+    allowed = {Outcome.PASS: scope.may_pass, Outcome.FAIL: scope.may_fail, Outcome.INCONCLUSIVE: scope.may_fail}
+    if allowed[outcome]:
+        return outcome, reason
+    return Outcome.INCONCLUSIVE, f"{scope.reason} ({reason})"
 
 
 def is_open(verdict: Verdict, criterion: Criterion) -> bool:
@@ -200,6 +287,32 @@ def is_open(verdict: Verdict, criterion: Criterion) -> bool:
         verdict.outcome is Outcome.INCONCLUSIVE
         and math.isfinite(verdict.psi)
         and any(low < criterion.min_psi <= high for _, low, high in verdict.psi_of.values())
+    )
+
+
+def _unchanged(evidence: Evidence, criterion: Criterion) -> bool:
+    """Whether the map is the same with all weights random: by every measure that is defined, at the last step."""
+    if not evidence.scope.may_fail or _unstable(evidence, criterion) is not None:
+        return False
+    last = [
+        abs(float(evidence.ceiling[name].double().nanmean() - values[:, -1].double().nanmean()))
+        for name, values in evidence.values.items()
+        if not bool(values.isnan().all())
+    ]
+    return bool(last) and all(gap <= _SAME for gap in last)
+
+
+def _unstable(evidence: Evidence, criterion: Criterion) -> str | None:
+    """Why a second run of the method says that the first one means nothing, if so."""
+    if evidence.again is None:
+        return None
+    agreement = reproducibility(evidence.again)
+    unrelated = 0.0 if evidence.cross is None else float(evidence.cross.double().nanmean().nan_to_num(0.0))
+    if agreement >= unrelated + criterion.min_separation * (1 - unrelated):
+        return None
+    return (
+        f"unstable: two runs of the method under different seeds agree only by {agreement:.2f} (rank correlation), and "
+        f"maps of different samples by {unrelated:.2f}: give it more samples (n_samples)"
     )
 
 
@@ -212,24 +325,45 @@ def _without_signal(evidence: Evidence, criterion: Criterion) -> str | None:
     guard = Signal(math.nan, math.nan)
     if evidence.noise is not None and evidence.cross is not None:
         guard = signal(evidence.noise, evidence.cross)
-    if not (guard.separation >= criterion.min_separation and guard.p <= criterion.alpha):
-        return (
-            "the maps carry no signal: under a little input noise a map resembles itself hardly more than another "
-            f"sample's map (by {guard.separation:.2f}; at least {criterion.min_separation:g} needed, p = {guard.p:.2g})"
-        )
-    return None
+    if guard.found(criterion.alpha):
+        return None
+    samples = 0 if evidence.noise is None else evidence.noise.shape[-1]
+    if samples == 1:
+        return "one sample has no other sample's map to be compared with: use a probe of 16 or more"
+    if samples == 2:
+        return "two samples are too few to tell signal from noise: use a probe of 16 or more"
+    if _alike(evidence.cross):
+        return _ONE_MAP
+    return (
+        "the maps carry no signal: under a little input noise a map resembles itself hardly more than another "
+        f"sample's map (by {guard.separation:.2f}; at least {LEAST_EFFECT:g} needed, p = {guard.p:.2g}, at most "
+        f"{criterion.alpha:g} allowed)"
+    )
 
 
-def _flat(found: Mapping[str, Sensitivity], criterion: Criterion) -> str | None:
-    """Why a measure cannot tell similar from unrelated maps, if one cannot."""
-    flat = {name: s.separation for name, s in found.items() if not s.separation >= criterion.min_separation}
-    if flat:
-        name = min(flat, key=lambda key: flat[key])
-        return (
-            f"{name} cannot tell: ceiling and floor are {flat[name]:.2f} apart (at least {criterion.min_separation:g} "
-            "needed), so that similar and unrelated maps look alike"
-        )
-    return None
+_ONE_MAP = (
+    "the map is the same for every sample, as the gradient of a linear model is: it may be exact, but it says nothing "
+    "of a sample, so that maps of related and of unrelated samples cannot be told apart; look at the weights instead"
+)
+
+
+def _alike(cross: Tensor | None) -> bool:
+    """Whether maps of different samples are the same."""
+    return cross is not None and bool(cross.isfinite().any()) and float(cross.double().nanmean()) >= 1 - _SAME
+
+
+def _flat(found: Mapping[str, Sensitivity], evidence: Evidence, criterion: Criterion) -> str | None:
+    """Why no measure of magnitude can tell similar from unrelated maps, if none can."""
+    known = {name: s.separation for name, s in found.items() if name != SIGNED and math.isfinite(s.separation)}
+    if not known:
+        return "no other sample's map is there to be compared with" if found else None
+    if _alike(evidence.cross):
+        return _ONE_MAP
+    name = max(known, key=lambda key: known[key])
+    return (
+        f"no measure of magnitude can tell similar from unrelated maps: their ceiling and floor are at most "
+        f"{known[name]:.2f} apart ({name}; at least {criterion.min_separation:g} needed)"
+    )
 
 
 def _decide(

@@ -17,7 +17,7 @@ from lightning_sanity.attribution.gradients import smoothgrad, vargrad
 from lightning_sanity.attribution.path import integrated_gradients
 from lightning_sanity.attribution.relevance import lrp_alpha_beta
 
-CONTROLS = ["edge_detector", "input_copy", "input_plus_gradient", "random", "constant"]
+CONTROLS = ["output_pattern", "edge_detector", "input_copy", "input_plus_gradient", "random", "constant"]
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_a_validation_that_is_monitored_is_measured_whatever_it_takes(tmp_path, 
 
 
 def test_on_fail_warn_names_the_method_and_the_reason(tmp_path, loaders):
-    run = trainer(tmp_path, callback())
+    run = trainer(tmp_path, callback(trials=4, max_steps=None))
     with pytest.warns(UserWarning, match="guided_backprop: the map keeps too much of itself"):
         run.fit(demo.DigitsClassifier(), *loaders)
 
@@ -201,14 +201,14 @@ def test_a_copy_of_the_callback_measures_as_it_does(tmp_path, loaders, remade):
 
 
 def test_on_fail_stop_ends_training(tmp_path, loaders):
-    run = trainer(tmp_path, callback(on_fail="stop", criterion=None), max_epochs=3)
+    run = trainer(tmp_path, callback(on_fail="stop", criterion=None, trials=4, max_steps=None), max_epochs=3)
     run.fit(demo.DigitsClassifier(), *loaders)
     assert run.current_epoch == 1
 
 
 def test_on_fail_raise_raises_after_the_last_checkpoint(tmp_path, loaders):
     checkpoint = ModelCheckpoint(tmp_path, filename="last")
-    run = trainer(tmp_path, checkpoint, callback(on_fail="raise"))
+    run = trainer(tmp_path, checkpoint, callback(on_fail="raise", trials=4, max_steps=None))
     with pytest.raises(SanityCheckFailed, match="guided_backprop is FAIL"):
         run.fit(demo.DigitsClassifier(), *loaders)
     assert (tmp_path / "last.ckpt").exists()
@@ -334,17 +334,21 @@ def test_fast_dev_run_measures_a_minimum(tmp_path, loaders):
     assert measured.result.settings["trials"] == 1
 
 
-def test_a_twin_from_saved_hyperparameters_is_used(tmp_path, loaders):
+def test_saved_hyperparameters_build_nothing_unasked(tmp_path, loaders):
+    built = []
+
     class Saving(demo.DigitsClassifier):
         def __init__(self, learning_rate=1e-3, width=64):
             super().__init__(learning_rate)
+            built.append(width)
             self.save_hyperparameters()
             self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(512, width), nn.ReLU(), nn.Linear(width, 10))
 
     measured = callback()
     trainer(tmp_path, measured).fit(Saving(width=48), *loaders)
-    assert measured.result.settings["reinitialize"] == "twin"
+    assert measured.result.settings["reinitialize"] == "normal"
     assert measured.result.coverage.share == 1.0
+    assert built == [48]
 
 
 def saved_state(path):

@@ -250,7 +250,7 @@ def test_twins_with_positive_weights_only_make_the_run_invalid(few):
 
     result = quick(*few, reinitialize=positive)
     assert not result.valid
-    assert "gradients of independent twins agree with one another" in result.validity
+    assert "scores of independently re-initialised models rise and fall together" in result.validity
     assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
     assert "degenerate re-initialisation" in result.verdicts["gradient"].reason
 

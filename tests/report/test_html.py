@@ -281,3 +281,15 @@ def test_undefined_output_change_is_called_undefined():
     nothing = OutputChange(*(getattr(change, name) * math.nan for name in vars(change)))
     text = html.render(make_result(output_change=nothing))
     assert "agreement of the predicted classes is undefined" in text
+
+
+def test_page_says_how_far_methods_agree_with_themselves_and_which_steps_were_walked():
+    result = make_result()
+    name = next(name for name, verdict in result.verdicts.items() if verdict.gated)
+    drawn = replace(
+        result, reproducibility={name: torch.full((2, 24), 0.934)}, settings={**result.settings, "steps": 99}
+    )
+    page = html.render(drawn)
+    assert f"{name} at 0.93" in page
+    assert f"{len(result.units)} of 99 steps walked" in page
+    assert "another seed" not in html.render(result)

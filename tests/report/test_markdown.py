@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from made_figures import invalid, make_result, nothing_defined
 
@@ -82,3 +83,12 @@ def test_model_card_leaves_controls_out():
     verdicts = {name: replace(verdict, gated=name == "gradient") for name, verdict in result.verdicts.items()}
     (entry,) = yaml.safe_load(markdown.model_card(replace(result, verdicts=verdicts), "m").strip("-\n"))["model-index"]
     assert [metric["name"] for metric in entry["results"][0]["metrics"]] == ["PSI of gradient"]
+
+
+def test_summary_says_how_far_a_method_that_draws_agrees_with_itself():
+    result = make_result()
+    name = next(name for name, verdict in result.verdicts.items() if verdict.gated)
+    assert "another seed" not in markdown.summary(result)
+    found = markdown.summary(replace(result, reproducibility={name: torch.full((2, 24), 0.934)}))
+    assert "Run again under another seed" in found
+    assert f"{name} at 0.93" in found

@@ -9,7 +9,7 @@ import torch
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import output_gradient
-from lightning_sanity.resources.budget import Cost, Interrupted, Shared, alarm, thin
+from lightning_sanity.resources.budget import Cost, Interrupted, Shared, alarm, spread, thin
 
 
 def test_what_fits_is_left_alone():
@@ -26,9 +26,18 @@ def test_trials_and_depths_shrink_together_and_fit(seconds):
     assert abs(plan.trials - len(plan.depths)) <= 1
 
 
-def test_full_depth_is_always_kept_and_depths_are_evenly_spread():
+def test_first_and_full_depth_are_kept_and_depths_are_evenly_spread():
     plan = thin(Cost({"a": 1.0}), trials=2, depths=9, seconds=6.0)
-    assert plan.depths == (2, 5, 8)
+    assert plan.depths == (0, 4, 8)
+
+
+def test_spread_depths_differ_and_hold_both_ends():
+    for depths in range(2, 30):
+        for number in range(2, depths + 1):
+            found = spread(number, depths)
+            assert len(set(found)) == number
+            assert (found[0], found[-1]) == (0, depths - 1)
+        assert spread(1, depths) == (depths - 1,)
 
 
 def test_methods_go_before_controls_the_most_expensive_first():

@@ -86,7 +86,7 @@ def test_twins_are_drawn_on_the_cpu_whatever_the_default_device(problem):
     model, inputs, _ = problem
     planned = plan(model, trace(model, (inputs,)))
     with torch.device("meta"):
-        how = reinitializer(factory, model, model, planned, seed=0, twin_device="cpu")
+        how = reinitializer(factory, model, planned, seed=0, twin_device="cpu")
         twin = how.twin(0)
     assert set(drawn_on) == {"cpu"}
     assert {parameter.device.type for parameter in twin.parameters()} == {"cpu"}

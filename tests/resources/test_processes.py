@@ -9,6 +9,7 @@ from made_processes import METHODS, forking, in_processes, own, whole
 from lightning_sanity import Criterion
 from lightning_sanity.engine import Engine
 from lightning_sanity.engine.path import NotTraceable
+from lightning_sanity.explanation.measurements import agreement_of_twins
 from lightning_sanity.explanation.targets import class_mask
 from lightning_sanity.parameter_randomization import mprt as randomization_tests
 from lightning_sanity.parameter_randomization import time_limit
@@ -141,7 +142,7 @@ def test_twins_of_different_processes_are_compared_as_those_of_one(digits_networ
 
     def listening(*arguments):
         found = walk(*arguments)
-        agreements.append(found.twin_agreement)
+        agreements.append(float(agreement_of_twins(found.twins).mean()))
         return found
 
     def work(share):
@@ -321,7 +322,7 @@ def test_what_was_not_proven_is_not_tried_again(digits_network, monkeypatch):
     model, images, _ = digits_network
     asked = []
     monkeypatch.setattr(Engine, "_check", doubting(Engine._check, asked))
-    monkeypatch.setattr(randomization_tests, "undecided", lambda walk, gated, criterion: list(gated))
+    monkeypatch.setattr(randomization_tests, "undecided", lambda walk, gated, criterion, scope: list(gated))
     result = whole(model, images, Share(), trials="auto", methods=["gradient", "guided_backprop"])
     assert result["settings"]["trials_run"]["guided_backprop"] == 20
     assert asked.count("guided_backprop") == 1

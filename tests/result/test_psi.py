@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from lightning_sanity.result.psi import sensitivity, sensitivity_curve, sensitivity_of_samples
+from lightning_sanity.result.psi import depth_weights, sensitivity, sensitivity_curve, sensitivity_of_samples
 from lightning_sanity.result.signal import signal
 
 
@@ -159,3 +160,47 @@ def test_sensitivity_of_a_sample_moves_with_that_sample_only():
     before, after = (sensitivity_of_samples(v, floor, ceiling) for v in (values, changed))
     assert (before != after).nonzero().flatten().tolist() == [3]
     assert float(after[3]) == 0
+
+
+@pytest.mark.parametrize("walked", [range(9), [0, 8], [0, 3, 4, 8], [2, 5, 6], [8], [0]], ids=str)
+def test_weights_are_those_of_straight_lines_between_walked_steps(walked):
+    height = {step: math.sin(1 + step) for step in walked}
+    lines = sum(float(np.interp(step, list(walked), list(height.values()))) for step in range(9)) / 9
+    weights = depth_weights(list(walked), 9)
+    assert sum(weights) == pytest.approx(1)
+    assert sum(w * h for w, h in zip(weights, height.values(), strict=True)) == pytest.approx(lines)
+
+
+def test_silent_steps_neither_count_nor_are_counted_for():
+    assert depth_weights([0, 1, 2, 3], 4, {1, 2}) == (0.5, 0, 0, 0.5)
+    assert depth_weights([0, 4], 5, {1, 2, 3}) == (0.5, 0.5)
+    assert depth_weights([0, 1], 2, {0, 1}) == (0, 0)
+
+
+def test_weighted_psi_is_that_of_the_repeated_depths():
+    draw = torch.Generator().manual_seed(3)
+    values, floor, ceiling = simulated(5, 12, (0.05, 0.05, 0.1), draw)
+    repeated = [torch.cat([t[:, :1], t, t[:, -1:]], 1) for t in (values, floor)]
+    weighted = sensitivity(values, floor, ceiling, weights=(1 / 3, 1 / 6, 1 / 6, 1 / 3))
+    expected = sensitivity(*repeated, ceiling)
+    assert vars(weighted.psi) == pytest.approx(vars(expected.psi))
+    assert weighted.separation == pytest.approx(expected.separation)
+    found = [sensitivity_of_samples(*given, ceiling, weights=w) for given, w in
+             (((values, floor), (1 / 3, 1 / 6, 1 / 6, 1 / 3)), (repeated, ()))]  # fmt: skip
+    torch.testing.assert_close(*found)
+
+
+def test_weights_are_shared_out_among_the_depths_that_are_defined():
+    values = torch.rand(5, 3, 8)
+    values[:, 1] = math.nan
+    floor, ceiling = uniform(0, (5, 3, 8)), uniform(1, (1, 8))
+    found = sensitivity(values, floor, ceiling, weights=(0.2, 0.5, 0.3)).psi.value
+    means = 1 - values.double().mean((0, 2))
+    assert found == pytest.approx(float(0.4 * means[0] + 0.6 * means[2]))
+
+
+@pytest.mark.parametrize(("level", "found"), [(0.0, False), (0.03, False), (0.2, True)])
+def test_signal_needs_little_effect_and_significance(level, found):
+    draw = torch.Generator().manual_seed(1)
+    noise, cross = level + 0.05 * torch.randn(3, 64, generator=draw), 0.05 * torch.randn(9, 64, generator=draw)
+    assert signal(noise, cross).found(0.05) is found

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_sanity.result import Criterion, Outcome
-from lightning_sanity.result.verdict import Evidence, judge
+from lightning_sanity.result.verdict import Evidence, judge, scope_of
 
 
 def evidence(similarity, *, spread=0.02, trials=6, **changes):
@@ -96,10 +96,118 @@ def test_judge_is_inconclusive_on_dead_maps():
     assert "25% of the trained model's maps are constant" in verdict.reason
 
 
-def test_judge_is_inconclusive_where_ceiling_meets_floor():
-    verdict = judge(evidence(0.1, ceiling={"spearman": torch.full((3, 24), 0.2)}), Criterion())
+def several(**means):
+    """Tables of several measures about these means."""
+    return {name: mean + 0.01 * torch.randn(6, 4, 24) for name, mean in means.items()}
+
+
+def of_measures(values, floor, **changes):
+    tables = {"values": several(**values), "floor": several(**floor)}
+    return evidence(0.1, **tables, ceiling={name: torch.ones(1, 24) for name in values}, **changes)
+
+
+def test_a_measure_that_cannot_tell_is_left_out_and_named():
+    found = of_measures({"spearman": 0.2, "ssim": 0.9}, {"spearman": 0.1, "ssim": 0.89})
+    verdict = judge(found, Criterion())
+    assert (verdict.outcome, verdict.measure, list(verdict.psi_of)) == (Outcome.PASS, "spearman", ["spearman"])
+    assert "ssim cannot tell, and is left out" in verdict.reason
+
+
+def test_judge_is_inconclusive_where_no_measure_of_magnitude_can_tell():
+    found = of_measures({"spearman": 0.9, "spearman_signed": 0.1}, {"spearman": 0.89, "spearman_signed": 0.0})
+    verdict = judge(found, Criterion())
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "cannot tell" in verdict.reason
+    assert "no measure of magnitude can tell" in verdict.reason
+    assert verdict.psi != verdict.psi  # NaN
+
+
+def same(floor=0.1, **changes):
+    return evidence(1.0, spread=0.0, floor={"spearman": torch.full((6, 4, 24), floor)}, **changes)
+
+
+@pytest.mark.parametrize("floor", [0.1, 0.95, 1.0])
+def test_a_map_that_no_weights_change_fails_whatever_the_floor(floor):
+    cross = torch.full((9, 24), floor)
+    verdict = judge(same(floor, cross=cross), Criterion())
+    assert verdict.outcome is Outcome.FAIL
+    assert "the same when all weights are random" in verdict.reason
+
+
+def test_a_map_that_changes_a_little_at_the_last_step_does_not_fail_outright():
+    values = torch.ones(6, 4, 24)
+    values[:, -1] -= 1e-3
+    verdict = judge(same(1.0 - 2e-3, values={"spearman": values}), Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_method_that_does_not_reproduce_itself_is_unstable():
+    unstable, stable = (evidence(0.1, again=level + 0.02 * torch.randn(3, 24)) for level in (0.4, 0.5))
+    verdict = judge(unstable, Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "unstable: two runs" in verdict.reason
+    assert "agree only by 0.4" in verdict.reason
+    assert judge(stable, Criterion()).outcome is Outcome.PASS
+
+
+def test_noise_under_one_seed_is_unstable_and_no_failure():
+    verdict = judge(same(0.0, again=0.05 * torch.randn(3, 24), cross=0.05 * torch.randn(9, 24)), Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "unstable" in verdict.reason
+
+
+def test_depths_count_by_their_weights():
+    values = torch.stack([torch.full((6, 24), level) for level in (0.9, 0.1, 0.1)], 1) + 0.01 * torch.randn(6, 3, 24)
+    floor = {"spearman": torch.full((6, 3, 24), 0.1)}
+    given = {"values": {"spearman": values}, "floor": floor}
+    assert judge(evidence(0.1, **given), Criterion()).psi == pytest.approx(2 / 3 + 1 / 27, abs=0.01)
+    assert judge(evidence(0.1, **given, weights=(0.0, 0.5, 0.5)), Criterion()).psi == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("order", "walked", "layers", "outcomes"),
+    [
+        ("cascading", 4, 4, "PASS FAIL"),
+        ("cascading", 1, 1, "PASS FAIL"),
+        ("cascading", 1, 4, "INCONCLUSIVE FAIL"),
+        ("full", 1, 4, "INCONCLUSIVE FAIL"),
+        ("bottom_up", 4, 4, "INCONCLUSIVE FAIL"),
+        ("independent", 4, 4, "INCONCLUSIVE INCONCLUSIVE"),
+    ],
+)
+def test_only_a_cascade_of_several_steps_lets_a_method_pass(order, walked, layers, outcomes):
+    scope = scope_of(order, walked, layers)
+    found = [judge(evidence(level, scope=scope), Criterion()) for level in (0.1, 0.8)]
+    assert " ".join(verdict.outcome.value for verdict in found) == outcomes
+    assert all("use order='cascading'" in v.reason for v in found if v.outcome is Outcome.INCONCLUSIVE)
+    assert all(verdict.psi == verdict.psi for verdict in found)  # the number stays
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"), [(1, "one sample has no other sample's map"), (2, "two samples are too few")]
+)
+def test_too_few_samples_have_a_sentence_of_their_own(samples, words):
+    def table(level, rows):
+        return torch.full((rows, samples), level)
+
+    cross = table(0.3, 9)[: samples - 1] if samples > 1 else table(torch.nan, 1)
+    floor = torch.full((6, 4, samples), 0.1 if samples > 1 else torch.nan)
+    found = evidence(
+        0.1,
+        values={"spearman": 0.1 + 0.02 * torch.randn(6, 4, samples)},
+        floor={"spearman": floor},
+        ceiling={"spearman": torch.ones(1, samples)},
+        noise=table(0.9, 3),
+        cross=cross,
+    )
+    verdict = judge(found, Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert words in verdict.reason
+
+
+def test_maps_that_are_the_same_for_every_sample_are_told_from_noise():
+    verdict = judge(evidence(0.1, noise=torch.ones(3, 24), cross=torch.ones(9, 24)), Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "the same for every sample" in verdict.reason
 
 
 def test_judge_is_inconclusive_on_constant_maps():
