@@ -222,7 +222,7 @@ def test_methods_that_hide_run_through_a_cascade_of_text(sentences):
     model, ids, _ = sentences
     methods = ["occlusion", "feature_ablation", lime(n_samples=30), kernel_shap(n_samples=30), rise(n_masks=30)]
     result = parameter_randomization_test(
-        model, ids, methods=methods, trials=1, repeats=1, controls=False, tokens=Tokens()
+        model, ids, 1, methods=methods, trials=1, repeats=1, controls=False, tokens=Tokens()
     )
     assert {name for name, measure in result.curves if measure == "cosine_signed"} == {
         "occlusion", "feature_ablation", "lime", "kernel_shap", "rise",

@@ -112,7 +112,10 @@ def test_an_ensemble_of_copies_has_the_curves_of_one(digits, count):
     torch.manual_seed(0)
     member = trained(Small(), images, labels, steps=100)
     together = Mean([copy.deepcopy(member) for _ in range(count)]).eval()
-    one, several = (check(model, images[:8], trials=1, reinitialize=by_shape(5.0)) for model in (member, together))
+    one, several = (
+        check(model, images[:8], target=labels[:8], trials=1, reinitialize=by_shape(5.0))
+        for model in (member, together)
+    )
     assert one.units == ("fc", "c2", "c1")
     assert several.units == ("members.*.fc", "members.*.c2", "members.*.c1")
     for method in METHODS:
@@ -171,7 +174,7 @@ def test_what_stood_aside_is_kept_in_the_file(tmp_path):
             features = torch.relu(self.body(x))
             return self.head(features), self.other(features)
 
-    result = check(Beside().eval(), torch.randn(8, 6), trials=2, methods="gradient")
+    result = check(Beside().eval(), torch.randn(8, 6), target=1, output=0, trials=2, methods="gradient")
     assert result.coverage.aside == ("other.weight", "other.bias")
     result.to_json(tmp_path / "result.json")
     assert SanityResult.from_json(tmp_path / "result.json").coverage == result.coverage
