@@ -133,7 +133,6 @@ def ask(
 def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions) -> Request:
     """The question that the arguments and options of a test mean; see ``ask`` and ``understood``."""
     seed = given["seed"]
-    model = model if is_sharded(model) else stand_in_for(model)  # nobody is to hear of these passes
     asked = ask(
         model,
         inputs,
@@ -205,11 +204,11 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Lay
     run, total = asked.forward or _plainly, len(first(asked.inputs)) if few else 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     for count in dict.fromkeys(size for size in (few, total) if size):
-        with _undisturbed(model, device, seed):
+        with _undisturbed(model, device, seed) as unheard:
             values = launder(rows_of(asked.inputs, slice(0, count)), device)
             given = values if isinstance(values, tuple) else (values,)
             try:
-                layout, outputs = layout_of(model, given, given[0], lambda: run(model, *given))  # noqa: B023
+                layout, outputs = layout_of(unheard, given, given[0], lambda: run(unheard, *given))  # noqa: B023
             except OutputError:
                 raise
             except Exception:
@@ -220,7 +219,8 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Lay
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+def _undisturbed(model: nn.Module, device: torch.device, seed: int) -> Iterator[nn.Module]:
+    """The model, for passes that nobody hears of and that leave nothing behind."""
     with (
         isolated_rng(seed, device),
         torch.inference_mode(False),
@@ -230,7 +230,7 @@ def _undisturbed(model: nn.Module, device: torch.device, seed: int) -> Iterator[
         preserved(model),
         put_back(*(hook.function for hook in users_hooks(model))),
     ):
-        yield
+        yield model if is_sharded(model) else stand_in_for(model)
 
 
 def _runs(model: nn.Module, asked: Request, seed: int) -> bool:
@@ -327,8 +327,8 @@ def _settled(asked: Request, model: nn.Module, target: Target, seed: int) -> Req
     """The choice of a target made on the trained model and put behind the other inputs."""
     run, values = asked.forward or _plainly, asked.inputs if isinstance(asked.inputs, tuple) else (asked.inputs,)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with _undisturbed(model, device, seed):
-        choice = target.choose(run(model, *launder(values, device)))
+    with _undisturbed(model, device, seed) as unheard:
+        choice = target.choose(run(unheard, *launder(values, device)))
 
     def chosen(explained: nn.Module, inputs: Any) -> Any:
         inner = getattr(explained, "model", explained)

@@ -167,23 +167,30 @@ def _cut(model: nn.Module, unit: Unit, pattern_of: Mapping[str, str]) -> list[tu
         name: max((path for path in pattern_of if _within(name, path)), key=len, default="")
         for name in (*unit.parameters, *unit.statistics)
     }
-    own = path_of[main]
-    parts: dict[str, list[str]] = {}
-    for name, path in path_of.items():
-        parts.setdefault(path if path and not _within(main, path) else own, []).append(name)
+    own = pattern_of.get(path_of[main])
+    parts: dict[str | None, list[str]] = {}
+    for name, path in path_of.items():  # by pattern: one that matches a module matches its parameters, too
+        parts.setdefault(pattern_of[path] if path and not _within(main, path) else own, []).append(name)
     return [
         (
-            pattern_of.get(path),
+            pattern,
             Unit(
-                unit.name if path == own else owner_of(model, names[0]) or names[0],
+                unit.name if pattern == own else _part_name(model, unit, names),
                 tuple(name for name in names if name in unit.parameters),
                 tuple(name for name in names if name in unit.statistics),
                 tuple(name for name in names if name in unit.weights),
             ),
         )
-        for path, names in reversed(parts.items())
+        for pattern, names in reversed(parts.items())
         if any(name in unit.parameters for name in names)
     ]
+
+
+def _part_name(model: nn.Module, unit: Unit, names: Sequence[str]) -> str:
+    """Of the module if the part is all of it, else of its first parameter: no two parts share a name."""
+    owner = owner_of(model, names[0])
+    whole = all(name in names for name in unit.parameters if owner_of(model, name) == owner)
+    return owner if owner and whole else names[0]
 
 
 def _renumbered(found: Sequence[Layer], counts: Sequence[int]) -> list[frozenset[int]]:

@@ -6,6 +6,7 @@ import torchvision
 from made_paths import Branches, Drawn, Squeezing
 from torch import nn
 
+from lightning_sanity import parameter_randomization_test
 from lightning_sanity.model.graph import trace
 from lightning_sanity.randomization import units
 from lightning_sanity.randomization.unit import plan
@@ -162,3 +163,24 @@ def test_a_listed_name_that_the_explained_output_does_not_need_is_refused():
     ):
         plan(model, graph, ["head", "other"])
     assert [step.name for step in plan(model, graph, ["head"]).steps] == ["head", "body"]
+
+
+@pytest.mark.parametrize("pattern", [".*", r"[01]\b.*", r"1.*"])
+def test_a_pattern_that_matches_parameters_as_well_cuts_no_layer_in_two(pattern):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    planned = plan(model, trace(model, (torch.rand(2, 1, 8, 8),)), [pattern])
+    names = [unit.name for unit in planned.units]
+    assert len(names) == len(set(names))  # each has a random stream of its own
+    assert all(unit.parameters != ("4.bias",) for unit in planned.units)
+
+
+def test_one_step_of_everything_is_drawn_and_proven_on_both_paths():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    given = {"trials": 1, "repeats": 1, "granularity": [".*"], "progress": False, "controls": False}
+    for engine in ("auto", "plain"):
+        result = parameter_randomization_test(
+            model, torch.rand(4, 1, 8, 8), 1, methods="gradient", engine=engine, **given
+        )
+        assert result.units == (".*",)
+        assert result.coverage.share == 1

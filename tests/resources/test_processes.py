@@ -104,7 +104,7 @@ def test_any_number_of_processes_finds_the_same_to_the_last_bit(digits_network, 
     "changes",
     [
         {"engine": "plain", "trials": 3},
-        {"trials": "auto", "criterion": Criterion(0.999999), "methods": "gradient"},
+        {"trials": "auto", "criterion": Criterion(0.95), "methods": "gradient"},
         {"diagnostics": ("cross_image", "random_logit", "entropy", "dependence")},
         {"order": "independent", "methods": ("gradient", "smoothgrad")},
         {"norm_stats": "recalibrate", "methods": ("gradient", "guided_backprop")},

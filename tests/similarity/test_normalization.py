@@ -70,5 +70,5 @@ def test_abs_ignores_the_sign_of_a_signed_map():
 
 
 def test_an_unknown_normalisation_is_named():
-    with pytest.raises(ValueError, match=r"unknown normalization 'z' of 'ssim'; choose from: none, abs"):
+    with pytest.raises(ValueError, match=r"unknown normalization of 'ssim': 'z'; choose from: none, abs"):
         sim.resolve("ssim.z")
