@@ -154,6 +154,7 @@ def walked(name, methods=("gradient",), order="cascading", networks=NETWORKS, **
     target = torch.arange(5) % 4
     what = Explanation(face, inputs, target)
     chosen = {key: resolve(key) for key in methods}
+    chosen = {key: m.settle(face, inputs, target) if m.settle else m for key, m in chosen.items()}
     prepared = {
         key: (method, method.prepare(face, inputs) if method.prepare else method.attribute)
         for key, method in chosen.items()

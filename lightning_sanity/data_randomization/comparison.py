@@ -130,7 +130,7 @@ class Comparison:
         if self.true > 1:
             one, other = torch.triu_indices(self.true, self.true, 1)
             return {key: table[one, other] for key, table in likeness.items()}
-        return {key: torch.ones(1, table.shape[-1]) for key, table in likeness.items()}
+        return {key: torch.ones(1, table.shape[-1], dtype=torch.float32) for key, table in likeness.items()}
 
     def _again(self, method: Method, functions: Sequence[AttributionFn], maps: Maps) -> Tensor | None:
         """Likeness of the first model's explanation to further ones under other seeds ``(repeats, N)``."""

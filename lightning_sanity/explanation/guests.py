@@ -8,7 +8,7 @@ compared for that, because it never held the originals. The library's own method
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.layers import resized
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.model.weights import is_sharded
 
 _visiting: ContextVar[bool] = ContextVar("visiting", default=False)
 _PARTS = {"_parameters": "parameters", "_buffers": "buffers", "_modules": "submodules", "training": "the mode"}
@@ -151,8 +152,12 @@ class Guests:
         """The model's tensors are copies inside the block, which share memory among themselves as the originals do.
 
         A write to ``.data`` shows in no version counter: ``thorough`` compares the values as well, to be able to say
-        what was changed. It is undone in any case.
+        what was changed. It is undone in any case. Shards are the model's own, measured in place: FSDP resizes their
+        memory while it gathers them, so they are not copied, and what is written to them stays.
         """
+        if is_sharded(model):
+            yield
+            return
         originals = [(where, tensor, tensor.data, tensor.grad, tensor.requires_grad) for where, tensor in _held(model)]
         copies: dict[int, torch.UntypedStorage] = {}
         for _, tensor, data, *_ in originals:
@@ -360,6 +365,33 @@ def _streams_kept(device: torch.device) -> Iterator[None]:
 # -------------------------------------------------------------------------------------------------------- attributions
 
 
+ADVICE = {
+    list: ": torch.stack(maps) makes one of a list with a map per sample",
+    tuple: ": torch.stack(maps) makes one of a tuple with a map per sample, or return its first entry",
+    dict: ": return the entry that holds the maps",
+    type(None): ": is its return missing? Where it takes x.grad, x must be a leaf: x = x.detach().requires_grad_()",
+}
+"""What to do about a value that is no tensor."""
+
+
+def stacked(maps: Sequence[Any]) -> Any:
+    """One tensor of a map per sample; what was given where that cannot be."""
+    try:
+        return torch.stack([torch.as_tensor(one).detach() for one in maps])
+    except (RuntimeError, TypeError, ValueError):
+        return maps
+
+
+def turned(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """How the axes have to be turned, if that is all there is to it."""
+    last = len(wanted) - 1
+    if len(got) == len(wanted) > 2 and got == (wanted[0], *wanted[2:], wanted[1]):
+        return f": channels come last; return maps.movedim({last}, 1)"
+    if got == wanted[1:]:
+        return ": the batch dimension is missing"
+    return ""
+
+
 def attribution_of(returned: Any, value: Tensor) -> tuple[Tensor, str | None]:
     """What a guest returned as an attribution of ``value``, and what was made of it, if it was not one already.
 
@@ -375,6 +407,8 @@ def attribution_of(returned: Any, value: Tensor) -> tuple[Tensor, str | None]:
     Raises:
         NoAttribution: If it is none of these: with both shapes.
     """
+    if isinstance(returned, (list, tuple)) and len(returned) == len(value):
+        returned = stacked(returned)
     found, remark = _real(returned), None
     wanted, got = tuple(value.shape), tuple(found.shape)
     found = found.detach().to(value.device, _number(found.dtype), copy=True)
@@ -399,7 +433,7 @@ def attribution_of(returned: Any, value: Tensor) -> tuple[Tensor, str | None]:
 def _no_shape(got: tuple[int, ...], wanted: tuple[int, ...]) -> NoAttribution:
     return NoAttribution(
         f"returned shape {got} for an input of shape {wanted}: an attribution is shaped like the input, or is one map "
-        "per sample, no larger than the input"
+        f"per sample, no larger than the input{turned(got, wanted)}"
     )
 
 
@@ -409,7 +443,9 @@ def _real(returned: Any) -> Tensor:
         returned = returned[0]
     if not isinstance(returned, Tensor):
         if not hasattr(returned, "__array__"):
-            raise NoAttribution(f"returned {type(returned).__name__} instead of a tensor")
+            raise NoAttribution(
+                f"returned {type(returned).__name__} instead of a tensor{ADVICE.get(type(returned), '')}"
+            )
         array = np.array(returned)
         if array.dtype.kind not in "biufc":
             raise NoAttribution(f"returned an array of {array.dtype} instead of numbers")

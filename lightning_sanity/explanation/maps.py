@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.explanation.gradient_path import lost_gradient
-from lightning_sanity.explanation.guests import NoAttribution, visiting
+from lightning_sanity.explanation.guests import ADVICE, NoAttribution, stacked, turned, visiting
 from lightning_sanity.explanation.kinds import summed
 from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.random_streams import generator, reseed
@@ -199,32 +199,16 @@ def reduced(attribution: Tensor, name: str, what: Explanation) -> Maps:
     if isinstance(attribution, np.ndarray):
         attribution = torch.as_tensor(attribution)
     if isinstance(attribution, (list, tuple)) and len(attribution) == len(value):
-        attribution = _stacked(attribution)
+        attribution = stacked(attribution)
     if not isinstance(attribution, Tensor):
         raise AttributionFailed(
             f"method '{name}' returned {type(attribution).__name__} instead of a tensor shaped like the input "
-            f"{tuple(value.shape)}{_ADVICE.get(type(attribution), '')}"
+            f"{tuple(value.shape)}{ADVICE.get(type(attribution), '')}"
         )
     attribution = attribution.detach().to(value.device)
     if attribution.is_complex() or not attribution.is_floating_point():
         attribution = attribution.abs() if attribution.is_complex() else attribution.float()
     return _reduced(attribution, value, name)
-
-
-_ADVICE = {
-    list: ": torch.stack(maps) makes one of a list with a map per sample",
-    tuple: ": torch.stack(maps) makes one of a tuple with a map per sample, or return its first entry",
-    dict: ": return the entry that holds the maps",
-    type(None): ": is its return missing? Where it takes x.grad, x must be a leaf: x = x.detach().requires_grad_()",
-}
-
-
-def _stacked(maps: Sequence[Any]) -> Any:
-    """One tensor of a map per sample; what was given where that cannot be."""
-    try:
-        return torch.stack([torch.as_tensor(one).detach() for one in maps])
-    except (RuntimeError, TypeError, ValueError):
-        return maps
 
 
 def _hint(error: Exception, what: Explanation) -> str:
@@ -258,19 +242,9 @@ def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:
     if maps is None:
         wanted, got = tuple(value.shape), tuple(attribution.shape)
         raise AttributionFailed(
-            f"method '{name}' returned shape {got} for an input of shape {wanted}{_turned(got, wanted)}"
+            f"method '{name}' returned shape {got} for an input of shape {wanted}{turned(got, wanted)}"
         )
     return Maps(*maps)
-
-
-def _turned(got: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """How the axes have to be turned, if that is all there is to it."""
-    last = len(wanted) - 1
-    if len(got) == len(wanted) > 2 and got == (wanted[0], *wanted[2:], wanted[1]):
-        return f": channels come last; return maps.movedim({last}, 1)"
-    if got == wanted[1:]:
-        return ": the batch dimension is missing"
-    return ""
 
 
 def _resolved(attribution: Tensor) -> Tensor:
@@ -335,12 +309,10 @@ class Reference:
         while some := list(islice(pairs, self.together)):
             maps, places = zip(*some, strict=True)
             alone = len(some) == 1 or 0 in places
-            found = [self.against(*pair) for pair in some] if alone else self._against_stacked(maps, places)
+            found = [self.against(*pair) for pair in some] if alone else self._againststacked(maps, places)
             yield from zip(maps, found, strict=True)
 
-    def _against_stacked(
-        self, several: Sequence[Maps], shifts: Sequence[int]
-    ) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    def _againststacked(self, several: Sequence[Maps], shifts: Sequence[int]) -> list[dict[str, tuple[Tensor, Tensor]]]:
         depths, samples = len(several), len(self.maps.magnitude)
         maps = Maps.together(several)
         index = torch.arange(samples, device=maps.magnitude.device)

@@ -148,7 +148,7 @@ def test_fit_ends_with_the_table_the_legend_and_the_report(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.count("sanity, step ") == 2  # a line per validation
     table = shown.split("\nsanity: ")[1]
-    for words in ("gradient", "PSI [95 %]", "passes from 0.65", "above 1", "note: "):
+    for words in ("gradient", "PSI [95 %]", "passes from 0.65", "above 1"):
         assert words in table
     assert f"report: {tmp_path / 'sanity' / 'report.html'}" in table
 

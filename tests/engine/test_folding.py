@@ -62,6 +62,7 @@ NETWORKS = {"resnet18": lambda: resnet18(num_classes=4), "small": Small}
 
 def prepared(model, names, layer):
     methods = {name: resolve(name, layer) for name in names}
+    methods = {n: m.settle(model, IMAGES, torch.arange(len(IMAGES)) % 4) if m.settle else m for n, m in methods.items()}
     return {
         name: (method, method.prepare(model, IMAGES) if method.prepare else method.attribute)
         for name, method in methods.items()

@@ -262,6 +262,7 @@ def wandb_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setenv("WANDB_SILENT", "true")
+        patch.setenv("WANDB_MODE", "offline")
         logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
         for step in (100, 200):
             log_result([logger], make_result(), step=step)
