@@ -56,6 +56,8 @@ def assert_equal():
     few, more = test(problem, 4, 1), test(problem, 4, 3)
     whole = test(problem, 6, 1)
     for key, curve in few.curves.items():
+        if key[0] == "output_pattern":  # drawn of the scores as they lie among those of the whole probe
+            continue
         tolerance = {"atol": 1e-5, "equal_nan": True}
         assert torch.allclose(curve.values, more.curves[key].values[:1], **tolerance), f"{key}: trials change it"
         assert torch.allclose(curve.values, whole.curves[key].values[:, :, :4], **tolerance), (

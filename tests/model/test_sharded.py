@@ -257,7 +257,7 @@ def explored(rank, folder):
     columns = init_device_mesh("cpu", (1, WORLD), mesh_dim_names=("data_parallel", "tensor_parallel"))
     found["tensor parallel"] = compared(rank, columns, images, {"hidden": 32, "tensor_parallel": True})
     found["inference"] = after_inference(mesh, images)
-    result = parameter_randomization_test(sharded(mesh), images, methods=["lrp_epsilon", "cam"], **SHORT)
+    result = parameter_randomization_test(sharded(mesh), images, 0, methods=["lrp_epsilon", "cam"], **SHORT)
     found["reasons"] = {name: verdict.reason for name, verdict in result.verdicts.items()}
     for name, others in {"apart": [], "shared": [OneStatistic()]}.items():
         measured, saved = measuring("gradient", trials=1), ModelCheckpoint(folder, filename=name, every_n_epochs=1)
