@@ -144,7 +144,7 @@ class Comparison:
         return torch.stack(again).float().cpu()
 
     def _guard(self, method: Method, functions: Sequence[AttributionFn], maps: Sequence[Maps]) -> tuple[Tensor, Tensor]:
-        """Do the maps carry signal? See ``statistics.signal``; mean over the true-label models."""
+        """Do the maps carry signal? See ``signal.signal``; mean over the true-label models."""
         spearman = [measure for measure in self.measures if measure.name == "spearman"]
         samples = len(maps[0].magnitude)
         noise, cross = [], []
