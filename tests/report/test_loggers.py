@@ -263,11 +263,13 @@ def wandb_run(tmp_path_factory):
         warnings.simplefilter("ignore")
         patch.setenv("WANDB_SILENT", "true")
         patch.setenv("WANDB_MODE", "offline")
+        wandb.teardown()  # a session reads the environment once, and another test may have begun it
         logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
         for step in (100, 200):
             log_result([logger], make_result(), step=step)
         directory = Path(logger.experiment.dir)
         wandb.finish()
+        wandb.teardown()  # waits until everything is written
     (file,) = directory.parent.glob("*.wandb")
     return directory, Offline(file)
 
