@@ -1,7 +1,9 @@
 """The test inside a Trainer.
 
 sanity_callback.py   the hooks: when the test runs, and what happens with the verdict
-trainer.py           what is asked of a Trainer: data, other processes, whether to stop, where progress is shown
+measurement.py       both tests on the weights as they are now, agreed between processes
+fixed_probe.py       what is explained: the same samples at every validation and on every process
+trainer.py           what is asked of a Trainer: whether to stop, other processes, where progress is shown
 narration.py         what is said on the terminal
 max_time.py          the account of time beside training
 released_weights.py  the measured weights must be the released ones: what can come between

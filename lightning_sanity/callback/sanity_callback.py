@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import Unpack, override
@@ -18,27 +16,15 @@ from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
 from lightning_sanity.callback.deferred_report import Publication
 from lightning_sanity.callback.drift import drift
+from lightning_sanity.callback.fixed_probe import FixedProbe, stream_warning
 from lightning_sanity.callback.home import home
 from lightning_sanity.callback.max_time import Allowance
+from lightning_sanity.callback.measurement import Instrument, Measurement, Tests
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
 from lightning_sanity.callback.narration import Narration
-from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, subject, unaveraged
+from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, unaveraged
 from lightning_sanity.callback.scalars import scalars as scalars_of
-from lightning_sanity.callback.trainer import (
-    Read,
-    form_probe,
-    gatherer,
-    going_on,
-    interruptible,
-    logged_step,
-    never_validates,
-    occasion,
-    progress_lines,
-    reads,
-    stream_warning,
-)
-from lightning_sanity.data_randomization.drt import data_randomization_test
-from lightning_sanity.explanation.options import DEFAULTS as COMMON
+from lightning_sanity.callback.trainer import going_on, logged_step, never_validates
 from lightning_sanity.explanation.options import (
     METHODS,
     check_choice,
@@ -48,16 +34,12 @@ from lightning_sanity.explanation.options import (
     check_yes_no,
     spelled_out,
 )
-from lightning_sanity.explanation.probe import Probe, check_probe, described
+from lightning_sanity.explanation.probe import check_probe
 from lightning_sanity.explanation.targets import check_target
 from lightning_sanity.model import checkpoint
-from lightning_sanity.model.clone import clone, weights_digest
-from lightning_sanity.model.sharded import measured_in_place
-from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
+from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.resources.budget import Interrupted
-from lightning_sanity.resources.ending import must_end
-from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.controls import validated
 from lightning_sanity.result.noninferiority import against
 from lightning_sanity.result.sanity_result import Outcome, SanityCheckFailed, SanityResult
@@ -185,20 +167,25 @@ class SaliencySanityCallback(pl.Callback):
         self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None
         self.verbose = verbose
-        self._narration = Narration(self._prefix, verbose=verbose)
-        self._folder: Path | None = None
-        self._batch: str | None = None
-        self._ended = True
-        self._baseline: SanityResult | None = None
-        self._drift: dict[str, float] = {}
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
-        self._probe: Probe | None = None
-        self._read: Read | None = None
-        self._allowance = Allowance(max_time)
-        self._publication = Publication(self._prefix, images=log_images, report=report)
+        self._baseline: SanityResult | None = None
         self._validations, self._measured_step = 0, 0
-        self._ledger = Ledger()
+        self._drift: dict[str, float] = {}
+        self._folder: Path | None = None
+        self._ended = True
         self._restored: dict[str, Any] = {}
+        self._ledger = Ledger()
+        self._prepare(every=False)
+
+    def _prepare(self, *, every: bool) -> None:
+        """What a run is measured, told and shown with."""
+        self._narration = Narration(self._prefix, verbose=self.verbose)
+        self._allowance = Allowance(self.max_time, every=every)
+        self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
+        single = self.precision == "32"
+        self._probe = FixedProbe(self.probe, self.seed, single_precision=single, narration=self._narration)
+        tests = Tests(self._test, single, self.reference_checkpoint, self.on_error == "raise", self.verbose)
+        self._instrument = Instrument(tests, self._probe, self._allowance, self._ledger, self._narration)
 
     # ------------------------------------------------------------------------------------------------------- hooks
 
@@ -223,16 +210,14 @@ class SaliencySanityCallback(pl.Callback):
         if problem is not None:
             raise MisconfigurationException(problem)
         self._read_references()
-        self._probe, self._read = None, None
         self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift = None, {}
-        self._narration, self._folder, self._ended = Narration(self._prefix, verbose=self.verbose), None, False
+        self._folder, self._ended = None, False
+        self._prepare(every=self._always(trainer))
         costs = stream_warning(self.probe)
         if costs is not None:
             self._narration.warn(costs)
         self._ledger.start()
-        self._allowance = Allowance(self.max_time, every=self._always(trainer))
-        self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
 
     def _always(self, trainer: pl.Trainer) -> bool:
         """Whether no validation may go by unmeasured."""
@@ -299,13 +284,7 @@ class SaliencySanityCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep what is read where the probe has to be made of it, and what a batch is, to be told beside a probe."""
-        if self._batch is None:
-            self._batch = described(batch)
-        if self._probe is None and dataloader_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
-            with going_on("what validation reads could not be kept for the probe of the randomization test"):
-                self._read = reads(trainer, self.probe) if batch_idx == 0 else self._read
-                if self._read is not None:
-                    self._read.offer(batch)
+        self._probe.see(trainer, batch, first=batch_idx == 0, main=dataloader_idx == 0)
 
     @override
     def on_test_batch_start(
@@ -428,45 +407,32 @@ class SaliencySanityCallback(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set ``self.result``, the same on every rank; None, and ``self.unmeasured``, if there is none."""
-        gather = gatherer(trainer)
-        kind = Together if measured_in_place(pl_module, self._test["clone_fn"]) else Share
-        share = kind(trainer.global_rank, trainer.world_size, gather)
-        result, labels, error = None, None, None
-        try:
-            result, labels = self._run(trainer, pl_module, share)
-        except (Exception, SystemExit) as raised:
-            if must_end(raised):
-                raise
-            caught = self._beside_a_batch(raised) if isinstance(raised, Exception) else raised
-            share.fail(caught)
-            # A traceback keeps the clone alive, and is wanted only where it will be shown.
-            error = caught if self.on_error == "raise" else caught.with_traceback(None)
-        # Ranks must agree, or the next collective hangs; and they must log the same value.
-        unlabelled = str(labels) if isinstance(labels, Exception) else None
-        found = gather((None if error is None else str(error), 0.0 if result is None else result.seconds, unlabelled))
-        messages = [message for message, _, _ in found if message is not None]
-        unlabelled = next((message for _, _, message in found if message is not None), None)
-        self.label_result = labels if isinstance(labels, SanityResult) and unlabelled is None else None
-        if result is not None and not messages:
+        found = self._instrument.measure(trainer, pl_module, self._restored, self.label_result)
+        self.label_result = found.labels
+        if found.result is not None:
             try:
-                result = self._judged(trainer, replace(result, seconds=max(seconds for _, seconds, _ in found)))
-            except Exception as caught:  # the same on every rank
-                error, messages = caught, [str(caught)]
-        if result is not None and not messages:
-            self.result, self.unmeasured = result, None
-            self._measured_step = trainer.global_step
-            if unlabelled is not None and self.on_error == "raise":
-                raise labels if isinstance(labels, Exception) else RuntimeError(unlabelled)
-            if unlabelled is not None:
-                self._narration.warn(f"the data randomization test could not be run and has no result: {unlabelled}")
+                self.result, self.unmeasured = self._judged(trainer, found.result), None
+            except Exception as error:  # the same on every rank
+                found = Measurement(why=str(error), error=error)
+        if found.result is None:
+            self._missed(trainer, found)
             return
-        self.result, self.unmeasured = None, messages[0]
-        if isinstance(error, Interrupted):
-            self._narration.warn(f"the randomization test was interrupted and has no result: {error}")
+        self._measured_step = trainer.global_step
+        if found.why_unlabelled is not None:
+            if self.on_error == "raise":
+                raise found.unlabelled or RuntimeError(found.why_unlabelled)
+            why = found.why_unlabelled
+            self._narration.warn(f"the data randomization test could not be run and has no result: {why}")
+
+    def _missed(self, trainer: pl.Trainer, found: Measurement) -> None:
+        """There is no result: warn or raise."""
+        self.result, self.unmeasured = None, found.why
+        if isinstance(found.error, Interrupted):
+            self._narration.warn(f"the randomization test was interrupted and has no result: {found.error}")
         elif self.on_error == "raise":
-            raise error if error is not None else RuntimeError(messages[0])
+            raise found.error or RuntimeError(found.why)
         else:
-            self._narration.failed(trainer.global_step, messages[0])
+            self._narration.failed(trainer.global_step, str(found.why))
 
     def _judged(self, trainer: pl.Trainer, result: SanityResult) -> SanityResult:
         """The result as it stands beside weight averaging, the baseline and the last one."""
@@ -479,100 +445,6 @@ class SaliencySanityCallback(pl.Callback):
         if self.result is not None and self.result.probe_digest == result.probe_digest:
             self._drift = drift(result, self.result)
         return result
-
-    def _beside_a_batch(self, error: Exception) -> Exception:
-        """The error, saying what the probe and a batch of validation are where the model could not be called."""
-        if not isinstance(error, ValueError) or "calling it on the probe" not in str(error) or self._probe is None:
-            return error
-        found = ValueError(f"{error} The probe is {described(self._probe.inputs)}, a validation batch {self._batch}.")
-        found.__cause__ = error if self.on_error == "raise" else None
-        return found
-
-    def _run(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share
-    ) -> tuple[SanityResult, SanityResult | Exception | None]:
-        """The result, and that of the comparison with the stored model or why there is none."""
-        tick = interruptible(trainer, progress_lines(trainer) if self.verbose else lambda done, total, label: None)
-        known = self._probe is not None
-        probe = self._fixed_probe(trainer, pl_module, share)
-        measured = subject(pl_module, share, self._test["clone_fn"], self.precision == "32")
-        parts = self._allowance.divide(free=not known)
-        self._parts = share.exchange(parts)[0] if self.max_time is not None else parts
-        with trainer.precision_plugin.forward_context() if self.precision is None else nullcontext():
-            target = self._target(probe)
-            given = self._test_for(trainer) | {
-                "target": target,
-                "max_seconds": self._parts.test,
-                "share": share,
-                "progress": tick,
-            }
-            with self._allowance.timing("test"):
-                result = parameter_randomization_test(measured, probe.inputs, **given)
-            labels = self._compare_labels(measured, probe, target)
-        digest = result.weights_digest if measured is pl_module or share.rank else weights_digest(pl_module)
-        step = self._ledger.measure(trainer, digest)
-        settings = {**result.settings, **occasion(trainer)}
-        return replace(result, step=step, probe_ids=probe.ids, weights_digest=digest, settings=settings), labels
-
-    def _target(self, probe: Probe) -> Any:
-        """What is explained of the probe's samples."""
-        if self._test["target"] != "labels":
-            return self._test["target"]
-        if probe.labels is None:
-            raise ValueError(
-                "target='labels' needs one class index per sample, which the probe does not have: pass a class index, "
-                "a function outputs -> (N,), or one of lightning_sanity.targets"
-            )
-        return probe.labels
-
-    def _compare_labels(self, measured: torch.nn.Module, probe: Probe, target: Any) -> SanityResult | Exception | None:
-        """The data randomization test against the stored model; every rank runs it, with the same result.
-
-        An error is returned: it informs beside the other test, and must not cost its result.
-        """
-        if self.reference_checkpoint is None:
-            return None
-        if not self._parts.compare:
-            self._narration.warn("max_time is too short for the data randomization test: its last result is kept")
-            return self.label_result
-        shared = ("methods", "pictures", *COMMON)
-        try:
-            other = clone(measured, self._test["clone_fn"])
-            try:
-                other.load_state_dict(checkpoint.load(self.reference_checkpoint))
-            except RuntimeError as error:
-                raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
-            with self._allowance.timing("labels"):
-                return data_randomization_test(
-                    measured, other, probe.inputs, target, progress=False, **{name: self._test[name] for name in shared}
-                )
-        except Exception as error:
-            return error if self.on_error == "raise" else error.with_traceback(None)
-
-    def _test_for(self, trainer: pl.Trainer) -> dict[str, Any]:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # only whether it runs at all
-            return {**self._test, "trials": 1, "max_steps": 1}
-        return self._test
-
-    def _fixed_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, share: Share) -> Probe:
-        """The same probe at every validation and on every rank: formed once on rank 0 and sent to all."""
-        if self._probe is None:
-            formed: Probe | None = None
-            if share.rank == 0:
-                ids = self._restored.get("probe_ids")
-                single = self.precision == "32"
-                formed = form_probe(trainer, pl_module, self.probe, ids, self.seed, single, self._read)
-                self._read = None
-            formed = share.exchange(formed)[0]
-            if formed is None:
-                raise RuntimeError("rank 0 sent no probe")
-            before = self._restored.get("probe_digest")
-            if before is not None and before != formed.digest:
-                self._narration.warn(
-                    "the probe differs from the one of the checkpoint: the curves before and after do not join"
-                )
-            self._probe = formed
-        return self._probe
 
     # ------------------------------------------------------------------------------------------------- log and act
 
@@ -609,7 +481,7 @@ class SaliencySanityCallback(pl.Callback):
             folder = home(trainer)
             self._folder = Path(folder) / self._prefix
             self._publication.write(result, self.label_result, logged_step(trainer), folder)
-        if trainer.state.fn != "fit" or (self._parts.draw and not self._allowance.exceeded()):
+        if trainer.state.fn != "fit" or (self._instrument.parts.draw and not self._allowance.exceeded()):
             self._show(trainer)
 
     def _show(self, trainer: pl.Trainer) -> None:

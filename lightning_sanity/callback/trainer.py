@@ -1,134 +1,21 @@
-"""What the callback asks of a Trainer: data, the other processes, whether it must stop, where progress is shown."""
+"""What the callback asks of a Trainer: whether it validates or must stop, other processes, where progress is shown."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, Dataset
 
-from lightning_sanity.explanation import probe as probes
-from lightning_sanity.explanation.probe import Probe
-from lightning_sanity.model.clone import preserved
 from lightning_sanity.resources.budget import Interrupted
-from lightning_sanity.resources.bystanders import put_back, streams
 from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.processes import everyone
 from lightning_sanity.resources.progress import Progress
 
 _PROGRESS_EVERY = 10.0  # seconds between lines
-
-
-class Read:
-    """The first samples that a validation reads, as the model gets them.
-
-    They make the probe where the data set cannot be asked for samples without training noticing: streams, and data
-    sets with iterators or open files of their own.
-
-    Args:
-        size: How many samples are wanted.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._batches: list[Probe] = []
-        self.error: Exception | None = None
-
-    def offer(self, batch: Any) -> None:
-        """A batch that is being validated; kept if samples are still wanted."""
-        if self.error is None and sum(map(len, self._batches)) < self._size:
-            try:
-                self._batches.append(probes.from_batch(batch))
-            except Exception as error:  # told when the probe is formed: here it would end training
-                self.error = error
-
-    def probe(self) -> Probe:
-        """The probe.
-
-        Raises:
-            ProbeError: If there were too few samples, or inputs and labels could not be told apart.
-        """
-        if self.error is not None:
-            raise self.error
-        return probes.first_of(self._batches, self._size)
-
-
-def reads(trainer: Any, given: Any) -> Read | None:
-    """What keeps the samples that are read now, if a probe has to be made of them."""
-    if not isinstance(given, int) or probes.can_be_indexed(_first_loader(trainer)):
-        return None
-    return Read(given)
-
-
-def stream_warning(given: Any) -> str | None:
-    """Why forming the probe could cost the data something, if it could."""
-    kinds = streams(given) if isinstance(given, (DataLoader, Dataset)) else []
-    if not kinds:
-        return None
-    return (
-        f"the probe is read from a {type(given).__name__} that holds what cannot be put back ({', '.join(kinds)}): "
-        "if training reads from it too, it will miss samples. Pass the probe as tensors, or as a number of samples."
-    )
-
-
-def form_probe(
-    trainer: Any,
-    module: Any,
-    given: Any,
-    ids: Sequence[int] | None,
-    seed: int,
-    single_precision: bool,
-    read: Read | None = None,
-) -> Probe:
-    """The probe as the model is to get it: through the user's transfer hooks, in the trainer's precision.
-
-    What the hooks and the data sets change in themselves meanwhile is put back.
-
-    Args:
-        trainer: Of either Lightning package.
-        module: Its LightningModule.
-        given: See ``probe.form``.
-        ids: Samples of an earlier run, which are taken again if they are still there.
-        seed: Of the choice.
-        single_precision: Floating point inputs in float32, whatever the trainer's own precision is.
-        read: What this validation has read, where the probe is made of that.
-    """
-
-    def convert(batch: Any) -> Any:
-        if not single_precision:
-            return trainer.precision_plugin.convert_input(batch)
-        return tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.is_floating_point() else t, batch)
-
-    def transfer(batch: Any) -> Any:
-        batch = module._on_before_batch_transfer(convert(batch), dataloader_idx=0)
-        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-    loader = _first_loader(trainer)
-    formed = None if read is None else read.probe()
-    # A hook that raises would also leave Lightning's record of the hook that it is in.
-    with preserved(module), put_back(trainer.datamodule):
-        if formed is None and isinstance(given, int) and ids is not None:
-            try:
-                formed = probes.from_ids_of(loader, ids, seed=seed, transfer=transfer)
-            except (IndexError, KeyError, probes.ProbeError) as error:
-                rank_zero_warn(f"the probe of the checkpoint is gone and another one is taken: {error}")
-        if formed is None:
-            formed = probes.form(given, loader, seed=seed, transfer=transfer)
-    inputs = convert(formed.inputs)
-    return replace(formed, inputs=inputs, digest=probes.digest(inputs))
-
-
-def _first_loader(trainer: Any) -> DataLoader[Any] | Iterable[Any] | None:
-    """The first loader of the data that is looked at now, however many and however nested."""
-    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-    return next((leaf for leaf in tree_leaves(loaders) if leaf is not None), None)
 
 
 def never_validates(trainer: Any) -> str | None:

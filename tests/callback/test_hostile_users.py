@@ -8,7 +8,7 @@ from made_hostile import Counting, Images, Logging, Small, Stream, drawing, load
 from made_trainings import assert_identical
 from torch.utils.data import DataLoader, RandomSampler
 
-from lightning_sanity.callback.trainer import stream_warning
+from lightning_sanity.callback.fixed_probe import stream_warning
 
 
 def after(folder, model, data, callbacks, **changes):
