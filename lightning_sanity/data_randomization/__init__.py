@@ -2,6 +2,7 @@
 
 drt.py            the front door: models of both kinds in, result out
 comparison.py     explains all models with a method and compares their maps
+groups.py         the models of both kinds, and whether they can be told apart
 distinct.py       copies of one model count as one; all must be of one architecture
 learned_labels.py did every model learn the labels it was given, and were they random?
 tallies.py        how well predictions fit labels of any kind, as sums over batches

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import product
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -20,25 +19,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from typing_extensions import Unpack
 
-from lightning_sanity.attribution import resolve, resolve_all
-from lightning_sanity.attribution.controls import output_pattern
+from lightning_sanity.attribution import resolve_all
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.data_randomization.comparison import Comparison
 from lightning_sanity.data_randomization.distinct import (
-    NEARLY,
     check_architectures,
-    check_distinct,
     check_functions,
-    largest_difference,
 )
-from lightning_sanity.data_randomization.evidence import memorization_on
-from lightning_sanity.data_randomization.learned_labels import Memorization, chance, independent_samples
-from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
+from lightning_sanity.data_randomization.groups import Groups
+from lightning_sanity.data_randomization.learned_labels import Memorization
 from lightning_sanity.explanation.guests import Guests
 from lightning_sanity.explanation.kinds import drawable
+from lightning_sanity.explanation.lineup import Lineup, Methods, lineup
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import (
     Track,
+    Trials,
     agreement_of,
     correlation_of,
     evidence_of,
@@ -67,11 +63,10 @@ from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
-from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
-from lightning_sanity.result.controls import COMPARISON, CONTROLS, POSITIVE_CONTROL, validated, wrong_control
+from lightning_sanity.result.controls import COMPARISON, validated, wrong_control
 from lightning_sanity.result.dri import judge_labels, label_permutation
 from lightning_sanity.result.evidence import UNCHECKED, unchecked
 from lightning_sanity.result.sanity_result import (
@@ -90,8 +85,6 @@ from lightning_sanity.similarity import Similarity
 
 STEP = "random labels"
 """The one unit of a result: what was changed."""
-
-_SAME_PREDICTIONS = 1e-4  # level at which predictions of both kinds of models agree more than by chance
 
 
 @spelled_out(CommonOptions, DEFAULTS)
@@ -153,93 +146,36 @@ def data_randomization_test(
     started = time.perf_counter()
     given = cast(CommonOptions, known(options, DEFAULTS, "data_randomization_test()"))
     check_common(given)
-    if isinstance(inputs, tuple) and len(inputs) == 1:
-        inputs = inputs[0]
-    true, permuted = _group("model", model), _group("random_label_model", random_label_model)
-    given["layer"] = layer_in(true[0], given["layer"])
+    models = Groups.of(model, random_label_model)
+    given["layer"] = layer_in(models.true[0], given["layer"])
     check_number("min_train_accuracy", min_train_accuracy, above=0.0, most=1.0)
-    check_architectures([*true, *permuted])
-    groups = len(true), len(permuted)
+    check_architectures(models.all)
     gated = {
         name for name, method in resolve_all(methods, cast("str | None", given["layer"])).items() if not method.control
     }
-    for kind, models in (("true", true), ("random", permuted)):
-        check_distinct(models, kind)
-    learned = (
-        memorization
-        if memorization is None or isinstance(memorization, Memorization)
-        else memorization_on(memorization, true, permuted, forward=given["forward"])
-    )
-    unmet = learned.unmet(*groups, min_train_accuracy) if learned is not None else None
-    with _prepared(true, permuted, inputs, target, methods, given) as ready:
+    models.check_distinct()
+    learned = models.memorization(memorization, given["forward"])
+    unmet = learned.unmet(*models.sizes, min_train_accuracy) if learned is not None else None
+    with _prepared(models, inputs, target, methods, given) as ready:
         with progress_bar(progress) as tick:
-            refused, tracks, likeness = _compared(ready, len(true), given, tick)
-        kept_pictures = _pictures(tracks, ready) if pictures else None
-    criterion = given["criterion"] or Criterion()
-    coverage = _differences(true, permuted, ready.notes)
-    verdicts = {
-        name: Verdict(Outcome.INCONCLUSIVE, refused[name], gated=name in gated)
-        if name in refused
-        else _judge(
-            evidence_of(tracks[name], ready.problem, ready.half),
-            likeness[name],
-            groups,
-            criterion,
-            name in gated,
-            given["seed"],
-        )
-        for name in ready.chosen
-    }
-    wrong = unmet or ready.problem or _shared(true, permuted)
-    if learned is None or not learned.label_agreement:
-        wrong = wrong or _alike(ready.outputs, groups)
-    if learned is not None:  # else no verdict stands, and a control's duty is to models that learned their labels
-        wrong = wrong or wrong_control(verdicts)
-    verdicts, valid, validity = validated(verdicts, wrong)
-    if learned is None:
-        verdicts = {name: unchecked(verdict) for name, verdict in verdicts.items()}
-        validity = validity if wrong else UNCHECKED
-    elif wrong is None and (untold := learned.untold()):
-        validity += f"; {untold}"
+            found = _compared(ready, given, tick)
+        kept_pictures = _pictures(found.tracks, ready) if pictures else None
+    tracks = found.measured
     return SanityResult(
         units=(STEP,),
         curves={
-            (name, key): Curve(track.trials.values[key], track.trials.floor[key], track.ceiling[key])
-            for name, track in tracks.items()
-            if track.error is None and track.trials is not None
-            for key in track.trials.values
+            (name, key): Curve(trials.values[key], trials.floor[key], tracks[name].ceiling[key])
+            for name, trials in found.trials.items()
+            for key in trials.values
         },
-        verdicts=verdicts,
-        reproducibility={
-            name: track.again for name, track in tracks.items() if track.error is None and track.again is not None
-        },
-        output_change=_output_change(ready.outputs, groups, tracks.get(COMPARISON)),
-        coverage=replace(coverage, notes=coverage.notes + ready.guests.notes),
-        valid=valid,
-        validity=validity,
-        settings=settings_of(
-            "data_randomization", ready.chosen, gated, ready.used, ready.asked, ready.place, ready.values
-        )
-        | {
-            "models": list(groups),
-            "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same model under the same seed",
-            "memorization": None if learned is None else _plain(asdict(learned)),
-            "min_train_accuracy": min_train_accuracy,
-            "weights_digests": [weights_digest(each) for each in true],
-            "random_label_digests": [weights_digest(each) for each in permuted],
-            "repeats": given["repeats"],
-            "output": given["output"],
-            "channel_axis": given["channel_axis"],
-            "feature_axis": given["feature_axis"],
-            "seed": given["seed"],
-            "model": type(true[0]).__name__,
-            "criterion": asdict(criterion),
-        },
-        grounds={name: Grounds(trivial=reason) for name, reason in refused.items()}
-        | {name: grounds_of(track, ready.problem, ready.half) for name, track in tracks.items()},
-        weights_digest=weights_digest(true[0]),
-        **provenance(inputs, ready.device, started),
+        reproducibility={name: track.again for name, track in tracks.items() if track.again is not None},
+        output_change=_output_change(ready.outputs, models.sizes, found.tracks.get(COMPARISON)),
+        coverage=_coverage(ready),
+        settings=_settings(ready, given, gated, learned, min_train_accuracy),
+        weights_digest=weights_digest(models.true[0]),
         pictures=kept_pictures,
+        **_judged(found, ready, given, gated, learned, unmet),
+        **provenance(_single(inputs), ready.device, started),
     )
 
 
@@ -255,9 +191,7 @@ def check_explainable(model: nn.Module, inputs: Any, options: Mapping[str, Any])
         return
     methods, target = options.get("methods", METHODS), options.get("target")
     given = cast(CommonOptions, {**DEFAULTS, **{key: options[key] for key in DEFAULTS if key in options}})
-    if isinstance(inputs, tuple) and len(inputs) == 1:
-        inputs = inputs[0]
-    with _prepared([model], [model], inputs, target, methods, given):
+    with _prepared(Groups([model], [model]), inputs, target, methods, given):
         pass
 
 
@@ -268,74 +202,72 @@ def check_explainable(model: nn.Module, inputs: Any, options: Mapping[str, Any])
 class _Ready:
     """Copies of all models, what is explained on each, and how."""
 
+    models: Groups
     device: torch.device
     values: Any
     outputs: Tensor
     asked: Request
-    subjects: Sequence[Explanation]
-    place: Embedding | None
-    chosen: Mapping[str, Method]
+    lined: Lineup
     used: Sequence[Similarity]
     support: Tensor | None
     problem: str | None
     half: bool
-    notes: tuple[str, ...]
     guests: Guests
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Why methods mean nothing on these models, and what was measured of the others; see ``Comparison.of``."""
+
+    refused: Mapping[str, str]
+    tracks: Mapping[str, Track]
+    likeness: Mapping[str, Mapping[str, Tensor]]
+
+    @property
+    def measured(self) -> dict[str, Track]:
+        """Of every method that was not given up."""
+        return {name: track for name, track in self.tracks.items() if track.error is None}
+
+    @property
+    def trials(self) -> dict[str, Trials]:
+        return {name: track.trials for name, track in self.measured.items() if track.trials is not None}
 
 
 @contextmanager
 def _prepared(
-    true: Sequence[nn.Module],
-    permuted: Sequence[nn.Module],
+    models: Groups,
     inputs: Any,
     target: Tensor | int | Target | Callable[[Any], Tensor] | None,
-    methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any],
+    methods: Methods,
     given: CommonOptions,
 ) -> Iterator[_Ready]:
-    asked = asked_of(true[0], inputs, target, given)
+    asked = asked_of(models.true[0], _single(inputs), target, given)
     with ExitStack() as stack:
         copies = [
             stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, given["clone_fn"], given["seed"]))
-            for each in (*true, *permuted)
+            for each in models.all
         ]
         check_functions([partial(_few_explained, explained, of) for _, explained, of, *_ in copies])
         device, values = copies[0][3], copies[0][2]
         outputs = torch.stack([graph.outputs.to(device) for *_, graph in copies])  # (K, N, ...)
         half = any(in_half(copied, at) for copied, _, _, at, *_ in copies)
-        mean = _mean_prediction(outputs[: len(true)])
-        target_, problem = explained_target(asked.target, mean, batch_size(values), half)
+        learned = outputs[: len(models.true)]
+        target_, problem = explained_target(asked.target, models.prediction(outputs), batch_size(values), half)
         if batch_size(values) < 2:
             problem = problem or "at least 2 samples are needed to tell similar from unrelated maps"
-        layer = cast("str | None", given["layer"])
-        chosen = resolve_all(methods, layer if copies[0][1] is copies[0][0] or not layer else f"model.{layer}")
-        if given["controls"]:
-            chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
-        if POSITIVE_CONTROL in chosen:
-            chosen[POSITIVE_CONTROL] = output_pattern(outputs[: len(true)].flatten(0, 1))
-        guests = Guests([(theirs, copied) for theirs, (copied, *_) in zip((*true, *permuted), copies, strict=True)])
-        subjects = [
+        guests = Guests([(theirs, copied) for theirs, (copied, *_) in zip(models.all, copies, strict=True)])
+        whats = [
             Explanation(explained, each, None if target_ is None else target_.to(at), question=asked.place)
             for _, explained, each, at, *_ in copies
         ]
-        chosen = guests.invite({name: asked.guest(method) for name, method in chosen.items()})
-        notes = asked.notes
-        if in_one(subjects[0], outputs[0]):
-            subjects = [replace(what, in_one=True) for what in subjects]
-            chosen, joint = alone(chosen, batch_size(values))
-            notes += in_one_notes(joint=joint)
-        place = mask = None
-        if at_embeddings(values, given["tokens"]):
-            opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]
-            subjects, (_, place, mask) = [what for what, *_ in opened], opened[0]
-        if place is not None:
-            chosen = {name: place.adapted(method) for name, method in chosen.items()}
+        lined = lineup(methods, whats, learned, asked, given, guests)
+        mask = lined.mask
         if asked.target_name != "class":
-            mask = within_reach(subjects[0], place, mask)
+            mask = within_reach(lined.subjects[0], lined.place, mask)
         support = support_in(values)
-        used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
-        yield _Ready(
-            device, values, outputs, asked, subjects, place, chosen, used, support, problem, half, notes, guests
-        )
+        kind = asked.kind(opened=lined.place is not None)
+        used = suited(given["similarities"], first(values), support, mask, kind=kind)
+        yield _Ready(models, device, values, outputs, asked, lined, used, support, problem, half, guests)
 
 
 def _few_explained(explained: nn.Module, values: Any) -> Any:
@@ -351,25 +283,23 @@ def _call(explained: nn.Module, values: Any) -> Any:
     return explained(*values) if isinstance(values, tuple) else explained(values)
 
 
-def _compared(
-    ready: _Ready, true: int, given: CommonOptions, tick: Progress | None
-) -> tuple[dict[str, str], dict[str, Track], dict[str, dict[str, Tensor]]]:
-    """Why methods mean nothing on these models, and what was measured of the others; see ``Comparison.of``."""
+def _compared(ready: _Ready, given: CommonOptions, tick: Progress | None) -> _Found:
+    subjects, methods = ready.lined.subjects, ready.lined.methods
     comparison = Comparison(
-        true, ready.subjects, ready.used, ready.support, ready.device, given["repeats"], given["seed"]
+        len(ready.models.true), subjects, ready.used, ready.support, ready.device, given["repeats"], given["seed"]
     )
     refused: dict[str, str] = {}
     tracks: dict[str, Track] = {}
     likeness: dict[str, dict[str, Tensor]] = {}
-    for number, (name, method) in enumerate(ready.chosen.items()):
-        refusals, functions = _functions(name, method, ready.subjects)
+    for number, (name, method) in enumerate(methods.items()):
+        refusals, functions = _functions(name, method, subjects)
         if refusals:
             refused[name] = refusals
         else:
             tracks[name], likeness[name] = comparison.of(method, functions)
         if tick is not None:
-            tick(number + 1, len(ready.chosen), name)
-    return refused, tracks, likeness
+            tick(number + 1, len(methods), name)
+    return _Found(refused, tracks, likeness)
 
 
 def _pictures(tracks: Mapping[str, Track], ready: _Ready) -> Pictures | None:
@@ -380,24 +310,9 @@ def _pictures(tracks: Mapping[str, Track], ready: _Ready) -> Pictures | None:
     return pictures_module.keep(first(values), pictures_module.samples(batch_size(values)), (0,), drawn)
 
 
-# ---------------------------------------------------------------------------------------------------------- arguments
-
-
-def _group(name: str, given: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
-    models = [given] if isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList) else list(given)
-    if not models:
-        raise ValueError(f"{name} is empty: pass a model or several")
-    for each in models:
-        if not isinstance(each, nn.Module):
-            raise TypeError(f"{name} must be a torch.nn.Module or several, not {type(each).__name__}")
-    return models
-
-
-def _mean_prediction(outputs: Tensor) -> Tensor:
-    """Scores ``(N, ...)`` that stand for all true-label models ``(Ks, N, ...)``."""
-    if len(outputs) == 1 or outputs.ndim != 3:
-        return outputs.mean(0) if outputs.is_floating_point() else outputs[0]
-    return outputs.float().softmax(2).mean(0)
+def _single(inputs: Any) -> Any:
+    """The inputs; of a tuple of one, that one."""
+    return inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
 
 
 def _functions(name: str, method: Method, subjects: Sequence[Explanation]) -> tuple[str | None, list[AttributionFn]]:
@@ -415,6 +330,45 @@ def _functions(name: str, method: Method, subjects: Sequence[Explanation]) -> tu
 # ------------------------------------------------------------------------------------------------------------ verdicts
 
 
+def _judged(
+    found: _Found,
+    ready: _Ready,
+    given: CommonOptions,
+    gated: set[str],
+    learned: Memorization | None,
+    unmet: str | None,
+) -> dict[str, Any]:
+    """The fields of a result that say what the numbers mean."""
+    groups, criterion = ready.models.sizes, given["criterion"] or Criterion()
+    verdicts = {
+        name: Verdict(Outcome.INCONCLUSIVE, found.refused[name], gated=name in gated)
+        if name in found.refused
+        else _judge(
+            evidence_of(found.tracks[name], ready.problem, ready.half),
+            found.likeness[name],
+            groups,
+            criterion,
+            name in gated,
+            given["seed"],
+        )
+        for name in ready.lined.methods
+    }
+    wrong = unmet or ready.problem or ready.models.shared()
+    if learned is None or not learned.label_agreement:
+        wrong = wrong or ready.models.alike(ready.outputs)
+    if learned is not None:  # else no verdict stands, and a control's duty is to models that learned their labels
+        wrong = wrong or wrong_control(verdicts)
+    verdicts, valid, validity = validated(verdicts, wrong)
+    if learned is None:
+        verdicts = {name: unchecked(verdict) for name, verdict in verdicts.items()}
+        validity = validity if wrong else UNCHECKED
+    elif wrong is None and (untold := learned.untold()):
+        validity += f"; {untold}"
+    grounds = {name: Grounds(trivial=reason) for name, reason in found.refused.items()}
+    grounds |= {name: grounds_of(track, ready.problem, ready.half) for name, track in found.tracks.items()}
+    return {"verdicts": verdicts, "valid": valid, "validity": validity, "grounds": grounds}
+
+
 def _judge(
     evidence: Evidence,
     likeness: Mapping[str, Tensor],
@@ -430,41 +384,33 @@ def _judge(
     return replace(verdict, p_dependence=label_permutation(torch.stack(tables).nanmean((0, 3)), groups[0]))
 
 
-def _shared(true: Sequence[nn.Module], permuted: Sequence[nn.Module]) -> str | None:
-    """Whether a random-label model is one of the true-label ones."""
-    for one, other in product(range(len(true)), range(len(permuted))):
-        difference = largest_difference(true[one], permuted[other])
-        if difference <= NEARLY:
-            return f"random-label model {other} is true-label model {one}: their weights differ by {difference:.2g}"
-    return None
-
-
-def _alike(outputs: Tensor, groups: tuple[int, int]) -> str | None:
-    """Whether a random-label model predicts like a true-label one, so that its labels cannot have been random.
-
-    Similar samples are predicted alike whatever was learned, so that fewer samples count than there are; with two or
-    three classes how many cannot be told, and nothing is said.
-    """
-    if outputs.ndim != 3:
-        return None
-    from scipy.stats import binomtest  # half a second to import
-
-    predicted, samples, classes = outputs.argmax(2).cpu(), outputs.shape[1], outputs.shape[2]
-    for one, other in product(range(groups[0]), range(groups[0], sum(groups))):
-        cells = torch.bincount(predicted[one] * classes + predicted[other], minlength=classes**2)
-        table = cells.reshape(classes, classes)
-        count = independent_samples(table)
-        same, by_chance = int(table.trace()), chance(table, table.T)
-        likely = binomtest(round(same / samples * count), count, by_chance, "greater").pvalue if count else 1.0
-        if likely < _SAME_PREDICTIONS:
-            return (
-                f"random-label model {other - groups[0]} predicts the class of true-label model {one} for {same} of "
-                f"{samples} samples ({by_chance * samples:.0f} expected): were its labels permuted?"
-            )
-    return None
-
-
 # --------------------------------------------------------------------------------------------------------- the record
+
+
+def _settings(
+    ready: _Ready,
+    given: CommonOptions,
+    gated: set[str],
+    learned: Memorization | None,
+    min_train_accuracy: float,
+) -> dict[str, Any]:
+    true, permuted = ready.models.true, ready.models.permuted
+    compared = ready.lined.methods, gated, ready.used, ready.asked, ready.lined.place, ready.values
+    return settings_of("data_randomization", *compared) | {
+        "models": list(ready.models.sizes),
+        "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same model under the same seed",
+        "memorization": None if learned is None else _plain(asdict(learned)),
+        "min_train_accuracy": min_train_accuracy,
+        "weights_digests": [weights_digest(each) for each in true],
+        "random_label_digests": [weights_digest(each) for each in permuted],
+        "repeats": given["repeats"],
+        "output": given["output"],
+        "channel_axis": given["channel_axis"],
+        "feature_axis": given["feature_axis"],
+        "seed": given["seed"],
+        "model": type(true[0]).__name__,
+        "criterion": asdict(given["criterion"] or Criterion()),
+    }
 
 
 def _output_change(outputs: Tensor, groups: tuple[int, int], gradient: Track | None) -> OutputChange:
@@ -482,11 +428,11 @@ def _output_change(outputs: Tensor, groups: tuple[int, int], gradient: Track | N
     )
 
 
-def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module], notes: tuple[str, ...]) -> Coverage:
+def _coverage(ready: _Ready) -> Coverage:
     """Which parameters differ between the kinds; equal ones, as in a frozen backbone, are named, not forbidden."""
     names, counts, changes = [], [], []
-    others = [dict(each.named_parameters()) for each in permuted]
-    for name, parameter in true[0].named_parameters():
+    others = [dict(each.named_parameters()) for each in ready.models.permuted]
+    for name, parameter in ready.models.true[0].named_parameters():
         reference = parameter.detach().float().cpu()
         norms = [float((each[name].detach().float().cpu() - reference).norm()) for each in others]
         names.append(name)
@@ -494,11 +440,12 @@ def _differences(true: Sequence[nn.Module], permuted: Sequence[nn.Module], notes
         changes.append(min(norms) / max(float(reference.norm()), torch.finfo(torch.float32).tiny))
     kept = tuple(name for name, change in zip(names, changes, strict=True) if change == 0)
     changed = sum(count for count, change in zip(counts, changes, strict=True) if change > 0)
+    notes = ready.asked.notes + ready.lined.notes
     notes += (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
     unit = UnitCoverage(
         STEP, tuple(names), sum(counts), ("trained on random labels",) * len(names), tuple(changes), kept
     )
-    return Coverage(changed / max(sum(counts), 1), (unit,), (), notes)
+    return Coverage(changed / max(sum(counts), 1), (unit,), (), notes + ready.guests.notes)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ mprt.py          the front door: model and probe in, result out
 multi_input.py   models of several inputs, each explained in its turn
 options.py       what the test can be told, for the function, the callback and the command line
 settings.py      how a cascade is walked
+study.py         what is studied: the trained model, the explanation of it, how maps are compared
+route.py         which steps are walked, and which of them left the outputs as they were
 cascade.py       the walk: re-initialise, explain again, compare
 trained_maps.py  what is known of the trained model before any weight is random
 walk.py          what a walk measured as a whole

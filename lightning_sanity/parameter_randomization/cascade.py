@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import ENGINES, Engine, Trial, engine_for
 from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import AttributionFailed, Explanation, Maps, reduced
@@ -24,8 +24,10 @@ from lightning_sanity.parameter_randomization.complexity import efficient_mprt
 from lightning_sanity.parameter_randomization.diagnostics import other_classes
 from lightning_sanity.parameter_randomization.headroom import Room
 from lightning_sanity.parameter_randomization.leftovers import Leftovers
+from lightning_sanity.parameter_randomization.route import Route, leaves_outputs
 from lightning_sanity.parameter_randomization.scheduling import Division, Part, SharedWalks, in_common
 from lightning_sanity.parameter_randomization.settings import Settings
+from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.time_limit import TimeLimit
 from lightning_sanity.parameter_randomization.timing import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.parameter_randomization.trained_maps import TrainedModel, pictured
@@ -38,7 +40,6 @@ from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress
 from lightning_sanity.resources.random_streams import stream_seed
 from lightning_sanity.result.pictures import depths as picture_depths
-from lightning_sanity.similarity import Similarity
 
 _ASKED = 8  # trials from which even single scores of regions would not all rise together by chance
 Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
@@ -49,56 +50,41 @@ class Cascade:
     """One walk: ``start``, then ``extend`` by trials as often as needed; ``walk`` says what was measured so far.
 
     Args:
-        model: The live clone whose weights are replaced; restored at the end of every trial.
-        what: The explanation of the untouched clone.
-        methods: The methods to follow, prepared.
-        similarities: The measures to fill.
-        support: Pixels that are not background ``(N, H, W)``, or None.
-        steps: Which units are random at each depth.
+        study: What is explained, of which model; the model is trained again at the end of every trial.
+        route: Which units are random at each depth.
         reinitializer: Draws them.
         settings: How to walk.
+        left: Watches what passes with random weights read.
         progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
         deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
         share: This process's part of the work.
-        trained: The trained weights, where they are kept anyway and need no second safekeeping.
-        left: Watches what passes with random weights read.
-        places: Which of a cascade's steps these are, if not all of them.
-        of: How many steps it has.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        what: Explanation,
-        methods: Mapping[str, tuple[Method, AttributionFn]],
-        similarities: Sequence[Similarity],
-        support: Tensor | None,
-        steps: Sequence[Sequence[Unit]],
+        study: Study,
+        route: Route,
         reinitializer: Reinitializer,
         settings: Settings,
+        *,
+        left: Leftovers | None = None,
         progress: Progress | None = None,
         deadline: float | None = None,
         share: Share | None = None,
-        trained: Mapping[str, Tensor] | None = None,
-        left: Leftovers | None = None,
-        places: Sequence[int] | None = None,
-        of: int | None = None,
     ) -> None:
-        self.trained, self.left = trained, left
-        self.model, self.what, self.methods, self.similarities = model, what, methods, similarities
-        self.support, self.steps, self.reinitializer, self.settings = support, steps, reinitializer, settings
-        self.places, self.of = tuple(range(len(steps)) if places is None else places), of or len(steps)
-        self.samples = len(first(what.inputs))
+        self.study, self.route, self.reinitializer = study, route, reinitializer
+        self.settings, self.left = settings, left
+        self.model, self.what, self.methods, self.samples = study.model, study.what, study.methods, study.samples
         self.trials = 0
-        self.tracks: dict[str, Track] = {name: Track() for name in methods}
+        self.tracks: dict[str, Track] = {name: Track() for name in self.methods}
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
         self._share = share or Share()
-        self._explain = Explainer(methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
-        if what.in_one:  # one altered copy of the batch at a time
-            self._explain.rows = dict.fromkeys(methods, self.samples)
-        self._clock = clock(first(what.inputs).device)
-        self._trained_model = TrainedModel(what, methods, similarities, support, settings, self._explain, self._share)
+        self._explain = Explainer(self.methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
+        if self.what.in_one:  # one altered copy of the batch at a time
+            self._explain.rows = dict.fromkeys(self.methods, self.samples)
+        self._clock = clock(first(self.what.inputs).device)
+        self._trained_model = TrainedModel(study, settings, self._explain, self._share)
         self.references = self._trained_model.references
         self._time = TimeLimit(deadline, self._clock, self._share)
         self._walker: Engine | None = None
@@ -114,20 +100,10 @@ class Cascade:
 
         With a deadline, depths and methods are chosen so that this many trials fit.
         """
-        self._total = (1 + trials * len(self.steps)) * len(self.methods)
+        self._total = (1 + trials * len(self.route)) * len(self.methods)
         if self.settings.max_memory is not None:
-            self._room = Room(
-                self.settings.max_memory,
-                self.model,
-                self.reinitializer.twin is not None,
-                self.what,
-                self.methods,
-                self.similarities,
-                self.support,
-                self.steps,
-                self.settings.repeats,
-                trials,
-            )
+            limit, twin = self.settings.max_memory, self.reinitializer.twin is not None
+            self._room = Room(limit, self.study, self.route.steps, twin, self.settings.repeats, trials)
             self._room.divide(self._explain)
         self._walker = in_common(self._share, self._engine(list(self.methods)))
         sharing = self._walker if self._room is None else None
@@ -146,7 +122,7 @@ class Cascade:
         self._trained_model.unite(self.tracks)
         if self._time.deadline is not None:
             self._thin(trials)
-        self.picture_depths = picture_depths(len(self.steps)) if self.settings.picture_samples else ()
+        self.picture_depths = picture_depths(len(self.route)) if self.settings.picture_samples else ()
 
     def extend(self, trials: int, methods: Iterable[str] | None = None) -> None:
         """Walk that many more trials with ``methods``, all by default; the clone is trained again afterwards.
@@ -156,12 +132,12 @@ class Cascade:
         self._wanted += trials
         trials = int(min(trials, self._time.trials - self.trials))
         following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
-        self._total = self._done + trials * len(self.steps) * len(following)
+        self._total = self._done + trials * len(self.route) * len(following)
         part = Part({name: self._tables(name, trials) for name in following})
         engine = (
             self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
         )
-        saved = snapshot(self.model, self.trained)
+        saved = snapshot(self.model, self.study.trained)
         ahead, self._ahead = self._ahead, {}
         begun, walked = self._clock(), 0
         try:
@@ -174,7 +150,7 @@ class Cascade:
                 ahead,
             )
             while walked < trials and self._time.fits(
-                begun, walked, self.trials, following, len(self.steps), walks.division
+                begun, walked, self.trials, following, len(self.route), walks.division
             ):
                 self._walk_trial(walked, part, walks, saved)
                 walked += 1
@@ -182,12 +158,12 @@ class Cascade:
             restore(self.model, saved)
         part.walked = walks.names()
         part = part.cpu()
-        self._time.account(following, walked, self.trials, len(self.steps), self._clock() - begun)
+        self._time.account(following, walked, self.trials, len(self.route), self._clock() - begun)
         walked = walks.division.unite(part, walked, self.picture_depths)
         for name, table in part.tables.items():
             self.tracks[name].append(table, walked)
         for trial in range(walked):
-            self._outputs.append(torch.stack([part.outputs[trial, depth][1] for depth in range(len(self.steps))]))
+            self._outputs.append(torch.stack([part.outputs[trial, depth][1] for depth in range(len(self.route))]))
             for change in part.changes[trial]:
                 self._changes.setdefault(change.parameter, []).append(change)
         self.trials += walked
@@ -205,10 +181,8 @@ class Cascade:
             self._time.thinned["trials"] = [self.trials, self._wanted]
         return Walk(
             tracks={name: track.cpu() for name, track in self.tracks.items()},
-            steps=self.steps,
-            places=self.places,
-            of=self.of,
-            silent=self._silent(trained, outputs),
+            route=self.route,
+            silent=self.route.silent(trained, outputs, self._leaves_outputs),
             picture_depths=self.picture_depths,
             thinned=dict(self._time.thinned),
             cost=self._time.spent(),
@@ -227,47 +201,13 @@ class Cascade:
         """Whether outputs tell twins apart: what is asked of a sample, the size of a region say, may move all alike."""
         return self.what.question is None or self.trials >= _ASKED
 
-    def _silent(self, trained: Tensor, outputs: Tensor) -> frozenset[int]:
-        """Steps, by their places in the cascade, that left the outputs bitwise as they were in every trial.
-
-        Args:
-            trained: The trained model's outputs.
-            outputs: ``(trials, depths, N, ...)``.
-        """
-        before = trained.expand_as(outputs).clone()
-        if self._nested():
-            before[:, 1:] = outputs[:, :-1]
-        found: set[int] = set()
-        for depth, place in enumerate(self.places):
-            ours, theirs = outputs[:, depth], before[:, depth]
-            same = torch.equal(ours, theirs)
-            if same or (torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6) and self._leaves_outputs(depth)):
-                lowest = self.places[depth - 1] + 1 if self._nested() and depth > 0 else place
-                found.update(range(lowest if self._nested() else place, place + 1))
-        return frozenset(found)
-
     def _leaves_outputs(self, depth: int) -> bool:
-        """Whether a step changes nothing of the outputs by passes of their own, where shared walks leave rounding."""
-        if not self._share.apart:
-            return False
-        saved = snapshot(self.model, self.trained)
-        redraw = self.reinitializer.start_trial(0)
-        earlier = self.steps[depth - 1] if self._nested() and depth > 0 else ()
-        try:
-            for unit in earlier:
-                redraw(self.model, unit)
-            before = self.what.outputs()
-            for unit in self.steps[depth]:
-                if unit not in earlier:
-                    redraw(self.model, unit)
-            return torch.equal(before, self.what.outputs())
-        finally:
-            restore(self.model, saved)
+        return self._share.apart and leaves_outputs(self.study, self.route, self.reinitializer, depth)
 
     def _tables(self, name: str, trials: int) -> Trials:
         """Room for what so many more trials will measure of a method."""
         like, picture = self.references[name].maps.magnitude, self.tracks[name].picture
-        tables = Trials.empty(like, self.similarities, trials, len(self.steps), self.settings.diagnostics)
+        tables = Trials.empty(like, self.study.similarities, trials, len(self.route), self.settings.diagnostics)
         if self.trials == 0 and picture is not None:  # until it is drawn, a picture is the trained model's
             tables.pictures = picture[:, None].repeat(1, len(self.picture_depths), 1, 1)
         return tables
@@ -277,7 +217,7 @@ class Cascade:
 
     def _refer(self, name: str, track: Track) -> None:
         walked = self._walker is not None and name in self._walker.methods and self.what.question is None
-        depths = len(self.steps) if walked else 1
+        depths = len(self.route) if walked else 1
         self._trained_model.refer(name, track, self._clock, self._time.left(), depths)
 
     # ------------------------------------------------------------------------------------------------ limited in time
@@ -287,28 +227,23 @@ class Cascade:
         plan = self._time.thin(
             self._calibrated(trials),
             trials,
-            len(self.steps),
+            len(self.route),
             controls=[name for name, (method, _) in self.methods.items() if method.control],
-            whole=not self._nested(),
+            whole=not self.route.nested,
             copies=(self._trained_model.fewest_copies(), self.settings.repeats),
         )
         for name in plan.dropped:
             self.tracks[name].error = "left out: max_time is too short for this method"
-        self.steps = [self.steps[depth] for depth in plan.depths]
-        self.places = tuple(self.places[depth] for depth in plan.depths)
+        self.route = self.route.only(plan.depths)
         self._walker = self._walker.only(plan.depths) if self._walker is not None else None
         self._ahead = {place: trial.only(plan.depths) for place, trial in self._ahead.items()}
-
-    def _nested(self) -> bool:
-        """Whether every depth's random units stay random at the next."""
-        return all(unit in self.steps[-1] for step in self.steps for unit in step)
 
     def _calibrated(self, trials: int) -> Cost:
         """What trials will take, by the trained model's explanations and, where there is an engine, by its walks.
 
         Of several processes each walks a trial of its own, and one proves for all.
         """
-        saved = snapshot(self.model, self.trained)
+        saved = snapshot(self.model, self.study.trained)
         plain = {name: explaining for name, (explaining, _) in self._trained_model.seconds.items()}
         shared: tuple[Shared, ...] = ()
         workers = self._share.workers
@@ -341,7 +276,7 @@ class Cascade:
         drawing = restoring = outputs = 0.0
         if self._needs_weights(list(plain), walked):
             drawing, restoring = drawn(
-                self.model, self.reinitializer, self.steps, lambda: restore(self.model, saved), self._clock
+                self.model, self.reinitializer, self.route.steps, lambda: restore(self.model, saved), self._clock
             )
         if self.settings.retarget or self.settings.norm_stats == "recalibrate":
             _, outputs = timed(self.what.outputs, self._clock, 0.0)
@@ -349,7 +284,7 @@ class Cascade:
             step,
             once,
             trial=drawing + restoring,
-            depth=outputs + (0.0 if self._nested() else restoring),
+            depth=outputs + (0.0 if self.route.nested else restoring),
             shared=shared,
             ahead=len(self._ahead),
             workers=workers if walked else 1,
@@ -362,7 +297,7 @@ class Cascade:
         trial, tables, division = self.trials + place, part.tables, walks.division
         names = division.names(place)
         if not names and not division.tells(place):
-            self._tick(f"trial {trial + 1}", len(self.steps) * len(tables))
+            self._tick(f"trial {trial + 1}", len(self.route) * len(tables))
             return
         redraw = self.reinitializer.start_trial(trial)
         ready = walks.trial(place, redraw)
@@ -372,7 +307,7 @@ class Cascade:
         needs_weights = bool(looking) and self._needs_weights(looking, made)
         needs_weights |= ready is None and division.tells(place)
         random: list[Unit] = []
-        for depth, step in enumerate(self.steps):
+        for depth, step in enumerate(self.route.steps):
             if any(unit not in step for unit in random):
                 restore(self.model, saved)
                 random = []
@@ -405,8 +340,8 @@ class Cascade:
             part.changes[place] = changes
         if "dependence" in self.settings.diagnostics:
             for name, table in tables.items():
-                if division.mine(name, place, len(self.steps) - 1):
-                    self._guarded(name, table, (trial, len(self.steps)), partial(self._depend, place=place))
+                if division.mine(name, place, len(self.route) - 1):
+                    self._guarded(name, table, (trial, len(self.route)), partial(self._depend, place=place))
         if needs_weights:
             restore(self.model, saved)
 
@@ -417,14 +352,14 @@ class Cascade:
         and the last in every trial, where most is random.
         """
         followed = self._walker is not None or is_sharded(self.model)
-        if self.left is not None and not followed and (trial == 0 or depth == len(self.steps) - 1):
+        if self.left is not None and not followed and (trial == 0 or depth == len(self.route) - 1):
             self.left.look()
 
     def _divided(self, following: Sequence[str], trials: int, walked: Mapping[str, Hashable]) -> Division:
         """Who does what of so many more trials, given the methods that share walks, by their kinds."""
         passes = self._passes(following)
         in_step = self._time.deadline is not None and not walked
-        return Division(self._share, passes, walked, trials, len(self.steps), in_step)
+        return Division(self._share, passes, walked, trials, len(self.route), in_step)
 
     def _engine(self, following: Sequence[str]) -> Engine | None:
         """What explains all depths of a trial at once, where that is exact and this process may walk by itself."""
@@ -436,7 +371,7 @@ class Cascade:
             return None
         methods = {name: self.methods[name] for name in following}
         seed = stream_seed(self.settings.seed, "explainer")
-        engine = engine_for(self.model, self.what, methods, self.steps, seed, ENGINES[self.settings.engine])
+        engine = engine_for(self.model, self.what, methods, self.route.steps, seed, ENGINES[self.settings.engine])
         if engine is None or self._room is None or self._room.holds(engine, self._explain):
             return engine
         return None
@@ -472,14 +407,14 @@ class Cascade:
         maps = (reduced(attribution, name, self.what) for attribution in attributions)
         if self.what.question is not None:
             return ((each, None) for each in maps)
-        return self.references[name].against_each(maps, (self._shift(trial, d) for d in range(len(self.steps))))
+        return self.references[name].against_each(maps, (self._shift(trial, d) for d in range(len(self.route))))
 
     def _shift(self, trial: int, depth: int) -> int:
         """How far away the sample is that a map is compared with for the floor.
 
         It changes from step to step, so that the floor averages over pairs.
         """
-        return 1 + (trial * len(self.steps) + depth) % (self.samples - 1) if self.samples > 1 else 0
+        return 1 + (trial * len(self.route) + depth) % (self.samples - 1) if self.samples > 1 else 0
 
     def _step(
         self, name: str, table: Trials, now: Explanation, place: int, depth: int, made: Iterator[Compared] | None
@@ -500,7 +435,7 @@ class Cascade:
         for key, (same, other) in found.items():
             table.values[key][place, depth] = same
             table.floor[key][place, depth] = other
-        if depth == len(self.steps) - 1 or method.passes == 0:
+        if depth == len(self.route) - 1 or method.passes == 0:
             self._end(name, table, maps, unrelated, place)
         if self._pictured(trial, depth):
             self._draw(table, depth, maps)

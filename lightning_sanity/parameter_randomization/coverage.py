@@ -43,7 +43,7 @@ def coverage_of(
     """
     entries: list[UnitCoverage] = []
     seen = set(planned.aside)
-    for walked in walk.steps:
+    for walked in walk.route.steps:
         fresh = [unit for unit in walked if unit not in seen]
         seen.update(fresh)
         late = () if entries else tuple(name for unit in planned.aside for name in unit.beside if name in left.late)
@@ -121,12 +121,15 @@ def signal_notes(walk: Walk, gradient_ratio: Tensor) -> tuple[str, ...]:
 def step_notes(walk: Walk, depths: Mapping[tuple[Unit, ...], str]) -> tuple[str, ...]:
     """Which steps were walked, if not all, and which of them are no evidence."""
     notes: tuple[str, ...] = ()
-    if len(walk.places) < walk.of:
-        walked = ", ".join(str(place + 1) for place in walk.places)
+    route = walk.route
+    if len(route.places) < route.of:
+        walked = ", ".join(str(place + 1) for place in route.places)
         notes += (
-            f"{len(walk.places)} of {walk.of} steps walked ({walked}); between them an index takes straight lines",
+            f"{len(route.places)} of {route.of} steps walked ({walked}); between them an index takes straight lines",
         )
-    silent = [depths[tuple(step)] for step, place in zip(walk.steps, walk.places, strict=True) if place in walk.silent]
+    silent = [
+        depths[tuple(step)] for step, place in zip(route.steps, route.places, strict=True) if place in walk.silent
+    ]
     if silent:
         notes += (
             f"no evidence, because the explained outputs stayed bitwise the same in every trial, and left out of every "

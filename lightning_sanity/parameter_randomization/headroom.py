@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_sanity.attribution.batching import ROWS
-from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
+from lightning_sanity.attribution.method import first, output_gradient
 from lightning_sanity.engine import FAILURES, Engine
 from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import Explanation, Reference, reduced
+from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.randomization.unit import Unit
 from lightning_sanity.resources.memory import Meter, bytes_of, need
-from lightning_sanity.similarity import Similarity
 
 _DRAWING = 3
 """A unit is re-initialised beside its old values, and compared with them."""
@@ -47,13 +47,9 @@ class Room:
 
     Args:
         limit: Bytes above the trained model.
-        model: The clone.
-        twin: Whether trials build twins of it.
-        what: The explanation of the clone.
-        methods: The methods to follow, prepared.
-        similarities: The measures to fill.
-        support: See ``Reference``.
+        study: What is explained, of which model, and how maps are compared.
         steps: Which units are random at each depth.
+        twin: Whether trials build twins of the model.
         repeats: Noisy copies of the batch that are explained together.
         trials: How many are expected.
 
@@ -65,18 +61,15 @@ class Room:
     def __init__(
         self,
         limit: int,
-        model: nn.Module,
-        twin: bool,
-        what: Explanation,
-        methods: Mapping[str, tuple[Method, AttributionFn]],
-        similarities: Sequence[Similarity],
-        support: Tensor | None,
+        study: Study,
         steps: Sequence[Sequence[Unit]],
+        twin: bool,
         repeats: int,
         trials: int,
     ) -> None:
+        model, what, similarities, support = study.model, study.what, study.similarities, study.support
         self.limit, self._what = limit, what
-        self._samples = len(first(what.inputs))
+        self._samples = study.samples
         self._model = bytes_of([*model.parameters(), *model.buffers()])
 
         def compare(samples: int) -> Reference:
@@ -97,7 +90,8 @@ class Room:
         self._stacked = stacked if stacked <= ROWS else self._samples
         batches = 1 + _NOISY * self._stacked // self._samples
         self._always = self._model * (2 if twin else 1) + batches * bytes_of([first(what.inputs)])
-        self._always += len(methods) * (kept.of(self._samples) + tables) + last * (1 if what.question is None else 2)
+        self._always += len(study.methods) * (kept.of(self._samples) + tables)
+        self._always += last * (1 if what.question is None else 2)
         # The clone was proven alive with a second set of weights, all zero.
         self._least = max(comparing.of(self._samples), passing, _DRAWING * drawing, self._model)
         self.left = limit - self._always

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from lightning_sanity.attribution import resolve, resolve_all
+from lightning_sanity.attribution import resolve_all
 from lightning_sanity.attribution.batching import at_most
-from lightning_sanity.attribution.controls import output_pattern
 from lightning_sanity.attribution.method import AttributionFn, Method, first
-from lightning_sanity.explanation.dependence import alone, in_one, in_one_notes
 from lightning_sanity.explanation.guests import Guests
 from lightning_sanity.explanation.kinds import drawable
+from lightning_sanity.explanation.lineup import Methods, lineup
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
 from lightning_sanity.explanation.measures import suited, support_in
@@ -37,7 +36,7 @@ from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target, check_target
-from lightning_sanity.explanation.tokens import Embedding, at_embeddings, at_tokens
+from lightning_sanity.explanation.tokens import Embedding
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.model.detached import left_out
 from lightning_sanity.model.digest import unsaved_buffers
@@ -57,7 +56,9 @@ from lightning_sanity.parameter_randomization.headroom import rows_within
 from lightning_sanity.parameter_randomization.judging import UNMOVED, judge_all, nothing_changed, undecided, unmoved
 from lightning_sanity.parameter_randomization.leftovers import Leftovers, leftovers_of
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
+from lightning_sanity.parameter_randomization.route import Route
 from lightning_sanity.parameter_randomization.settings import Settings
+from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.walk import Walk
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
 from lightning_sanity.randomization.unit import Plan, plan
@@ -65,7 +66,6 @@ from lightning_sanity.resources.budget import spread
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
-from lightning_sanity.result.controls import CONTROLS, POSITIVE_CONTROL
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
@@ -76,7 +76,6 @@ from lightning_sanity.result.sanity_result import (
     SanityResult,
 )
 from lightning_sanity.result.verdict import Criterion, Scope, scope_of
-from lightning_sanity.similarity import Similarity
 
 
 @spelled_out(WalkOptions, DEFAULTS)
@@ -190,23 +189,18 @@ def parameter_randomization_test(
 class _Ready:
     """What is known before the walk: the copy, what is explained on it, how, and what becomes random when."""
 
-    copied: nn.Module
+    study: Study
     device: torch.device
     values: Any
-    kept: Mapping[str, Tensor]
     graph: Graph
     left: Leftovers
     asked: Request
-    what: Explanation
     place: Embedding | None
     planned: Plan
     layers: int
     drawer: Reinitializer
     chosen: Mapping[str, Method]
     refused: Mapping[str, str]
-    methods: Mapping[str, tuple[Method, AttributionFn]]
-    used: Sequence[Similarity]
-    support: Tensor | None
     problem: str | None
     half: bool
     notes: tuple[str, ...]
@@ -235,20 +229,15 @@ class _Ready:
         )
         every = tuple(self.planned.depths(given["order"]))
         places = spread(min(given["max_steps"] or len(every), len(every)), len(every))
-        steps, measured = [every[place] for place in places], (self.what, self.methods, self.used, self.support)
         return Cascade(
-            self.copied,
-            *measured,
-            steps,
+            self.study,
+            Route([every[place] for place in places], places, len(every)),
             self.drawer,
             settings,
-            tick,
-            deadline,
-            share,
-            self.kept,
-            self.left,
-            places,
-            len(every),
+            left=self.left,
+            progress=tick,
+            deadline=deadline,
+            share=share,
         )
 
     def scope(self, walk: Walk, order: str) -> Scope:
@@ -258,7 +247,7 @@ class _Ready:
         depths = self.planned.depths(order)
         notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes + self.guests.notes
         notes += step_notes(walk, depths)
-        return coverage_of(self.planned, depths, self.drawer, walk, self.copied, self.graph, self.left, notes)
+        return coverage_of(self.planned, depths, self.drawer, walk, self.study.model, self.graph, self.left, notes)
 
 
 @contextmanager
@@ -266,7 +255,7 @@ def _prepared(
     model: nn.Module,
     inputs: Any,
     target: Tensor | int | Target | Callable[[Any], Tensor] | None,
-    methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any],
+    methods: Methods,
     given: WalkOptions,
     share: Share,
 ) -> Iterator[_Ready]:
@@ -285,54 +274,35 @@ def _prepared(
             given["reinitialize"], copied, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
-        # Adapted hides the model's own modules one level down.
-        layer = cast("str | None", given["layer"])
-        chosen = resolve_all(methods, layer if explained is copied or not layer else f"model.{layer}")
-        if given["controls"]:
-            chosen |= {name: replace(resolve(name), control=True) for name in CONTROLS if name not in chosen}
         guests = Guests([(model, copied)])
-        chosen = guests.invite({name: asked.guest(method) for name, method in chosen.items()})
-        if POSITIVE_CONTROL in chosen:
-            chosen[POSITIVE_CONTROL] = output_pattern(graph.outputs.to(device))
-        place = mask = None
-        if at_embeddings(values, given["tokens"]):
-            what, place, mask = at_tokens(what, asked.names, given["tokens"])
-        if place is not None:
-            chosen = {name: place.adapted(method) for name, method in chosen.items()}
-            notes += place.notes
-        what = replace(what, in_one=in_one(what, graph.outputs, given["max_batch"]))
-        max_batch, max_memory = (None, None) if what.in_one else (given["max_batch"], given["max_memory"])
-        if what.in_one:
-            chosen, joint = alone(chosen, batch_size(values))
-            notes += in_one_notes(given["max_batch"], given["max_memory"], joint)
+        limits = given["max_batch"], given["max_memory"]
+        lined = lineup(methods, [what], graph.outputs.to(device)[None], asked, given, guests, *limits)
+        max_batch, max_memory = (None, None) if lined.in_one else limits
+        (what,), chosen, place, mask = lined.subjects, lined.methods, lined.place, lined.mask
         if asked.target_name != "class" and problem is None:
             mask = within_reach(what, place, mask, max_batch)
         # To find out whether a method applies, it may be run.
-        with at_most(batch_size(values) if what.in_one else rows_within(max_memory, copied, what)):
+        with at_most(batch_size(values) if lined.in_one else rows_within(max_memory, copied, what)):
             refused, functions = prepared_methods(chosen if problem is None else {}, what, max_batch)
         refused |= {} if problem is None else dict.fromkeys(chosen, problem)
         support = support_in(values)
+        used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
         yield _Ready(
-            copied,
+            Study(copied, kept, what, functions, used, support),
             device,
             values,
-            kept,
             graph,
             left,
             asked,
-            what,
             place,
             planned,
             layers,
             drawer,
             chosen,
             refused,
-            functions,
-            suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None)),
-            support,
             problem,
             half,
-            notes,
+            notes + lined.notes,
             max_batch,
             max_memory,
             guests,
@@ -420,7 +390,7 @@ _ON_RECORD = (
 
 def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) -> dict[str, Any]:
     granularity = given["granularity"]
-    compared = ready.chosen, gated, ready.used, ready.asked, ready.place, ready.values
+    compared = ready.chosen, gated, ready.study.similarities, ready.asked, ready.place, ready.values
     return (
         settings_of("parameter_randomization", *compared)
         | {name: value for name, value in given.items() if name in _ON_RECORD}
@@ -430,11 +400,11 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
             "constants": list(given["constants"]),
             "reinitialize": ready.drawer.name,
             "layers": ready.layers,
-            "steps": walk.of,
-            "walked": [place + 1 for place in walk.places],
+            "steps": walk.route.of,
+            "walked": [place + 1 for place in walk.route.places],
             "trials_run": {name: len(found.norm) for name, found in walk.measured.items()},
             "thinned": walk.thinned,
-            "effort": settled_effort({name: method for name, (method, _) in ready.methods.items()}),
+            "effort": settled_effort({name: method for name, (method, _) in ready.study.methods.items()}),
             "cost": walk.cost,
             "memory": walk.memory,
             "engine": walk.engines,

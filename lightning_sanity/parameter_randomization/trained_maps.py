@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sanity.attribution.batching import ROWS
-from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import Engine
 from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import CROSS_PAIRS, QUESTIONS, Explanation, Maps, Reference, reduced
@@ -18,11 +18,11 @@ from lightning_sanity.explanation.measurements import Track
 from lightning_sanity.parameter_randomization.diagnostics import between_classes
 from lightning_sanity.parameter_randomization.scheduling import guards, unite_references
 from lightning_sanity.parameter_randomization.settings import Settings
+from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.timing import timed
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import stream_seed
 from lightning_sanity.result.pictures import coarse, small
-from lightning_sanity.similarity import Similarity
 
 _GUARDING = 0.3  # of the time that is left, for all methods' noisy copies
 _ROUNDING = 1e-5  # of a map's largest value
@@ -33,10 +33,7 @@ class TrainedModel:
     """Explanations of the untouched clone.
 
     Args:
-        what: Its explanation.
-        methods: The methods, prepared.
-        similarities: The measures to prepare its maps for.
-        support: Pixels that are not background ``(N, H, W)``, or None.
+        study: What is explained, of which model.
         settings: How to walk.
         explain: Runs the methods.
         share: This process's part of the work: every process needs the maps; one makes those that come from shared
@@ -50,24 +47,22 @@ class TrainedModel:
 
     def __init__(
         self,
-        what: Explanation,
-        methods: Mapping[str, tuple[Method, AttributionFn]],
-        similarities: Sequence[Similarity],
-        support: Tensor | None,
+        study: Study,
         settings: Settings,
         explain: Explainer,
         share: Share,
     ) -> None:
-        self.what, self.methods, self.settings = what, methods, settings
+        self.what, self.methods, self.settings = study.what, study.methods, settings
         self.references: dict[str, Reference] = {}
         self.seconds: dict[str, tuple[float, float]] = {}
         self.pass_seconds: float | None = None
         self._copies: dict[str, int] = {}
-        self._similarities, self._support, self._explain, self._share = similarities, support, explain, share
+        self._similarities, self._support = study.similarities, study.support
+        self._explain, self._share = explain, share
         self._owners: dict[str, int] = {}
-        self._samples = len(first(what.inputs))
+        self._samples = study.samples
         keys = [stream_seed(settings.seed, "guard", repeat) for repeat in range(settings.repeats)]
-        self._noisy: Explanation | None = what.with_noise(keys)
+        self._noisy: Explanation | None = study.what.with_noise(keys)
         self._shared: dict[str, Maps] = {}
         self._shared_noisy: dict[str, Maps] = {}
 

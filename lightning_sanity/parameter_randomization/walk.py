@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sanity.explanation.measurements import Track, Trials
+from lightning_sanity.parameter_randomization.route import Route
 from lightning_sanity.randomization.strategies import Change
-from lightning_sanity.randomization.unit import Unit
 from lightning_sanity.result.psi import depth_weights
 
 
@@ -20,9 +20,7 @@ class Walk:
 
     Attributes:
         tracks: Per method.
-        steps: Which units were random at each depth; a deadline may have thinned them.
-        places: Which of the cascade's steps these were.
-        of: How many it has.
+        route: Which steps were walked; a deadline may have thinned them.
         silent: Those, by their places, that left the outputs bitwise as they were in every trial.
         picture_depths: Depths that have pictures.
         thinned: What a deadline left out, in plain values.
@@ -41,9 +39,7 @@ class Walk:
     """
 
     tracks: dict[str, Track]
-    steps: Sequence[Sequence[Unit]]
-    places: tuple[int, ...]
-    of: int
+    route: Route
     silent: frozenset[int]
     picture_depths: tuple[int, ...]
     thinned: dict[str, Any]
@@ -61,7 +57,7 @@ class Walk:
     @property
     def weights(self) -> tuple[float, ...]:
         """How much each depth counts in an index."""
-        return depth_weights(self.places, self.of, self.silent)
+        return depth_weights(self.route.places, self.route.of, self.silent)
 
     @property
     def measured(self) -> dict[str, Trials]:

@@ -9,6 +9,7 @@ from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import Track
 from lightning_sanity.parameter_randomization.settings import Settings
+from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.timing import clock
 from lightning_sanity.parameter_randomization.trained_maps import TrainedModel
 from lightning_sanity.resources.processes import Share
@@ -21,10 +22,7 @@ def track_of(model, inputs, target, method):
     methods = {method: (chosen, chosen.attribute)}
     settings = Settings(2, 0, False, "keep", (), ())
     trained = TrainedModel(
-        Explanation(model, inputs, target),
-        methods,
-        [similarity("spearman")],
-        None,
+        Study(model, {}, Explanation(model, inputs, target), methods, [similarity("spearman")], None),
         settings,
         Explainer(methods, 0),
         Share(),
