@@ -14,7 +14,7 @@ from typing import Any
 _OLD = 86400.0  # seconds after which a file that was never finished is nobody's
 
 Save = Callable[[Path], Any]
-"""Writes a file at a local path."""
+"""Writes a file at a local path that appears whole or not at all, as ``files.write_whole`` does."""
 
 
 def home(trainer: Any) -> str:
@@ -65,8 +65,7 @@ class Folder:
         """
         if self._system is not None:
             return self._upload(name, save)
-        with self._partial(name, save) as partial:
-            os.replace(partial, Path(self.path, name))
+        save(Path(self.path, name))
         return os.path.join(self.path, name)
 
     def add(self, names: Iterator[str], save: Save) -> str:
@@ -82,7 +81,7 @@ class Folder:
             name = next(each for each in names if not self._system.exists(f"{self._place}/{each}"))
             self._upload(name, save)
             return name
-        with self._partial("new", save) as partial:
+        with self._unnamed(save) as partial:
             for name in names:
                 with suppress(FileExistsError):
                     self._settle(partial, Path(self.path, name))
@@ -104,21 +103,20 @@ class Folder:
         Path(self.path, name).unlink(missing_ok=True)
 
     @contextmanager
-    def _partial(self, name: str, save: Save) -> Iterator[Path]:
-        """The written file under a name of its own, gone afterwards; so are those of killed processes."""
+    def _unnamed(self, save: Save) -> Iterator[Path]:
+        """A written file whose name is still to be found, gone afterwards; so are those of killed processes."""
         folder = Path(self.path)
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob(".*.part"):
+        for old in folder.glob(".*.part*"):
             with suppress(FileNotFoundError):
                 if time.time() - old.stat().st_mtime > _OLD:
                     old.unlink()
-        partial = folder / f".{name}-{secrets.token_hex(8)}.part"
+        partial = folder / f".new-{secrets.token_hex(8)}.part"
         try:
             save(partial)
             yield partial
         finally:
-            for left in folder.glob(f"{partial.name}*"):  # also what ``save`` itself left half made
-                left.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     @staticmethod
     def _settle(partial: Path, place: Path) -> None:
