@@ -170,3 +170,25 @@ class Drawn(nn.Module):
         for node, reads in zip(self.nodes, self.arrows, strict=True):
             made.append(torch.tanh(node(sum(made[k] for k in reads) if reads else x)))
         return made[-1]
+
+
+class Mean(nn.Module):
+    """A deep ensemble."""
+
+    def __init__(self, members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x):
+        return sum(member(x) for member in self.members) / len(self.members)
+
+
+class WideAndDeep(nn.Module):
+    """A linear layer beside a deep network, both from the input to the scores."""
+
+    def __init__(self, wide, deep):
+        super().__init__()
+        self.deep, self.wide = deep, wide
+
+    def forward(self, x):
+        return self.wide(x.flatten(1)) + self.deep(x)

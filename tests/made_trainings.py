@@ -1,15 +1,44 @@
-"""Networks and data that draw from every random stream while they train, and what must stay identical."""
+"""Short trainings; networks and data that draw from every random stream meanwhile, and what must stay identical."""
 
 import random
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_sanity import SaliencySanityCallback
 from lightning_sanity.cli import demo
+
+
+def callback(methods=("gradient", "guided_backprop"), **changes):
+    """The callback with the least to do."""
+    given = {"probe": 8, "trials": 1, "repeats": 1, "max_steps": 2, "log_images": False, "report": False}
+    return SaliencySanityCallback(methods, **{**given, **changes})
+
+
+def trainer(folder, *callbacks, **changes):
+    """A silent trainer of one epoch, which saves checkpoints if it is given a ModelCheckpoint."""
+    given = {
+        "max_epochs": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(each, ModelCheckpoint) for each in callbacks),
+        "accelerator": "cpu",
+    }
+    return pl.Trainer(default_root_dir=folder, callbacks=list(callbacks), **{**given, **changes})
+
+
+def few_digits(training, validation, **changes):
+    """Loaders of so many digits to train on, in batches of 64, and of the others in batches of so many."""
+    most, others = demo.digits()
+    few = TensorDataset(*(tensor[:training] for tensor in most.tensors))
+    return DataLoader(few, 64, **changes), DataLoader(others, validation)
 
 
 class Noisy(Dataset):

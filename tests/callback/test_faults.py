@@ -6,16 +6,18 @@ import time
 import warnings
 
 import lightning.pytorch as pl
+import made_trainings
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from made_trainings import few_digits
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_sanity import Outcome, SaliencySanityCallback, SanityCheckFailed, SanityResult
+from lightning_sanity import Outcome, SanityCheckFailed, SanityResult
 from lightning_sanity.cli import demo
 
 forking = pytest.mark.filterwarnings(
@@ -29,9 +31,7 @@ forking = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def loaders():
-    training, validation = demo.digits()
-    small = TensorDataset(*(tensor[:128] for tensor in training.tensors))
-    return DataLoader(small, 64), DataLoader(validation, 397)
+    return few_digits(128, 397)
 
 
 @pytest.fixture(autouse=True)
@@ -44,21 +44,11 @@ def _quiet():
 
 
 def callback(methods="gradient", **changes):
-    given = {"probe": 8, "trials": 1, "repeats": 1, "max_steps": 2, "log_images": False, "report": False}
-    return SaliencySanityCallback(methods, **{**given, **changes})
+    return made_trainings.callback(methods, **changes)
 
 
 def trainer(folder, *callbacks, **changes):
-    given = {
-        "max_epochs": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        "accelerator": "cpu",
-        "num_sanity_val_steps": 0,
-    }
-    return pl.Trainer(default_root_dir=folder, callbacks=list(callbacks), **{**given, **changes})
+    return made_trainings.trainer(folder, *callbacks, **{"num_sanity_val_steps": 0, **changes})
 
 
 class During:

@@ -5,11 +5,13 @@ import pickle
 import warnings
 
 import lightning.pytorch as pl
+import made_trainings
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ModelPruning
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from made_trainings import few_digits, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -26,26 +28,11 @@ METHODS = ("gradient", "guided_backprop")
 
 @pytest.fixture(scope="module")
 def loaders():
-    training, validation = demo.digits()
-    small = TensorDataset(*(tensor[:256] for tensor in training.tensors))
-    return DataLoader(small, 64, shuffle=True), DataLoader(validation, 256)
+    return few_digits(256, 256, shuffle=True)
 
 
 def callback(methods=METHODS, **changes):
-    given = {"probe": 8, "trials": 2, "repeats": 1, "max_steps": 2, "log_images": False, "report": False}
-    return SaliencySanityCallback(methods, **{**given, **changes})
-
-
-def trainer(tmp_path, *callbacks, **changes):
-    given = {
-        "max_epochs": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        "accelerator": "cpu",
-    }
-    return pl.Trainer(default_root_dir=tmp_path, callbacks=list(callbacks), **{**given, **changes})
+    return made_trainings.callback(methods, **{"trials": 2, **changes})
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from made_paths import Flat, in_modules
+from made_paths import Flat, Mean, WideAndDeep, in_modules
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,24 +26,6 @@ class Small(nn.Module):
 
     def forward(self, x):
         return self.fc(self.r2(self.c2(F.max_pool2d(self.r1(self.c1(x)), 2))).mean((2, 3)))
-
-
-class Mean(nn.Module):
-    def __init__(self, members):
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x):
-        return sum(member(x) for member in self.members) / len(self.members)
-
-
-class WideAndDeep(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.deep, self.wide = Small(), nn.Linear(256, 10)
-
-    def forward(self, x):
-        return self.wide(x.flatten(1)) + self.deep(x)
 
 
 def trained(model, images, labels, loss=F.cross_entropy, steps=250):
@@ -144,7 +126,7 @@ def test_an_ensemble_is_judged_as_its_members(digits):
 def test_a_wide_path_beside_a_deep_one_makes_a_valid_run(digits):
     images, labels = digits
     torch.manual_seed(0)
-    model = trained(WideAndDeep(), images, labels, steps=150)
+    model = trained(WideAndDeep(nn.Linear(256, 10), Small()), images, labels, steps=150)
     result = check(model, images[:16], methods="gradient", controls=True)
     assert result.units == ("wide + deep.fc", "deep.c2", "deep.c1")
     assert result.valid

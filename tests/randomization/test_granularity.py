@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchvision
-from made_paths import Branches, Drawn, Squeezing
+from made_paths import Branches, Drawn, Mean, Squeezing, WideAndDeep
 from torch import nn
 
 from lightning_sanity import parameter_randomization_test
@@ -14,27 +14,6 @@ from lightning_sanity.resources.random_streams import generator
 
 VECTORS = torch.randn(3, 6)
 IMAGES = torch.rand(2, 1, 8, 8)
-
-
-class Mean(nn.Module):
-    """A deep ensemble."""
-
-    def __init__(self, members):
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x):
-        return sum(member(x) for member in self.members) / len(self.members)
-
-
-class WideAndDeep(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.deep = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-        self.wide = nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.wide(x) + self.deep(x)
 
 
 def names(model, inputs, granularity="layer"):
@@ -71,7 +50,8 @@ def test_members_of_an_ensemble_have_the_blocks_of_one():
 
 
 def test_a_wide_path_becomes_random_with_the_head_of_the_deep_one():
-    assert names(WideAndDeep(), VECTORS) == ["wide + deep.2", "deep.0"]
+    deep = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert names(WideAndDeep(nn.Linear(6, 3), deep), VECTORS) == ["wide + deep.2", "deep.0"]
 
 
 def test_branches_of_different_lengths_are_aligned_at_their_end():
