@@ -69,8 +69,8 @@ def keep(value: Tensor, chosen: Sequence[int], at: Sequence[int], maps: Mapping[
 def _quantised(maps: Tensor) -> Tensor:
     """int8, each map scaled by the 99th percentile of its magnitudes; blank without finite values.
 
-    Larger magnitudes are full. A few extreme pixels would otherwise leave the rest of the picture empty. Where less than one pixel in a hundred is
-    not 0, the largest magnitude takes the percentile's place.
+    Larger magnitudes are full. A few extreme pixels would otherwise leave the rest of the picture empty. Where less
+    than one pixel in a hundred is not 0, the largest magnitude takes the percentile's place.
     """
     maps = maps.nan_to_num(0.0, 0.0, 0.0)
     magnitudes = maps.abs().flatten(2)
