@@ -20,8 +20,8 @@ CHEAP = ("gradient", "gradcam", "layercam", "guided_backprop", "guided_gradcam",
 TITLES = {
     "gradient": "Gradient",
     "gradcam": "Grad-CAM",
-    "guided_backprop": "Guided Backprop",
-    "guided_gradcam": "Guided Grad-CAM",
+    "guided_backprop": "Guided\nBackprop",
+    "guided_gradcam": "Guided\nGrad-CAM",
 }
 COLOURS = {"PASS": "#2c7a4b", "FAIL": "#b3402a", "INCONCLUSIVE": "#5b4a9e"}
 
@@ -42,7 +42,7 @@ def cascade(result, sample=0, methods=tuple(TITLES)):
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         words = f"{TITLES.get(name, name)}\n{verdict.outcome.value}"
-        row[0].set_ylabel(words, color=COLOURS[verdict.outcome.value], fontsize=11, fontweight="bold")
+        row[0].set_ylabel(words, color=COLOURS[verdict.outcome.value], fontsize=10, fontweight="bold")
     for axis, title in zip(axes[0], ("input", "trained\nnetwork", *share), strict=True):
         axis.set_title(title, fontsize=10)
     return figure
@@ -59,6 +59,7 @@ def main(out="gallery", size=160, trials=3, max_steps=8, methods=CHEAP):
     cascade(result, methods=[name for name in TITLES if name in methods]).savefig(folder / "cascade.png", dpi=120)
     for name in ("verdicts", "curves", "maps"):
         getattr(figures, name)(result).savefig(folder / f"{name}.png", dpi=100)
+    result.to_json(folder / "result.json")
     result.to_html(folder / "report.html")
     print(result)
     return result
