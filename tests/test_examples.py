@@ -79,3 +79,20 @@ def test_smoothing_study_covers_the_cascade_of_both_networks(words, tmp_path):
     assert {kind for _, kind in found} == {"original", "smoothed"}
     assert all(len(values) == len(names) for values in found.values())
     assert words("smoothing_study.png")
+
+
+def test_pretrained_explains_ones_own_images(tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from skimage import data, io
+
+    for name in ("chelsea", "coffee", "rocket"):
+        io.imsave(tmp_path / f"{name}.png", getattr(data, name)())
+    result = load("pretrained").main([str(tmp_path)], tmp_path / "out", 64, trials=2, max_steps=3, methods=["gradcam"])
+    assert result.curves["gradcam", "ssim"].values.shape == (2, 3, 3)
+    assert "chelsea" in capsys.readouterr().out
+
+
+def test_gallery_draws_the_cascade(words, tmp_path, capsys):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    load("gallery").main(tmp_path, 64, trials=2, max_steps=3, methods=["gradient", "guided_backprop"])
+    assert {"Gradient", "Backprop", "trained", "layers random"} <= words("cascade.png")

@@ -6,6 +6,7 @@ labels.py    the data randomization test of a LightningCLI configuration, traini
 release.py   gate, report, compare: the commands that read results
 methods.py   the attribution methods by kind
 demo.py      a small CNN on real digits, watched while it trains and tested before its release
+photos.py    a pretrained ImageNet network and photographs, carried by packages
 terminal.py  lines that cannot break, and tables
 """
 
@@ -107,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--trials", type=int, default=10, help="trials of the final test (default: %(default)s)")
     demo.add_argument("--samples", type=int, default=32, help="images of the final test (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="of training and test (default: %(default)s)")
+    demo.add_argument(
+        "--photos", action="store_true", help="a pretrained ImageNet network on photographs instead; downloads nothing"
+    )
     demo.set_defaults(run=_demo)
     check.add_to(commands)
     labels.add_to(commands)
@@ -116,6 +120,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.photos:
+        from lightning_sanity.cli import photos  # needs another extra
+
+        return photos.run(arguments.out, arguments.trials, arguments.seed)
     from lightning_sanity.cli import demo  # trains: needs the extra
 
     return demo.run(arguments.out, arguments.epochs, arguments.trials, arguments.samples, arguments.seed)

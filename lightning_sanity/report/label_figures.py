@@ -20,7 +20,7 @@ _SIDE, _GAP, _BETWEEN, _LEFT = 1.1, 0.07, 0.3, 2.3  # inches
 def label_maps(result: SanityResult, *, dark: bool = False) -> Figure:
     """Maps of the same inputs from both kinds of models, one row per method; the inputs stand above.
 
-    Each map is scaled by itself, as the result keeps them. A method that draws the same in both columns does not show
+    Each map is scaled by its own 99th percentile. A method that draws the same in both columns does not show
     what the model learned.
 
     Args:
@@ -68,7 +68,7 @@ def label_maps(result: SanityResult, *, dark: bool = False) -> Figure:
     for row, name in enumerate(names):
         _label(axes, first + row * (height + _GAP) + height / 2, name, result.verdicts[name], theme)
     zero, positive = ("black", "orange") if dark else ("white", "red")
-    caption = f"each map scaled by its own largest value; signed maps: blue negative, {zero} 0, {positive} positive"
+    caption = f"each map scaled by its own 99th percentile; signed maps: blue negative, {zero} 0, {positive} positive"
     axes.text(figure.get_figwidth() / 2, bottom + 0.22, caption, ha="center", color=theme.grey, fontsize=8)
     return figure
 

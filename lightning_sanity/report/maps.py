@@ -24,7 +24,7 @@ _GHOST = 0.55  # how far the picture under an overlay fades into the paper
 def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: bool = False) -> Figure:
     """One sample's maps, one row per method, from the trained model's to the last step's.
 
-    Each map is scaled by itself, as the result keeps them.
+    Each map is scaled by its own 99th percentile, as the result keeps them.
 
     Args:
         result: What to draw.
@@ -73,7 +73,7 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
             _picture(axes, picture, extent, scale, theme, overlay=overlay and column > 0)
     axes.add_collection(PolyCollection(frames, facecolors="none", edgecolors=theme.grid, linewidths=0.8))
     zero, positive = ("black", "orange") if dark else ("white", "red")
-    caption = f"each map scaled by its own largest value; signed maps: blue negative, {zero} 0, {positive} positive"
+    caption = f"each map scaled by its own 99th percentile; signed maps: blue negative, {zero} 0, {positive} positive"
     axes.text(figure.get_figwidth() / 2, bottom + 0.2, caption, ha="center", color=theme.grey, fontsize=8)
     return figure
 

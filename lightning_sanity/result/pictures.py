@@ -67,7 +67,13 @@ def keep(value: Tensor, chosen: Sequence[int], at: Sequence[int], maps: Mapping[
 
 
 def _quantised(maps: Tensor) -> Tensor:
-    """int8, each map scaled by its own largest magnitude; a map without finite values is blank."""
+    """int8, each map scaled by the 99th percentile of its magnitudes; blank without finite values.
+
+    Larger magnitudes are full. A few extreme pixels would otherwise leave the rest of the picture empty. Where less
+    than one pixel in a hundred is not 0, the largest magnitude takes the percentile's place.
+    """
     maps = maps.nan_to_num(0.0, 0.0, 0.0)
-    largest = maps.abs().amax((2, 3), keepdim=True)
-    return (127 * maps / largest.clamp_min(torch.finfo(torch.float32).tiny)).round().to(torch.int8)
+    magnitudes = maps.abs().flatten(2)
+    most = magnitudes.quantile(0.99, dim=2)
+    most = torch.where(most > 0, most, magnitudes.amax(2)).clamp_min(torch.finfo(torch.float32).tiny)
+    return (127 * (maps / most[..., None, None]).clamp(-1, 1)).round().to(torch.int8)

@@ -188,7 +188,8 @@ class Pictures:
     Attributes:
         inputs: ``(K, H, W, 3)`` uint8.
         depths: Number of randomised units of each column after the trained one.
-        maps: Per method int8 ``(K, 1 + len(depths), H, W)``: signed maps scaled to +-127 each, trained one first.
+        maps: Per method int8 ``(K, 1 + len(depths), H, W)``: signed maps, trained one first; +-127 is the
+            99th percentile of each one's magnitudes, and all beyond.
     """
 
     inputs: Tensor
@@ -317,8 +318,8 @@ class SanityResult:
     def maps(self, method: str) -> Tensor:
         """Small signed maps of the samples that were kept, along the cascade; ``(K, 1 + len(pictures.depths), h, w)``.
 
-        The trained model's come first, then those after ``pictures.depths`` steps; each is scaled by its own largest
-        magnitude into ``[-1, 1]``, and 0 everywhere if it is blank.
+        The trained model's come first, then those after ``pictures.depths`` steps; each is scaled by the 99th
+        percentile of its magnitudes, cut to ``[-1, 1]``, and 0 everywhere if it is blank.
 
         Raises:
             ValueError: If none were kept of this method; says of which.
