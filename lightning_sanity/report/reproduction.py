@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_sanity.randomization.strategies import STRATEGIES
 from lightning_sanity.report.wording import subject
 from lightning_sanity.result.sanity_result import SanityResult
 
@@ -23,7 +24,6 @@ _KEYWORDS = (
     "feature_axis",
     "seed",
 )
-_STRATEGIES = ("normal", "shuffle", "reset", "xavier", "kaiming")
 
 
 def python_call(result: SanityResult) -> str:
@@ -40,7 +40,7 @@ def python_call(result: SanityResult) -> str:
         if key not in settings:
             continue
         value = settings[key]
-        if key == "reinitialize" and value not in _STRATEGIES:
+        if key == "reinitialize" and value not in STRATEGIES:
             lines.append(f"    # reinitialize was {value!r}: pass what it was, or leave it out for the default")
         else:
             lines.append(f"    {key}={value!r},")
