@@ -28,8 +28,8 @@ class Allowance:
     """What ``max_time`` allows at a validation.
 
     A number of seconds bounds every measurement. A number below 1 is a share of the training time and is kept like an
-    account: what is not used is saved, what was too much is owed, and a validation goes by unmeasured as long as there
-    is less than the least measurement takes.
+    account: what is not used is saved, what was too much is owed, and validations are skipped while there is less than
+    the smallest measurement takes.
 
     Args:
         max_time: See above; None allows everything.
@@ -70,7 +70,7 @@ class Allowance:
         self._since = self._begun
 
     def affords(self) -> bool:
-        """Whether there is enough for a measurement; the first is made in any case."""
+        """Whether there is enough for a measurement; the first is always made."""
         return self.every or self._earned == 0 or self.saved >= self._least
 
     def divide(self, *, free: bool = False) -> Parts:

@@ -24,7 +24,7 @@ class Narration:
 
     Args:
         title: What the run's keys begin with.
-        verbose: Whether there is a line per validation and a table at the end. Warnings come in any case.
+        verbose: Whether there is a line per validation and a table at the end. Warnings always come.
     """
 
     def __init__(self, title: str, *, verbose: bool) -> None:

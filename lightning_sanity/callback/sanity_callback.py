@@ -64,15 +64,16 @@ class SaliencySanityCallback(pl.Callback):
             their ``age`` in steps.
         on_fail: ``"warn"``; ``"stop"`` ends training when a gated method FAILs; ``"raise"`` raises
             ``SanityCheckFailed`` at the end of ``fit`` or ``validate`` unless every gated method passed.
-        on_error: A test that cannot be run is a ``"warn"`` ing, or ``"raise"`` s.
+        on_error: What a test that cannot be run does: ``"warn"``, or ``"raise"`` its error.
         max_time: Most time that the callback may add to one validation: seconds, or below 1 a share of the training
-            time. The test first drops depths and trials until it fits, then methods; the result says which. A share is
-            saved up: a validation is skipped, and ``age`` logged, until there is enough for the smallest test. No
-            validation is skipped if another callback monitors a key of this one, or with ``on_fail="raise"``. Figures
-            and page are put off if they would take more than a third of the time, at the latest to the end of ``fit``;
-            so is the data randomization test. A method that hangs is stopped after twice the time, if it runs in
-            Python on the main thread of a Unix process. The first validation also forms the probe.
-        precision: ``"32"`` measures in float32, whatever the trainer's own precision, which is the default, is.
+            time. The test drops depths and trials until it fits, then methods; the result says which. A share is saved
+            up: validations are skipped, and ``age`` is logged, until there is enough for the smallest test. None is
+            skipped if another callback monitors a key of this one, or with ``on_fail="raise"``. Figures and page wait
+            if they would take more than a third of the time, at most until the end of ``fit``. The data randomization
+            test is then left out, and its last result kept. A method that hangs is stopped after twice the time, if it
+            runs in Python on the main thread of a Unix process. Forming the probe, at the first validation, does not
+            count.
+        precision: None measures in the trainer's precision, ``"32"`` in float32.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         target: What is explained where the model does not return class scores; see ``parameter_randomization_test``.
             ``"labels"`` explains each sample's own class instead of the predicted one, which a model that is not
@@ -88,7 +89,7 @@ class SaliencySanityCallback(pl.Callback):
         reference_checkpoint: Checkpoint of the same module trained on permuted labels (see ``RandomLabelDataModule``).
             Every measurement then runs the data randomization test against it as well, which informs and never gates.
         verbose: Print a line per measured validation, more only while one takes longer than ten seconds, and at the
-            end of ``fit``, ``validate`` and ``test`` the verdicts as a table. Warnings come in any case: the first time
+            end of ``fit``, ``validate`` and ``test`` the verdicts as a table. Warnings always come: the first time
             in a run that a method FAILs or is INCONCLUSIVE, that the test cannot be run or is not valid, and where
             nothing will be or was measured.
         **options: See ``WalkOptions``.
@@ -220,7 +221,7 @@ class SaliencySanityCallback(pl.Callback):
         self._ledger.start()
 
     def _always(self, trainer: pl.Trainer) -> bool:
-        """Whether no validation may go by unmeasured."""
+        """Whether every validation has to be measured."""
         return self.on_fail == "raise" or bool(monitors(trainer, self.scalars(trainer)))
 
     def _read_references(self) -> None:

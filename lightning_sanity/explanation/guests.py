@@ -152,7 +152,7 @@ class Guests:
         """The model's tensors are copies inside the block, which share memory among themselves as the originals do.
 
         A write to ``.data`` shows in no version counter: ``thorough`` compares the values as well, to be able to say
-        what was changed. It is undone in any case. Shards are the model's own, measured in place: FSDP resizes their
+        what was changed. It is always undone. Shards are the model's own, measured in place: FSDP resizes their
         memory while it gathers them, so they are not copied, and what is written to them stays.
         """
         if is_sharded(model):

@@ -18,7 +18,7 @@ def promote_mlflow(
 ) -> bool:
     """Give a version of a registered MLflow model an alias, or take the alias off it.
 
-    Tags ``sanity.outcome``, ``sanity.reason`` and ``sanity.weights_digest`` are set in any case. An alias that points
+    Tags ``sanity.outcome``, ``sanity.reason`` and ``sanity.weights_digest`` are always set. An alias that points
     at another version stays where it is unless this one passed.
 
     Args:
@@ -53,7 +53,7 @@ def promote_mlflow(
 def promote_wandb(decision: Decision, artifact: Any, *, alias: str = ALIAS, run: Any = None) -> bool:
     """Give a Weights & Biases artifact an alias, or take the alias off it.
 
-    The decision is added to the artifact's metadata under ``sanity`` in any case.
+    The decision is always added to the artifact's metadata, under ``sanity``.
 
     Args:
         decision: Of ``gate``, preferably with ``Policy(weights=...)``: the artifact does not know what was tested.

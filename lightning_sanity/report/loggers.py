@@ -55,7 +55,7 @@ def log_result(
         result: What to show.
         prefix: Begins every key and file name; may contain slashes.
         step: The trainer's step, x axis of everything that is not over depth.
-        images: Whether to draw figures; the words and curves go out in any case.
+        images: Whether to draw figures; words and curves always go out.
         over_training: Whether the caller logs ``<prefix>/<method>/psi``, so that TensorBoard gets a chart of them.
     """
     figures = _Figures(result, images)
