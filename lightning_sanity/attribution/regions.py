@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.morphology import dilation, disk
-from skimage.segmentation import felzenszwalb
-from skimage.transform import resize
 from torch import Tensor, nn
 
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
@@ -91,6 +88,10 @@ def _pixels(image: Tensor) -> Any:
 
 def _outlines(pixels: Any) -> list[Any]:
     """XRAI's regions ``(H, W)``: Felzenszwalb's at six scales, found at 224 x 224 and dilated by five pixels."""
+    from skimage.morphology import dilation, disk  # a tenth of a second to import, for this method alone
+    from skimage.segmentation import felzenszwalb
+    from skimage.transform import resize
+
     spread = pixels.max() - pixels.min()
     scaled = (pixels - pixels.min()) / (spread if spread > 0 else 1.0) * 2 - 1
     scale_to: Any = resize  # scikit-image gives no types

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.segmentation import slic
 from torch import Tensor, nn
 
 from lightning_sanity.attribution.method import Segmentation, first
@@ -80,6 +79,8 @@ def _superpixels(value: Tensor, segments: int) -> Tensor:
 
 
 def _slic(image: Tensor, segments: int) -> Tensor:
+    from skimage.segmentation import slic  # a tenth of a second to import, for these methods alone
+
     pixels = image.permute(1, 2, 0).double().numpy()
     spread = pixels.max() - pixels.min()
     pixels = (pixels - pixels.min()) / (spread if spread > 0 else 1.0)
