@@ -1,0 +1,49 @@
+"""Curves, floors and indices equal those of a slow reference that is written from the definition, on many networks."""
+
+import itertools
+import math
+
+import pytest
+from made_kinds import KINDS, SAMPLES, TOLERANCE, both_ways, largest_difference, methods_for
+from reference_walk import index, shifts_of
+
+ORDERS = ("cascading", "bottom_up", "independent", "full")
+ENGINES = ("auto", "plain", "folded")
+PAIRS = list(itertools.product(ORDERS, ENGINES))
+COARSE = [(name, how) for how in ("block", "list") for name, kind in KINDS.items() if kind.blocks or how == "list"]
+COARSE = [(name, how) for name, how in COARSE if how == "block" or KINDS[name].listed]
+
+
+def agrees(result, tables):
+    assert largest_difference(result, tables) < TOLERANCE
+    for (method, measure), curve in result.curves.items():
+        expected = index(curve.values, curve.floor, absolute=measure == "spearman_signed")
+        found = result.verdicts[method].psi_of.get(measure, (math.nan,))[0]
+        if math.isfinite(found):
+            assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(KINDS)))
+def test_a_walk_has_the_numbers_of_its_definition(number, name):
+    order, engine = PAIRS[number % len(PAIRS)]
+    methods = methods_for(name)
+    agrees(*both_ways(name, order, "layer", engine, [methods[number % len(methods)]], trials=1 + number % 2))
+
+
+@pytest.mark.parametrize(("number", "name", "how"), [(k, *each) for k, each in enumerate(COARSE)])
+def test_coarser_steps_have_the_numbers_of_their_definition(number, name, how):
+    order, engine = ORDERS[number % 4], ENGINES[number % 3]
+    agrees(*both_ways(name, order, how, engine, ["gradient"], trials=1))
+
+
+@pytest.mark.parametrize(
+    "name", ["three layers", "batch normalisation", "image", "residual block", "query, key and value"]
+)
+def test_twins_are_taken_over_unit_by_unit(name):
+    agrees(*both_ways(name, "cascading", "layer", "auto", ["gradient"], reinitialize="twin"))
+
+
+def test_a_floor_averages_over_all_other_samples():
+    result, tables = both_ways("three layers", "cascading", "layer", "auto", ["gradient"], trials=1)
+    shifts = shifts_of({key: curve.floor for key, curve in result.curves.items()}, tables, TOLERANCE)
+    assert set(shifts) == set(range(1, SAMPLES))
