@@ -39,6 +39,7 @@ class Kind:
         layer: Whose output Grad-CAM weighs.
         one: Whether there is one score, and no class.
         reach: The part of a map on which the score depends.
+        samples: How many are explained.
     """
 
     build: Callable[[], nn.Module]
@@ -56,6 +57,7 @@ class Kind:
     layer: str | None = None
     one: bool = False
     reach: Any = ...
+    samples: int = SAMPLES
 
 
 def of(run, **modules):
@@ -77,10 +79,17 @@ def mlp(*norm):
     return nn.Sequential(nn.Linear(6, 8), *norm, nn.ReLU(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 3))
 
 
+def drawn(norm):
+    """A normalisation as training may leave it, statistics included."""
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        tensor.add_(torch.rand_like(tensor))
+    return norm
+
+
 def cnn(channels=2, **options):
     return nn.Sequential(
         nn.Conv2d(channels, 5, 3, padding=1, **options),
-        nn.BatchNorm2d(5),
+        drawn(nn.BatchNorm2d(5)),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(5, 6, 3, padding=1),
@@ -183,7 +192,7 @@ def middle_of(outputs):
 
 
 WITHIN = slice(0, 8), slice(0, 8)
-"""Of the input, what a mean over rows and columns 2 to 5 of the outputs depends on: a block of 2 by 2, a window of 3."""
+"""Of the input, what a mean over rows and columns 2 to 5 of the outputs depends on."""
 
 
 RNN_STEPS = ["head", "body.l1: body.*_l1*", "body.l0: body.*_l0*"]
@@ -213,6 +222,7 @@ KINDS = {
     "batch normalisation": Kind(
         lambda: mlp(nn.BatchNorm1d(8)), (6,), ["5", "3", "0 1"], listed=(["1"], ["5 + 3", "1", "0"])
     ),
+    "drawn batch normalisation": Kind(lambda: mlp(drawn(nn.BatchNorm1d(8))), (6,), ["5", "3", "0 1"]),
     "statistics alone": Kind(lambda: mlp(nn.BatchNorm1d(8, affine=False)), (6,), ["5", "3", "0"]),
     "layer normalisation first": Kind(
         lambda: nn.Sequential(nn.LayerNorm(6), mlp()), (6,), ["1.4", "1.2", "1.0: 0 1.0"]
@@ -261,9 +271,9 @@ KINDS = {
             residual,
             stem=nn.Conv2d(2, 4, 3, padding=1),
             conv1=nn.Conv2d(4, 4, 3, padding=1, bias=False),
-            norm1=nn.BatchNorm2d(4),
+            norm1=drawn(nn.BatchNorm2d(4)),
             conv2=nn.Conv2d(4, 4, 3, padding=1, bias=False),
-            norm2=nn.BatchNorm2d(4),
+            norm2=drawn(nn.BatchNorm2d(4)),
             skip=nn.Conv2d(4, 4, 1),
             head=nn.Linear(4, 3),
         ),
@@ -500,22 +510,28 @@ KINDS = {
         aside=(f"(never read): {' '.join(f'experts.{k}' for k in range(1, 6))}",),
     ),
 }
+MEETING = {
+    f"samples meet: {way}": Kind(lambda mix=mix: Mixing(mix), (10,), ["layers.2", "layers.1", "layers.0"], samples=4)
+    for way, mix in WAYS.items()
+}
 AGE = torch.linspace(-1, 1, SAMPLES, dtype=torch.float64)[:, None]
 
 
 def network(name):
     """A kind, what makes it in double precision, one of it, its inputs and the classes that are explained."""
-    kind = KINDS[name]
+    kind = KINDS[name] if name in KINDS else MEETING[name]
 
     def make():
         return kind.build().double().eval()
 
     torch.manual_seed(sum(map(ord, name)))
-    model, value = make(), torch.randn(SAMPLES, *kind.shape, dtype=torch.float64)
+    model, value = make(), torch.randn(kind.samples, *kind.shape, dtype=torch.float64)
     if kind.background:
-        seen = torch.rand(SAMPLES, *(size for axis, size in enumerate(kind.shape, 1) if axis != kind.channel)) > 0.5
+        seen = (
+            torch.rand(kind.samples, *(size for axis, size in enumerate(kind.shape, 1) if axis != kind.channel)) > 0.5
+        )
         value = value * seen.unsqueeze(kind.channel)
-    return kind, make, model, value, None if kind.one else torch.arange(SAMPLES) % 3
+    return kind, make, model, value, None if kind.one else torch.arange(kind.samples) % 3
 
 
 def written(kind, granularity):
@@ -525,30 +541,20 @@ def written(kind, granularity):
     return granularity, kind.steps if granularity == "layer" else kind.blocks
 
 
-def both_ways(name, order, granularity, engine, methods, trials=2, seed=3, reinitialize="normal", **changes):
-    """The library's result and the table of the definition."""
-    kind, make, model, value, target = network(name)
-    asked, steps = written(kind, granularity)
-    built = []
-    if reinitialize == "twin":
-        for tensor in model.state_dict().values():  # else a fresh network has some of its values
-            tensor.add_(0.1 * torch.rand_like(tensor) if tensor.is_floating_point() else 0)
-
-    def twin():
-        built.append(make())
-        return built[-1]
-
-    result = parameter_randomization_test(
+def measured(name, order, granularity, engine, methods, trials=2, seed=3, reinitialize="normal", **changes):
+    """The library's result."""
+    kind, _, model, value, target = network(name)
+    return parameter_randomization_test(
         model,
         kind.given(value),
         **{"target": target, **kind.options},
         methods={method: IN_TEST.get(method, method) for method in methods},
         order=order,
-        granularity=asked,
+        granularity=written(kind, granularity)[0],
         engine=engine,
         trials=trials,
         seed=seed,
-        reinitialize=twin if reinitialize == "twin" else reinitialize,
+        reinitialize=reinitialize,
         layer=kind.layer,
         repeats=1,
         controls=False,
@@ -557,26 +563,20 @@ def both_ways(name, order, granularity, engine, methods, trials=2, seed=3, reini
         diagnostics=(),
         **changes,
     )
-    tables = walk(
-        kind,
-        make,
-        model,
-        value,
-        target,
-        steps_of(model, steps),
-        order,
-        trials=trials,
-        seed=seed,
-        methods=methods,
-        aside=[unit_of(model, unit) for unit in kind.aside],
-        twins=[each.state_dict() for each in built[-trials:]] if built else None,
-    )
-    return result, tables
+
+
+def defined(name, order, granularity, methods, trials=2, seed=3, twins=None):
+    """The tables of the definition; see ``reference_walk.walk``."""
+    kind, make, model, value, target = network(name)
+    steps = steps_of(model, written(kind, granularity)[1])
+    aside = [unit_of(model, unit) for unit in kind.aside]
+    options = {"trials": trials, "seed": seed, "methods": methods, "aside": aside, "twins": twins}
+    return walk(kind, make, model, value, target, steps, order, **options)
 
 
 def methods_for(name):
     """Those that the definition knows for a kind."""
-    layer = KINDS[name].layer is not None
+    layer = name in KINDS and KINDS[name].layer is not None
     return ["gradient", "input_x_gradient", "integrated_gradients", *["guided_backprop", "gradcam"] * layer]
 
 

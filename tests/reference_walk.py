@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from scipy import stats
 from skimage.metrics import structural_similarity
-from torch import nn
 
 from lightning_sanity.resources.random_streams import generator
 
