@@ -133,6 +133,9 @@ def ask(
 def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions, labels: Tensor | None = None) -> Request:
     """The question that the arguments and options of a test mean; see ``ask`` and ``understood``."""
     seed = given["seed"]
+    if labels is not None and not (isinstance(labels, Tensor) and labels.ndim == 1):
+        shown = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be a tensor of one class index per sample (N,), not {shown}")
     asked = ask(
         model,
         inputs,
@@ -142,8 +145,14 @@ def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions, l
         output=given["output"],
         seed=seed,
     )
-    axes = {"channel_axis": given["channel_axis"], "feature_axis": given["feature_axis"]}
-    return understood(model, asked, **axes, seed=seed, labels=labels)
+    return understood(
+        model,
+        asked,
+        channel_axis=given["channel_axis"],
+        feature_axis=given["feature_axis"],
+        seed=seed,
+        labels=labels,
+    )
 
 
 def understood(
@@ -250,14 +259,14 @@ def _rows_in(outputs: Any) -> int:
 
 def _scores(model: nn.Module, asked: Request, outputs: Any, rows: int, seed: int, labels: Tensor | None) -> Output:
     """The scores among what a pass over some samples returned; where labels can tell, among those of all samples."""
-    classes, labels = classes_of(model), asked.target if labels is None else labels
+    classes, known = classes_of(model), asked.target if labels is None else labels
     try:
         return scores_among(outputs, rows, classes=classes)
     except OutputError:
-        found = _watched(model, asked, 0, seed) if are_labels(labels) else None
-        if found is None:
+        found = _watched(model, asked, 0, seed) if are_labels(known) else None
+        if found is None or not are_labels(known):
             raise
-        return scores_among(found[1], found[2], classes=classes, labels=labels)
+        return scores_among(found[1], found[2], classes=classes, labels=known)
 
 
 def explainable(inputs: Any) -> tuple[int | str, ...]:

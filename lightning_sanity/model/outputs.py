@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from scipy import stats
@@ -126,10 +126,12 @@ def _predicts(leaf: Tensor, labels: Tensor) -> bool:
     return chance < 1 and bool(stats.binomtest(right, len(labels), chance, "greater").pvalue < _CHANCE)
 
 
-def are_labels(value: Any) -> bool:
+def are_labels(value: Any) -> TypeGuard[Tensor]:
     """Whether it is class indices, one per sample."""
-    whole = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
-    return whole and value.dtype != torch.bool and value.ndim == 1 and len(value) > 0 and int(value.min()) >= 0
+    if not isinstance(value, Tensor) or value.ndim != 1 or not len(value):
+        return False
+    whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    return whole and int(value.min()) >= 0
 
 
 def _classes_in(labels: Tensor) -> int | None:

@@ -204,10 +204,11 @@ FEW = {"methods": "gradient", "trials": 1, "controls": False, "progress": False}
         (lambda h, s: (h, s), {"output": 1}, {}),
         (lambda h, s: (h, s), {}, {"num_classes": 3}),
         (lambda h, s: (h, s), {"target": torch.tensor([0, 1, 2, 0, 1, 2])}, {}),
+        (lambda h, s: (h, s), {"labels": torch.tensor([0, 1, 2, 0, 1, 2])}, {}),
         (lambda h, s: (h, s), {"forward": lambda model, x: model(x)[1]}, {}),
         (lambda h, s: (h, s), {"target": lambda found: found[1][:, 0]}, {}),
     ],
-    ids=["named", "loss first", "output=", "num_classes", "labels", "forward=", "target="],
+    ids=["named", "loss first", "output=", "num_classes", "labels as target", "labels", "forward=", "target="],
 )
 def test_the_scores_that_were_found_are_explained(arrange, options, known):
     model, inputs = Two(arrange, **known).eval(), torch.randn(6, 6)
@@ -220,6 +221,12 @@ def test_the_scores_that_were_found_are_explained(arrange, options, known):
         for tested, asked in ((model, options), (alone, {"target": target}))
     ]
     torch.testing.assert_close(*values, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [[0, 1, 2], torch.zeros(6, 2)])
+def test_labels_are_one_class_index_per_sample(wrong):
+    with pytest.raises(ValueError, match="labels must be a tensor of one class index per sample"):
+        parameter_randomization_test(Two(lambda h, s: (h, s)), torch.randn(6, 6), labels=wrong, **FEW)
 
 
 def test_which_output_was_taken_is_said():
