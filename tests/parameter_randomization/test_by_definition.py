@@ -4,8 +4,19 @@ import itertools
 import math
 
 import pytest
-from made_kinds import KINDS, ROUNDING, SAMPLES, TOLERANCE, defined, largest_difference, measured, methods_for, network
-from reference_walk import index, shifts_of
+from made_kinds import (
+    KINDS,
+    ROUNDING,
+    SAMPLES,
+    TOLERANCE,
+    defined,
+    largest_difference,
+    measured,
+    methods_for,
+    network,
+    written,
+)
+from reference_walk import index, shifts_of, steps_of, unit_of
 
 ORDERS = ("cascading", "bottom_up", "independent", "full")
 ENGINES = ("auto", "plain", "folded")
@@ -24,6 +35,17 @@ def agrees(result, tables):
             assert found == pytest.approx(expected, abs=1e-5)
 
 
+def covers(result, name, order, granularity):
+    """Every step's entry in the coverage is that of the step, in whatever order they are walked."""
+    kind, _, model, *_ = network(name)
+    steps = [{key for _, keys in step for key in keys} for step in steps_of(model, written(kind, granularity)[1])]
+    walked = {"bottom_up": steps[::-1], "full": [set().union(*steps)]}.get(order, steps)
+    assert [unit.name for unit in result.coverage.units] == list(result.units)
+    late = {key for _, keys in (unit_of(model, unit) for unit in kind.aside) for key in keys}
+    assert [set(unit.parameters) - late for unit in result.coverage.units] == walked
+    assert result.coverage.share == 1
+
+
 @pytest.mark.parametrize(("number", "name"), list(enumerate(KINDS)))
 def test_a_walk_has_the_numbers_of_its_definition(number, name):
     order, engine = PAIRS[number % len(PAIRS)]
@@ -31,6 +53,7 @@ def test_a_walk_has_the_numbers_of_its_definition(number, name):
     methods, trials = [methods[number % len(methods)]], 1 + number % 2
     result = measured(name, order, "layer", engine, methods, trials)
     agrees(result, defined(name, order, "layer", methods, trials))
+    covers(result, name, order, "layer")
 
 
 @pytest.mark.parametrize(("number", "name", "how"), [(k, *each) for k, each in enumerate(COARSE)])
@@ -38,6 +61,7 @@ def test_coarser_steps_have_the_numbers_of_their_definition(number, name, how):
     order, engine = ORDERS[number % 4], ENGINES[number % 3]
     result = measured(name, order, how, engine, ["gradient"], trials=1)
     agrees(result, defined(name, order, how, ["gradient"], trials=1))
+    covers(result, name, order, how)
 
 
 @pytest.mark.parametrize(
