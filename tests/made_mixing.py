@@ -92,7 +92,7 @@ WAYS = {
     "messages": _scattered,
     "a recurrence over samples": lambda h: torch.stack(list(_states(h))),
     "an outer product": lambda h: h + torch.einsum("nf,mf->nm", h, h).sum(1, keepdim=True) / 50,
-    "a convolution over samples": lambda h: F.conv1d(h.T[:, None], torch.ones(1, 1, 3) / 3, padding=1)[:, 0].T,
+    "a convolution over samples": lambda h: F.conv1d(h.T[:, None], torch.ones(1, 1, 3).to(h) / 3, padding=1)[:, 0].T,
 }
 
 

@@ -150,7 +150,7 @@ class Instrument:
         parts = self._allowance.divide(free=not known)
         self.parts = parts if self._allowance.max_time is None else share.exchange(parts)[0]
         with nullcontext() if single else trainer.precision_plugin.forward_context():
-            options = {**self._tests.options, "target": self._target(probe)}
+            options = {**self._tests.options, "target": self._target(probe), "labels": probe.labels}
             if trainer.fast_dev_run:  # type: ignore[attr-defined]  # only whether it runs at all
                 options |= {"trials": 1, "max_steps": 1}
             with self._allowance.timing("test"):
@@ -186,7 +186,7 @@ class Instrument:
         if not self.parts.compare:
             self._narration.warn("max_time is too short for the data randomization test: its last result is kept")
             return kept
-        shared = {name: options[name] for name in ("target", "methods", "pictures", *COMMON)}
+        shared = {name: options[name] for name in ("target", "labels", "methods", "pictures", *COMMON)}
         try:
             other = clone(measured, options["clone_fn"])
             try:

@@ -97,6 +97,7 @@ def data_randomization_test(
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = METHODS,
     memorization: Memorization | pl.LightningDataModule | Sequence[pl.LightningDataModule] | None = None,
     min_train_accuracy: float = 0.95,
+    labels: Tensor | None = None,
     pictures: bool = True,
     progress: Progress | bool | None = None,
     **options: Unpack[CommonOptions],
@@ -125,6 +126,7 @@ def data_randomization_test(
             each where their seeds differ.
         min_train_accuracy: Training accuracy from which on a model has learned its labels; of numbers the explained
             variance, of masks the IoU, see ``tallies.Score``.
+        labels: The samples' true classes; see ``parameter_randomization_test``.
         pictures: Keep small pictures of some inputs, and of the maps of the first model of each kind.
         progress: See ``parameter_randomization_test``.
         **options: See ``CommonOptions``. Of the criterion, ``min_psi`` is what DRI must reach, and ``min_separation``
@@ -156,7 +158,8 @@ def data_randomization_test(
     models.check_distinct()
     learned = models.memorization(memorization, given["forward"])
     unmet = learned.unmet(*models.sizes, min_train_accuracy) if learned is not None else None
-    with _prepared(models, inputs, target, methods, given) as ready:
+    asked = asked_of(models.true[0], _single(inputs), target, given, labels)
+    with _prepared(models, asked, methods, given) as ready:
         with progress_bar(progress) as tick:
             found = _compared(ready, given, tick)
         kept_pictures = _pictures(found.tracks, ready) if pictures else None
@@ -191,7 +194,8 @@ def check_explainable(model: nn.Module, inputs: Any, options: Mapping[str, Any])
         return
     methods, target = options.get("methods", METHODS), options.get("target")
     given = cast(CommonOptions, {**DEFAULTS, **{key: options[key] for key in DEFAULTS if key in options}})
-    with _prepared(Groups([model], [model]), inputs, target, methods, given):
+    asked = asked_of(model, _single(inputs), target, given, options.get("labels"))
+    with _prepared(Groups([model], [model]), asked, methods, given):
         pass
 
 
@@ -234,14 +238,7 @@ class _Found:
 
 
 @contextmanager
-def _prepared(
-    models: Groups,
-    inputs: Any,
-    target: Tensor | int | Target | Callable[[Any], Tensor] | None,
-    methods: Methods,
-    given: CommonOptions,
-) -> Iterator[_Ready]:
-    asked = asked_of(models.true[0], _single(inputs), target, given)
+def _prepared(models: Groups, asked: Request, methods: Methods, given: CommonOptions) -> Iterator[_Ready]:
     with ExitStack() as stack:
         copies = [
             stack.enter_context(quiet_copy(each, asked.inputs, asked.forward, given["clone_fn"], given["seed"]))

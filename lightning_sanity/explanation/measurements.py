@@ -79,8 +79,6 @@ class Track:
         cross: Spearman of magnitude between trained maps of different samples ``(pairs, N)``.
         other_class: See ``diagnostics.between_classes``, where asked for.
         dead: Share of the trained model's maps that are constant or not finite.
-        alike: Whether the trained model's map is the same for every sample: exact it may be, as a linear model's
-            gradient is, but it says nothing of a sample.
         unsigned: Whether the trained model's maps have no negative value.
         norm: Norm of the trained model's maps; ``(K,)`` where several are compared.
         picture: Signed maps of the trained model ``(K, h, w)``, where asked for.
@@ -96,7 +94,6 @@ class Track:
     cross: Tensor | None = None
     other_class: dict[str, Tensor] = field(default_factory=dict)
     dead: float = 0.0
-    alike: bool = False
     unsigned: bool = False
     norm: Tensor | None = None
     picture: Tensor | None = None

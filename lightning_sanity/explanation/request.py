@@ -23,7 +23,7 @@ from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved
 from lightning_sanity.model.detached import stand_in_for, users_hooks
-from lightning_sanity.model.outputs import Output, OutputError, classes_of, scores_among
+from lightning_sanity.model.outputs import Output, OutputError, are_labels, classes_of, scores_among
 from lightning_sanity.model.weights import is_sharded
 from lightning_sanity.resources.bystanders import put_back
 from lightning_sanity.resources.random_streams import isolated_rng
@@ -130,9 +130,12 @@ def ask(
     return asked
 
 
-def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions) -> Request:
+def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions, labels: Tensor | None = None) -> Request:
     """The question that the arguments and options of a test mean; see ``ask`` and ``understood``."""
     seed = given["seed"]
+    if labels is not None and not (isinstance(labels, Tensor) and labels.ndim == 1):
+        shown = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be a tensor of one class index per sample (N,), not {shown}")
     asked = ask(
         model,
         inputs,
@@ -142,7 +145,14 @@ def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions) -
         output=given["output"],
         seed=seed,
     )
-    return understood(model, asked, channel_axis=given["channel_axis"], feature_axis=given["feature_axis"], seed=seed)
+    return understood(
+        model,
+        asked,
+        channel_axis=given["channel_axis"],
+        feature_axis=given["feature_axis"],
+        seed=seed,
+        labels=labels,
+    )
 
 
 def understood(
@@ -152,6 +162,7 @@ def understood(
     channel_axis: int | str | None = "auto",
     feature_axis: int | None = None,
     seed: int = 0,
+    labels: Tensor | None = None,
 ) -> Request:
     """The same question with its input's channels first and the model's scores found among its outputs.
 
@@ -161,6 +172,8 @@ def understood(
         channel_axis: See ``options.CommonOptions``.
         feature_axis: See there.
         seed: Of the streams during that pass.
+        labels: The samples' classes ``(N,)``, where they are known: which of several outputs predicts them is told by
+            a pass over all samples.
 
     Raises:
         ValueError: If several outputs could be the scores, or an option names an axis that is not there.
@@ -171,7 +184,7 @@ def understood(
     layout = of_ids(value) if are_ids(value) else as_asked(replace(told, shape=shape), channel_axis, feature_axis)
     output = Output()
     if asked.target_name == "class" and outputs is not None:
-        output = scores_among(outputs, rows, classes=classes_of(model) or _classes_in(asked.target))
+        output = _scores(model, asked, outputs, rows, seed, labels)
     found = replace(asked, layout=layout, output=output, own=asked.forward)
     run = asked.forward or _plainly
     if output.path:
@@ -201,7 +214,7 @@ _FEW = 3
 
 def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Layout, Any, int] | None:
     """What a pass over a few samples shows, or over all; None where it fails, which who copies the model will tell."""
-    run, total = asked.forward or _plainly, len(first(asked.inputs)) if few else 0
+    run, total = asked.forward or _plainly, len(first(asked.inputs)) if first(asked.inputs).ndim else 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     for count in dict.fromkeys(size for size in (few, total) if size):
         with _undisturbed(model, device, seed) as unheard:
@@ -244,9 +257,16 @@ def _rows_in(outputs: Any) -> int:
     return max(sizes, key=sizes.count, default=0)
 
 
-def _classes_in(target: Any) -> int | None:
-    """How many classes the labels hold that were given as target."""
-    return int(target.max()) + 1 if isinstance(target, Tensor) and target.ndim == 1 and len(target) else None
+def _scores(model: nn.Module, asked: Request, outputs: Any, rows: int, seed: int, labels: Tensor | None) -> Output:
+    """The scores among what a pass over some samples returned; where labels can tell, among those of all samples."""
+    classes, known = classes_of(model), asked.target if labels is None else labels
+    try:
+        return scores_among(outputs, rows, classes=classes)
+    except OutputError:
+        found = _watched(model, asked, 0, seed) if are_labels(known) else None
+        if found is None or not are_labels(known):
+            raise
+        return scores_among(found[1], found[2], classes=classes, labels=known)
 
 
 def explainable(inputs: Any) -> tuple[int | str, ...]:

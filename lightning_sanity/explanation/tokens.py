@@ -251,8 +251,9 @@ class _Embedded(nn.Module):
         self.training = False
 
     def forward(self, embeddings: Tensor, *inputs: Any) -> Tensor:
+        value = embeddings.transpose(1, 2).contiguous()  # without gaps, as the embedding returns it: it may be viewed
         # Not called, but its forward alone: who listens for the model's outputs must not hear those of altered inputs.
-        with self._place._watched(self.model, lambda output: embeddings.transpose(1, 2).to(output.dtype)):
+        with self._place._watched(self.model, lambda output: value.to(output.dtype)):
             found: Tensor = self.model.forward(*inputs)
         return found
 

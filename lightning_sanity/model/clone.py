@@ -103,14 +103,29 @@ def _culprit(module: nn.Module) -> str:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode inside the block; every submodule's own flag restored afterwards."""
+    """Eval mode inside the block; afterwards every submodule has its own flag again, and what it held.
+
+    A module's own ``train`` may do more than set a flag: empty a cache, merge weights. So it is not called on what is
+    in eval mode already, and what it did on the way there is undone on the way back.
+    """
     flags = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
+    if not any(flag for _, flag in flags):
         yield module
-    finally:
-        for child, flag in flags:
-            child.training = flag
+        return
+    own = [child for child, flag in flags if flag and type(child).train is not nn.Module.train]
+    weights = [(weight, weight.detach().clone()) for child in own for weight in child.parameters(recurse=False)]
+    with preserved(module):
+        module.eval()
+        try:
+            yield module
+        finally:
+            for child in own:
+                child.train()
+            for weight, before in weights:  # adding and taking away again leaves rounding
+                if not torch.equal(weight, before):
+                    weight.data.copy_(before)
+            for child, flag in flags:
+                child.training = flag
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
+import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -46,7 +48,11 @@ class Output:
 
 
 def scores_among(
-    outputs: Any, samples: int | None, wanted: int | str | None = None, classes: int | None = None
+    outputs: Any,
+    samples: int | None,
+    wanted: int | str | None = None,
+    classes: int | None = None,
+    labels: Tensor | None = None,
 ) -> Output:
     """The output that holds the scores.
 
@@ -55,6 +61,7 @@ def scores_among(
         samples: None where that is not known.
         wanted: The place or name of the output that was asked for.
         classes: How many there are, where that is known.
+        labels: The samples' classes ``(N,)``, where they are known: scores are what predicts them.
 
     Raises:
         OutputError: If the wanted output is not there, or several could be meant.
@@ -73,7 +80,7 @@ def scores_among(
     # A loss is one number and no score; what has no row per sample is none either.
     rows = {path: leaf for path, leaf in found.items() if _has_rows(leaf, samples)} or found
     flat = {path: leaf for path, leaf in rows.items() if leaf.ndim <= 2} or rows
-    for known, fitting in _guesses(rows, flat, classes):
+    for known, fitting in _guesses(rows, flat, classes, labels):
         if len(fitting) == 1:
             return Output(fitting[0], known)
     raise OutputError(
@@ -83,7 +90,7 @@ def scores_among(
 
 
 def _guesses(
-    rows: Mapping[Path, Tensor], flat: Mapping[Path, Tensor], classes: int | None
+    rows: Mapping[Path, Tensor], flat: Mapping[Path, Tensor], classes: int | None, labels: Tensor | None
 ) -> Iterator[tuple[str, list[Path]]]:
     """Ways to tell scores, the surest first, and what each of them finds."""
     for name in _NAMES:
@@ -95,7 +102,43 @@ def _guesses(
         yield "no other output has a row of numbers per sample", list(flat)
     wide: list[Path] = [path for path, leaf in flat.items() if leaf.ndim == 2 and leaf.shape[1] == classes]
     yield f"it alone is as wide as there are classes, {classes}", wide
+    if labels is not None:
+        fitting = [path for path, leaf in flat.items() if _predicts(leaf, labels)]
+        yield "it alone predicts the labels", fitting
+        yield "it predicts the labels, and what else does is its probabilities", _logits_of(fitting, flat)
+        known = _classes_in(labels)
+        by_labels: list[Path] = [path for path, leaf in flat.items() if leaf.ndim == 2 and leaf.shape[1] == known]
+        yield f"it alone is as wide as the labels have classes, {known}", by_labels
     yield "the others are its probabilities", _logits_of(wide or list(flat), flat)
+
+
+_CHANCE = 0.01
+"""How probable so many right predictions may be at most where only the most frequent class is known."""
+
+
+def _predicts(leaf: Tensor, labels: Tensor) -> bool:
+    """Whether the largest of a sample's numbers is its class, more often than chance has it."""
+    if leaf.ndim != 2 or leaf.shape[1] < 2 or len(leaf) != len(labels) or int(labels.max()) >= leaf.shape[1]:
+        return False
+    right = int((leaf.argmax(1) == labels.to(leaf.device)).sum())
+    most = int(labels.bincount().max())
+    chance = max(most / len(labels), 1 / leaf.shape[1])
+    return chance < 1 and bool(stats.binomtest(right, len(labels), chance, "greater").pvalue < _CHANCE)
+
+
+def are_labels(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is class indices, one per sample."""
+    if not isinstance(value, Tensor) or value.ndim != 1 or not len(value):
+        return False
+    whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    return whole and int(value.min()) >= 0
+
+
+def _classes_in(labels: Tensor) -> int | None:
+    """How many classes there are by labels in which each of them occurs; None where that is not so."""
+    distinct = labels.unique()
+    count = len(distinct)
+    return count if count > 1 and int(distinct[0]) == 0 and int(distinct[-1]) == count - 1 else None
 
 
 def _logits_of(paths: Sequence[Path], flat: Mapping[Path, Tensor]) -> list[Path]:

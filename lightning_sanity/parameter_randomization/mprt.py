@@ -85,6 +85,7 @@ def parameter_randomization_test(
     target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
     *,
     methods: str | AttributionFn | Sequence[Any] | Mapping[str, Any] = METHODS,
+    labels: Tensor | None = None,
     pictures: bool = True,
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
@@ -108,6 +109,8 @@ def parameter_randomization_test(
             of ``lightning_sanity.targets``; None = the trained model's prediction. Kept fixed through the cascade.
         methods: Names of ``attribution.available()``, functions ``(model, inputs, target) -> attribution``, or a
             dictionary of either.
+        labels: The samples' classes ``(N,)``, where they are known. They tell which of several outputs holds the
+            scores; what is explained is for ``target`` to say.
         pictures: Keep small pictures of some inputs and maps in the result.
         progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal. A
             function may raise to end the test.
@@ -140,7 +143,8 @@ def parameter_randomization_test(
     if max_seconds is not None and not max_seconds > 0:
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
     share = share or share_of(model, given["clone_fn"])
-    with _prepared(model, inputs, target, methods, given, share) as ready:
+    asked = asked_of(model, inputs, target, given, labels)
+    with _prepared(model, asked, methods, given, share) as ready:
         deadline = None if max_seconds is None else started + max_seconds
         samples = pictures_module.samples(batch_size(ready.values)) if pictures else ()
         with progress_bar(progress) as tick:
@@ -251,15 +255,7 @@ class _Ready:
 
 
 @contextmanager
-def _prepared(
-    model: nn.Module,
-    inputs: Any,
-    target: Tensor | int | Target | Callable[[Any], Tensor] | None,
-    methods: Methods,
-    given: WalkOptions,
-    share: Share,
-) -> Iterator[_Ready]:
-    asked = asked_of(model, inputs, target, given)
+def _prepared(model: nn.Module, asked: Request, methods: Methods, given: WalkOptions, share: Share) -> Iterator[_Ready]:
     prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"], share)
     with prepared_copy as (copied, explained, values, device, kept, graph):
         half = in_half(copied, device)

@@ -25,7 +25,6 @@ from lightning_sanity.resources.random_streams import stream_seed
 from lightning_sanity.result.pictures import coarse, small
 
 _GUARDING = 0.3  # of the time that is left, for all methods' noisy copies
-_ROUNDING = 1e-5  # of a map's largest value
 _PATIENCE = 0.01  # of the time that is left, to time one explanation again
 
 
@@ -165,7 +164,6 @@ class TrainedModel:
         flat = maps.magnitude.reshape(self._samples, -1)
         live = flat.isfinite().all(1) & (flat.amax(1) > flat.amin(1))
         track.dead = float(1 - live.float().mean())
-        track.alike = _alike(flat) and track.dead < 1
         track.unsigned = bool((maps.signed >= 0).all())
         track.norm = torch.linalg.vector_norm(flat).float()
         track.coarse = coarse(maps.magnitude)
@@ -231,12 +229,6 @@ class TrainedModel:
     def ranked(self, maps: Maps) -> Reference:
         """Maps prepared for the rank correlation of magnitudes alone."""
         return Reference(maps, [s for s in self._similarities if s.name == "spearman"], None)
-
-
-def _alike(flat: Tensor) -> bool:
-    """Whether several maps ``(N, pixels)`` are one, to rounding."""
-    largest = flat.abs().amax()
-    return len(flat) > 1 and bool((flat - flat[:1]).abs().amax() <= _ROUNDING * largest)
 
 
 def pictured(maps: Maps, samples: Sequence[int]) -> Tensor:

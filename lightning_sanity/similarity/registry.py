@@ -129,7 +129,8 @@ def within(similarity: Similarity, mask: Tensor) -> Similarity:
 
     Args:
         similarity: One of ranks (Spearman), directions (cosine, euclidean, mse) or values (Pearson).
-        mask: ``(N, H, W)``, True for what counts; of the samples that will be compared, in their order.
+        mask: ``(N, H, W)``, True for what counts; of the samples that will be compared, in their order. Maps of several
+            models may be stacked: every ``N`` of them are of these samples.
 
     Raises:
         ValueError: If this similarity has no meaning on part of a map.
@@ -142,7 +143,7 @@ def within(similarity: Similarity, mask: Tensor) -> Similarity:
     prepare, compare = _WITHIN[known.prepare]
     bound = replace(
         known,
-        prepare=lambda maps, *_: prepare(maps, mask.to(maps.device)),
+        prepare=lambda maps, *_: prepare(maps, mask.to(maps.device).repeat(len(maps) // len(mask), 1, 1)),
         compare=compare or known.compare,
         on_support=False,
     )

@@ -58,6 +58,10 @@ LAYOUTS = {
     "graph": (lambda: graph(5), (7, 5), [(0, 1, 2), (0, 2, 1)]),
     "points": (lambda: pooled(3), (12, 3), [(0, 1, 2), (0, 2, 1)]),
     "volume": (lambda: convolved(2, 3), (2, 5, 6, 7), [(0, 1, 2, 3, 4), (0, 2, 3, 4, 1)]),
+    "spectrogram by its bands": (lambda: convolved(20, 1), (20, 15), [(0, 1, 2), (0, 2, 1)]),
+    "spectrogram as an image": (lambda: Turned(convolved(1, 2)), (1, 20, 15), [(0, 1, 2, 3), (0, 2, 3, 1)]),
+    "nodes by einsum": (lambda: graph(5, product="einsum"), (7, 5), [(0, 1, 2), (0, 2, 1)]),
+    "joints over time": (lambda: convolved(3, 2), (3, 9, 8), [(0, 1, 2, 3), (0, 2, 3, 1)]),
 }
 
 
@@ -95,6 +99,8 @@ def test_an_image_without_its_channel_axis_is_judged_as_with_it(build):
         for given in (images[:, None], images)
     )
     assert {measure for _, measure in without.curves} == {measure for _, measure in with_axis.curves}
+    for method, verdict in with_axis.verdicts.items():
+        assert without.verdicts[method].psi == pytest.approx(verdict.psi, abs=1e-6, nan_ok=True)
     for key, curve in with_axis.curves.items():
         torch.testing.assert_close(without.curves[key].values, curve.values, rtol=0, atol=1e-6, equal_nan=True)
 

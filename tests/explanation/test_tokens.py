@@ -277,3 +277,20 @@ def test_the_example_draws_text_beside_images(tmp_path):
     whole, local = (image.curves[name, "ssim"].mean.mean() for name in names)
     assert whole > local
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("text.png", "tokens.png"))
+
+
+def test_a_network_may_view_its_embeddings():
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.body, self.head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, ids):
+            rows = self.words(ids).view(-1, 8)
+            return self.head(torch.tanh(self.body(rows)).view(*ids.shape, 8).mean(1))
+
+    ids = torch.randint(9, (5, 6))
+    result = parameter_randomization_test(
+        Viewing().eval(), ids, 0, methods="gradient", trials=1, controls=False, progress=False
+    )
+    assert result.curves["gradient", "spearman"].values.isfinite().all()

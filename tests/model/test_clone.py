@@ -101,6 +101,36 @@ def test_clone_copies_a_module_that_caches_an_activation():
     assert not clone(model).cached.requires_grad
 
 
+class Gathering(nn.Linear):
+    """Merges a part of its weight, and keeps a copy, on its way into eval mode; parts them on its way back."""
+
+    def __init__(self):
+        super().__init__(3, 3)
+        self.part, self.kept, self.merged = nn.Parameter(torch.eye(3)), {}, False
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.kept = {} if mode else {"weight": self.weight.detach().clone()}
+        if self.merged == mode:
+            self.weight.data += -self.part.data if mode else self.part.data
+            self.merged = not mode
+        return self
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_undoes_what_a_module_does_on_its_way_into_eval_mode(training):
+    model = nn.Sequential(Gathering()).train(training)
+    before, kept = model[0].weight.detach().clone(), model[0].kept
+    for _ in range(2):
+        with evaluating(model):
+            assert not model[0].training
+            assert model[0].merged
+    assert torch.equal(model[0].weight, before)
+    assert model[0].kept is kept
+    assert model[0].merged is not training
+    assert model[0].training is training
+
+
 def test_evaluating_restores_every_flag():
     model = Net()
     model.layers[1].eval()

@@ -67,6 +67,22 @@ FOUND_BY_CLASSES = {
     "scores, probabilities, features": ((FEATURES, SCORES, SCORES.softmax(1)), "1"),
     "a confidence": ((CONFIDENCE, SCORES), "1"),
 }
+LABELS = torch.arange(N * 4) % 4
+PREDICTING = 3.0 * torch.eye(4)[LABELS] + torch.randn(N * 4, 4, generator=torch.Generator().manual_seed(1))
+WIDE, AS_WIDE = torch.randn(N * 4, 32), torch.randn(N * 4, 4)
+FOUND_BY_LABELS = {
+    "features first, no number of classes": ((WIDE, PREDICTING), "1"),
+    "scores first, no number of classes": ((PREDICTING, WIDE), "0"),
+    "features as wide as there are classes": ((AS_WIDE, PREDICTING), "1"),
+    "more scores than classes that occur": ((WIDE, torch.cat([PREDICTING, AS_WIDE - 9], 1)), "1"),
+    "probabilities beside features": ({"f": WIDE, "p": PREDICTING.softmax(1), "s": PREDICTING}, "s"),
+    "what does not predict yet": ((WIDE, AS_WIDE), "1"),
+}
+ASKED_DESPITE_LABELS = {
+    "two heads that predict": (PREDICTING, PREDICTING.flip(0).flip(0) * 2 + 0.1 * AS_WIDE),
+    "two that do not predict yet": (AS_WIDE, AS_WIDE.flip(0)),
+    "none as wide, none that predicts": (WIDE, AS_WIDE[:, :3]),
+}
 ASKED = {
     "features and scores": ((FEATURES, SCORES), r"'0' \(N, 32\), '1' \(N, 4\)"),
     "scores and features": ((SCORES, FEATURES), r"'0' \(N, 4\), '1' \(N, 32\)"),
@@ -94,6 +110,25 @@ def test_scores_are_as_wide_as_there_are_classes(name):
     assert found.name == path
     assert "classes, 4" in found.known or "probabilities" in found.known
     assert torch.equal(found.of(outputs), SCORES)
+
+
+@pytest.mark.parametrize("name", FOUND_BY_LABELS)
+def test_scores_are_what_predicts_the_labels(name):
+    outputs, path = FOUND_BY_LABELS[name]
+    found = scores_among(outputs, N * 4, labels=LABELS)
+    assert found.name == path
+    assert "labels" in found.known
+
+
+@pytest.mark.parametrize("name", ASKED_DESPITE_LABELS)
+def test_labels_that_several_outputs_fit_decide_nothing(name):
+    with pytest.raises(ValueError, match="several of the model's outputs"):
+        scores_among(ASKED_DESPITE_LABELS[name], N * 4, labels=LABELS)
+
+
+def test_labels_of_some_classes_do_not_say_how_many_there_are():
+    with pytest.raises(ValueError, match="several"):
+        scores_among((torch.randn(N * 4, 6), torch.randn(N * 4, 9)), N * 4, labels=torch.arange(N * 4) % 2 * 5)
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -169,10 +204,11 @@ FEW = {"methods": "gradient", "trials": 1, "controls": False, "progress": False}
         (lambda h, s: (h, s), {"output": 1}, {}),
         (lambda h, s: (h, s), {}, {"num_classes": 3}),
         (lambda h, s: (h, s), {"target": torch.tensor([0, 1, 2, 0, 1, 2])}, {}),
+        (lambda h, s: (h, s), {"labels": torch.tensor([0, 1, 2, 0, 1, 2])}, {}),
         (lambda h, s: (h, s), {"forward": lambda model, x: model(x)[1]}, {}),
         (lambda h, s: (h, s), {"target": lambda found: found[1][:, 0]}, {}),
     ],
-    ids=["named", "loss first", "output=", "num_classes", "labels", "forward=", "target="],
+    ids=["named", "loss first", "output=", "num_classes", "labels as target", "labels", "forward=", "target="],
 )
 def test_the_scores_that_were_found_are_explained(arrange, options, known):
     model, inputs = Two(arrange, **known).eval(), torch.randn(6, 6)
@@ -185,6 +221,12 @@ def test_the_scores_that_were_found_are_explained(arrange, options, known):
         for tested, asked in ((model, options), (alone, {"target": target}))
     ]
     torch.testing.assert_close(*values, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [[0, 1, 2], torch.zeros(6, 2)])
+def test_labels_are_one_class_index_per_sample(wrong):
+    with pytest.raises(ValueError, match="labels must be a tensor of one class index per sample"):
+        parameter_randomization_test(Two(lambda h, s: (h, s)), torch.randn(6, 6), labels=wrong, **FEW)
 
 
 def test_which_output_was_taken_is_said():

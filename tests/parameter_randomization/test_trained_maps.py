@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_sanity import data_randomization_test, parameter_randomization_test
 from lightning_sanity.attribution import resolve
 from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import Explanation
@@ -35,6 +36,7 @@ def track_of(model, inputs, target, method):
 
 
 SAME = torch.zeros(6, dtype=torch.long)
+FEW = {"controls": False, "progress": False, "repeats": 2}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,8 @@ SAME = torch.zeros(6, dtype=torch.long)
     [
         (lambda: nn.Linear(8, 3), SAME, "gradient", True),
         (lambda: nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 3)), SAME, "gradient", True),
+        (lambda: nn.Sequential(nn.Linear(8, 3), nn.Softmax(1)), SAME, "input_copy", False),
+        (lambda: nn.Sequential(nn.Linear(8, 1), nn.Sigmoid()), None, "gradient", True),
         (lambda: nn.Linear(8, 3), torch.arange(6) % 3, "gradient", False),
         (lambda: nn.Linear(8, 3), SAME, "input_x_gradient", False),
         (lambda: nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3)), SAME, "gradient", False),
@@ -49,13 +53,17 @@ SAME = torch.zeros(6, dtype=torch.long)
     ],
 )
 def test_one_map_for_all_samples_is_told_from_maps_of_their_own(build, target, method, alike):
-    track = track_of(build().eval(), torch.randn(6, 8), target, method)
-    assert track.alike is alike
-    assert track.dead == 0
+    inputs = torch.randn(6, 8)
+    of_weights = parameter_randomization_test(build().eval(), inputs, target, methods=method, trials=2, **FEW)
+    of_labels = data_randomization_test(build().eval(), build().eval(), inputs, target, methods=method, **FEW)
+    for result in (of_weights, of_labels):
+        assert ("the map is the same for every sample" in result.verdicts[method].reason) is alike
 
 
 def test_maps_without_any_value_are_no_map_for_all():
     model = nn.Linear(8, 3).eval()
     nn.init.zeros_(model.weight)
     track = track_of(model, torch.randn(6, 8), SAME, "gradient")
-    assert (track.alike, track.dead) == (False, 1.0)
+    assert track.dead == 1
+    result = parameter_randomization_test(model, torch.randn(6, 8), SAME, methods="gradient", trials=2, **FEW)
+    assert "the same for every sample" not in result.verdicts["gradient"].reason

@@ -176,3 +176,53 @@ def test_statistics_without_weights_are_reset_as_those_with():
         model.eval(), 3 + torch.randn(6, 4), methods="gradient", trials=1, norm_stats="reset", controls=False
     )
     assert not any("running" in note for note in result.coverage.notes)
+
+
+class Aside(nn.Module):
+    """A branch with statistics of its own, and another head that normalises, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False)), nn.Linear(4, 6)
+        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 2)
+        self.other = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+    def forward(self, x):
+        hidden = torch.tanh(self.norm(self.left(x) + self.right(x)))
+        return {"logits": self.head(hidden), "site": self.other(hidden)}
+
+
+STATISTICS = {
+    "after a layer": (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)), (4,)),
+    "before every layer": (lambda: nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2)), (4,)),
+    "at the very end": (lambda: nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, affine=False)), (4,)),
+    "two in a row": (
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3), nn.Linear(3, 2)),
+        (4,),
+    ),
+    "of every sample": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3, track_running_stats=True), nn.Flatten(), nn.Linear(48, 2)
+        ),
+        (1, 6, 6),
+    ),
+    "of a volume": (
+        lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2, affine=False), nn.Flatten(), nn.Linear(16, 2)),
+        (1, 3, 3, 3),
+    ),
+    "of several processes": (
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.SyncBatchNorm(6, affine=False), nn.Linear(6, 2)),
+        (4,),
+    ),
+    "beside, and in another head": (Aside, (4,)),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_are_found_wherever_they_are(name):
+    build, shape = STATISTICS[name]
+    model = build().eval()
+    planned = plan(model, trace(model, (torch.randn(3, *shape),)))
+    found = [statistic for unit in planned.drawn for statistic in unit.statistics]
+    buffers = [key for key, _ in model.named_buffers() if key.rpartition(".")[2] in ("running_mean", "running_var")]
+    assert sorted(found) == sorted(buffers)
