@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,8 @@ def agreement_in(drawn: Sequence[RandomLabels]) -> Agreement | None:
         return None
     total = sum(part.samples for part in known)
     shares = [sum(getattr(part, name) * part.samples for part in known) / total for name in ("share", "chance")]
-    return Agreement(shares[0], shares[1], total)
+    together = [part.association for part in known if math.isfinite(part.association)]
+    return Agreement(shares[0], shares[1], total, min(1.0, min(together) * len(together)) if together else math.nan)
 
 
 @torch.no_grad()

@@ -181,6 +181,14 @@ def test_permutation_probability_is_least_where_true_label_models_stand_apart():
     assert label_permutation(likeness, 3) == pytest.approx(1 / 20)
 
 
+def test_permutation_probability_of_many_models_is_drawn():
+    likeness = torch.rand(30, 30)
+    likeness = (likeness + likeness.T) / 2
+    assert 0.01 < label_permutation(likeness, 15) < 0.99
+    likeness[:15, :15] += 0.5
+    assert label_permutation(likeness, 15) == pytest.approx(1 / 20_000)
+
+
 # ------------------------------------------------------------------------------------------------------- preconditions
 
 
