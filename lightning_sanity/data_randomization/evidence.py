@@ -40,7 +40,8 @@ def memorization_on(
 
     Raises:
         TypeError: If the data have no random labels.
-        ValueError: If there is neither one data module nor one for each random-label model.
+        ValueError: If there is neither one data module nor one for each random-label model, or one leaves the
+            training labels as they are.
     """
     given: list[RandomLabelDataModule] = []
     for each in [data] if isinstance(data, pl.LightningDataModule) else list(data):
@@ -49,6 +50,11 @@ def memorization_on(
                 f"memorization= is a Memorization, or the RandomLabelDataModule that the random-label models were "
                 f"trained with, not {type(each).__name__}: wrap it, RandomLabelDataModule(data, seed=...), as it was "
                 "in training"
+            )
+        if "train" not in each.splits:
+            raise ValueError(
+                f"memorization= randomises {', '.join(each.splits)} labels only: the random-label models must have been "
+                'trained on random labels, splits=("train",)'
             )
         given.append(each)
     if len(given) not in (1, len(random_label_models)):
