@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_sanity.data_randomization.label_access import identity
+from lightning_sanity.resources.random_streams import generator
 
 _SAMPLES_PER_CLASS = 4.0  # fewer on the average, and labels are numbers rather than classes
 _COLUMNS = 64
+_MOST = 10_000
+_DOUBTFUL, _SMALL = 0.05, 5.0
+_EXCHANGES, _AT_ONCE = 4000, 50
 
 
 def association(true: Sequence[Any], assigned: Sequence[Any]) -> float:
@@ -44,23 +48,24 @@ def association(true: Sequence[Any], assigned: Sequence[Any]) -> float:
 def table_association(classes: Tensor) -> float:
     """Probability of a table of two classifications at least this far from independence, under exchange of samples.
 
-    The statistic's mean and variance under all exchanges are exact, its distribution is taken for a gamma's: that of
-    chi-squared is wrong where classes are rare.
+    The statistic's mean and variance under all exchanges are exact, its distribution is taken for a gamma's. Where
+    cells are expected to be small and that gives little, exchanges are counted.
 
     Args:
-        classes: Class indices ``(2, N)``.
+        classes: Class indices ``(2, N)``; of more than 10,000, so many are drawn.
 
     Dawson, "A simplified expression for the variance of the chi-squared function on a contingency table", 1954.
     """
-    count, rows, columns = classes.shape[1], int(classes[0].max()) + 1, int(classes[1].max()) + 1
-    cells = torch.bincount(classes[0] * columns + classes[1], minlength=rows * columns).double()
-    table = cells.reshape(rows, columns)
-    table = table[table.sum(1) > 0][:, table.sum(0) > 0]
-    sums = table.sum(1), table.sum(0)
+    rng = generator("association")
+    if classes.shape[1] > _MOST:
+        classes = classes[:, torch.randperm(classes.shape[1], generator=rng)[:_MOST]]
+    classes = torch.stack([torch.unique(each, return_inverse=True)[1] for each in classes])
+    count, sums = classes.shape[1], [each.bincount().double() for each in classes]
     sizes = [len(each) for each in sums]
     if min(sizes) < 2 or count < 4:
         return math.nan
-    statistic = count * (float((table**2 / (sums[0][:, None] * sums[1])).sum()) - 1)
+    expected = sums[0][:, None] * sums[1] / count
+    statistic = float(_statistic(classes[0], classes[1][None], expected))
     mean = count * (sizes[0] - 1) * (sizes[1] - 1) / (count - 1)
     v = [(size - 1) * (count - size) / (count - 1) for size in sizes]
     w = [(count * float((1 / each).sum()) - size**2) / (count - 2) for each, size in zip(sums, sizes, strict=True)]
@@ -69,7 +74,22 @@ def table_association(classes: Tensor) -> float:
         return math.nan
     from scipy.stats import gamma  # half a second to import
 
-    return float(gamma.sf(statistic, mean**2 / variance, scale=variance / mean))
+    found = float(gamma.sf(statistic, mean**2 / variance, scale=variance / mean))
+    if found > _DOUBTFUL or float(expected.min()) >= _SMALL:
+        return found
+    at_least = 1
+    for _ in range(_EXCHANGES // _AT_ONCE):
+        others = classes[1][torch.rand(_AT_ONCE, count, generator=rng).argsort(1)]
+        at_least += int((_statistic(classes[0], others, expected) >= statistic - 1e-9).sum())
+    return at_least / (_EXCHANGES + 1)
+
+
+def _statistic(first: Tensor, others: Tensor, expected: Tensor) -> Tensor:
+    """Pearson's statistic of the tables of ``first`` ``(N,)`` with each of ``others`` ``(B, N)``."""
+    size = expected.numel()
+    places = torch.arange(len(others))[:, None] * size + first * expected.shape[1] + others
+    cells = torch.bincount(places.flatten(), minlength=len(others) * size).reshape(len(others), *expected.shape)
+    return ((cells - expected) ** 2 / expected).sum((1, 2))
 
 
 def _numbered(keys: Sequence[Any]) -> Tensor:

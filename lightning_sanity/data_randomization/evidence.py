@@ -53,8 +53,8 @@ def memorization_on(
             )
         if "train" not in each.splits:
             raise ValueError(
-                f"memorization= randomises {', '.join(each.splits)} labels only: the random-label models must have been "
-                'trained on random labels, splits=("train",)'
+                f"memorization= randomises {', '.join(each.splits)} labels only: the random-label models must have "
+                'been trained on random labels, splits=("train",)'
             )
         given.append(each)
     if len(given) not in (1, len(random_label_models)):

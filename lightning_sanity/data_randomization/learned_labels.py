@@ -20,7 +20,7 @@ from lightning_sanity.model.outputs import logits
 
 _LEVEL = 0.99  # of what labels may agree by chance, over all models together
 _LEVEL_OF_PREDICTIONS = 0.995  # of test accuracies, whose dispersion is estimated: 1.4 % false alarms at 0.99
-_LEVEL_OF_ASSOCIATION = 0.001  # beside the other two
+_LEVEL_OF_ASSOCIATION = 0.001  # of each model, beside the other two
 _HARDLY_CHANGED = 0.9
 _FEW_CLASSES = 0.3  # chance above which predictions of few classes tell nothing about labels
 
@@ -145,12 +145,11 @@ class Memorization:
             for index, agreement in enumerate(self.label_agreement)
             if _HARDLY_CHANGED < agreement <= most
         ]
-        level = _LEVEL_OF_ASSOCIATION / max(len(self.label_association), 1)
         found += [
             f"random-label model {index} was trained on labels that are seldom the true ones and yet go together with "
             f"them (p = {probability:.1g}), as if they were renamed: draw them at random"
             for index, probability in enumerate(self.label_association)
-            if probability < level and self.label_agreement[index] <= most
+            if probability < _LEVEL_OF_ASSOCIATION and self.label_agreement[index] <= most
         ]
         return found
 

@@ -106,8 +106,8 @@ def label_permutation(likeness: Tensor, true: int) -> float:
     """Probability of a group of true-label models this much alike, were the kinds of labels exchanged at random.
 
     Every way to call ``true`` of the models true-label ones is enumerated, so that the least possible value is one over
-    their number: 1/20 for three and three. Of more than 20,000 ways, so many are drawn. A small value says that the maps depend on the labels at all, which a copy
-    of the input with a little gradient does as well.
+    their number: 1/20 for three and three. Of more than 20,000 ways, so many are drawn. A small value says that the
+    maps depend on the labels at all, which a copy of the input with a little gradient does as well.
 
     Args:
         likeness: Mean similarity between the maps of every two models, true-label ones first; ``(K, K)``, symmetric.

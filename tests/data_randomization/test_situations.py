@@ -30,7 +30,7 @@ def network(classes=10, act=nn.ReLU):
 
 
 def learned(images, labels, seed=0, model=None, epochs=120):
-    """A network that knows the labels by heart; of several epochs, the last ones that were asked for."""
+    """A network that knows the labels by heart."""
     torch.manual_seed(seed)
     model = network() if model is None else model
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
@@ -289,7 +289,7 @@ SITUATIONS = {
     "one picture many times": (lambda s: s.but(probe=s.probe[:1].repeat(24, 1, 1, 1)), "hardly reacts|different"),
     "eight pictures many times": (
         lambda s: s.but(probe=s.probe[:8].repeat(4, 1, 1, 1)),
-        "8 of the 32 samples differ",
+        "only 8 of the 32 samples differ",
     ),
     "blank pictures": (lambda s: s.but(probe=torch.zeros(12, 1, 16, 16)), "hardly reacts|differ"),
     # the method
