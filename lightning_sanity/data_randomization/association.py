@@ -15,8 +15,6 @@ from lightning_sanity.resources.random_streams import generator
 _SAMPLES_PER_CLASS = 4.0  # fewer on the average, and labels are numbers rather than classes
 _COLUMNS = 64
 _MOST = 10_000
-_DOUBTFUL, _SMALL = 0.05, 5.0
-_EXCHANGES, _AT_ONCE = 4000, 50
 
 
 def association(true: Sequence[Any], assigned: Sequence[Any]) -> float:
@@ -49,23 +47,23 @@ def table_association(classes: Tensor) -> float:
     """Probability of a table of two classifications at least this far from independence, under exchange of samples.
 
     The statistic's mean and variance under all exchanges are exact, its distribution is taken for a gamma's. Where
-    cells are expected to be small and that gives little, exchanges are counted.
+    classes are rare its tail is wrong: 1e-5 was seen once in 500 exchanges.
 
     Args:
         classes: Class indices ``(2, N)``; of more than 10,000, so many are drawn.
 
     Dawson, "A simplified expression for the variance of the chi-squared function on a contingency table", 1954.
     """
-    rng = generator("association")
     if classes.shape[1] > _MOST:
-        classes = classes[:, torch.randperm(classes.shape[1], generator=rng)[:_MOST]]
+        classes = classes[:, torch.randperm(classes.shape[1], generator=generator("association"))[:_MOST]]
     classes = torch.stack([torch.unique(each, return_inverse=True)[1] for each in classes])
     count, sums = classes.shape[1], [each.bincount().double() for each in classes]
     sizes = [len(each) for each in sums]
     if min(sizes) < 2 or count < 4:
         return math.nan
     expected = sums[0][:, None] * sums[1] / count
-    statistic = float(_statistic(classes[0], classes[1][None], expected))
+    cells = torch.bincount(classes[0] * sizes[1] + classes[1], minlength=sizes[0] * sizes[1]).reshape(sizes)
+    statistic = float(((cells - expected) ** 2 / expected).sum())
     mean = count * (sizes[0] - 1) * (sizes[1] - 1) / (count - 1)
     v = [(size - 1) * (count - size) / (count - 1) for size in sizes]
     w = [(count * float((1 / each).sum()) - size**2) / (count - 2) for each, size in zip(sums, sizes, strict=True)]
@@ -74,22 +72,7 @@ def table_association(classes: Tensor) -> float:
         return math.nan
     from scipy.stats import gamma  # half a second to import
 
-    found = float(gamma.sf(statistic, mean**2 / variance, scale=variance / mean))
-    if found > _DOUBTFUL or float(expected.min()) >= _SMALL:
-        return found
-    at_least = 1
-    for _ in range(_EXCHANGES // _AT_ONCE):
-        others = classes[1][torch.rand(_AT_ONCE, count, generator=rng).argsort(1)]
-        at_least += int((_statistic(classes[0], others, expected) >= statistic - 1e-9).sum())
-    return at_least / (_EXCHANGES + 1)
-
-
-def _statistic(first: Tensor, others: Tensor, expected: Tensor) -> Tensor:
-    """Pearson's statistic of the tables of ``first`` ``(N,)`` with each of ``others`` ``(B, N)``."""
-    size = expected.numel()
-    places = torch.arange(len(others))[:, None] * size + first * expected.shape[1] + others
-    cells = torch.bincount(places.flatten(), minlength=len(others) * size).reshape(len(others), *expected.shape)
-    return ((cells - expected) ** 2 / expected).sum((1, 2))
+    return float(gamma.sf(statistic, mean**2 / variance, scale=variance / mean))
 
 
 def _numbered(keys: Sequence[Any]) -> Tensor:

@@ -20,7 +20,7 @@ from lightning_sanity.model.outputs import logits
 
 _LEVEL = 0.99  # of what labels may agree by chance, over all models together
 _LEVEL_OF_PREDICTIONS = 0.995  # of test accuracies, whose dispersion is estimated: 1.4 % false alarms at 0.99
-_LEVEL_OF_ASSOCIATION = 0.001  # of each model, beside the other two
+_LEVEL_OF_ASSOCIATION = 1e-6  # where classes are rare, larger ones come by chance more often than they say
 _HARDLY_CHANGED = 0.9
 _FEW_CLASSES = 0.3  # chance above which predictions of few classes tell nothing about labels
 

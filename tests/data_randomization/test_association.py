@@ -18,11 +18,12 @@ FREQUENCIES = {
 
 
 @pytest.mark.parametrize("frequencies", FREQUENCIES.values(), ids=FREQUENCIES)
-def test_exchanged_labels_are_called_related_in_one_of_a_hundred_draws(frequencies):
+def test_exchanged_labels_are_not_called_related(frequencies):
     rng = torch.Generator().manual_seed(1)
     true = torch.multinomial(torch.tensor(frequencies), 400, replacement=True, generator=rng)
-    draws = [table_association(torch.stack([true, true[torch.randperm(400, generator=rng)]])) for _ in range(500)]
-    assert (torch.tensor(draws) < 0.01).double().mean() <= 0.022  # 0.01, and two and a half standard errors
+    draws = [table_association(torch.stack([true, true[torch.randperm(400, generator=rng)]])) for _ in range(300)]
+    assert min(draws) > 1e-6
+    assert 0.01 < (torch.tensor(draws) < 0.05).double().mean() < 0.1
 
 
 def test_many_samples_of_few_classes_agree_with_chi_squared():
@@ -46,7 +47,7 @@ RELATED = {
 @pytest.mark.parametrize("kind", RELATED)
 def test_labels_that_follow_the_true_ones_are_found_out(kind):
     true, given = (each.tolist() for each in RELATED[kind])
-    assert association(true, given) < 1e-6
+    assert association(true, given) < 1e-9
 
 
 def test_what_cannot_be_compared_is_unknown():
