@@ -5,6 +5,7 @@ comparison.py     explains all models with a method and compares their maps
 groups.py         the models of both kinds, and whether they can be told apart
 distinct.py       copies of one model count as one; all must be of one architecture
 learned_labels.py did every model learn the labels it was given, and were they random?
+association.py    do the labels that a model was given go together with the true ones?
 tallies.py        how well predictions fit labels of any kind, as sums over batches
 evidence.py       measured on the data module that models were trained with
 experiment.py     trains both kinds of models and compares them

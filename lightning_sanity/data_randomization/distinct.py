@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +13,13 @@ from typing_extensions import override
 
 NEARLY = 0.01
 """Largest relative difference of any parameter up to which two models count as one: rounding to 16 bits makes .002."""
+
+ONE_RUN = 0.3
+"""Relative difference of every parameter up to which two models share a training: checkpoints of one run that still
+learned differed by .06 to .15, models of other seeds by more than 1."""
+
+SAME_ANSWERS = 1e-4
+"""Relative difference of outputs up to which two models are one function."""
 
 SEEDED = (
     "is a seed set in the factory, in `__init__` or in a hook (`seed_everything(0)`)? Leave that out: each model needs "
@@ -51,6 +58,47 @@ def _relative(one: Tensor, other: Tensor) -> float:
     a, b = one.double(), other.to(one.device).double()
     scale = max(float(torch.linalg.vector_norm(a)), float(torch.linalg.vector_norm(b)))
     return float(torch.linalg.vector_norm(a - b)) / scale if scale > 0 else 0.0
+
+
+def of_one_run(groups: Mapping[str, Sequence[nn.Module]]) -> str | None:
+    """Which models of one kind come from one training, if some do: then they tell little about chance.
+
+    Args:
+        groups: By kind of labels.
+    """
+    for kind, models in groups.items():
+        for one, other in combinations(range(len(models)), 2):
+            difference = largest_difference(models[one], models[other])
+            if difference <= ONE_RUN:
+                return (
+                    f"{kind}-label models {one} and {other} come from one training, as checkpoints of one run do (no "
+                    f"weights differ by more than {difference:.0%}): train each from first weights of its own, or pass "
+                    "one of them only"
+                )
+    return None
+
+
+def of_one_function(outputs: Tensor, groups: tuple[int, int]) -> str | None:
+    """Which models give the same answers, whatever their weights look like, if some do.
+
+    Hidden channels in another order, or a factor that a rectifier lets through, make other weights of one function.
+    Probabilities tell nothing: where they saturate, those of all models are equal.
+
+    Args:
+        outputs: Of all models for the same samples, true-label ones first ``(K, N, ...)``.
+        groups: How many of them saw true and random labels.
+    """
+    if not outputs.is_floating_point() or (float(outputs.min()) >= 0 and float(outputs.max()) <= 1):
+        return None
+    rows = outputs.double().flatten(2) if outputs.ndim > 2 else outputs.double()[..., None]
+    rows = (rows - rows.mean(1, keepdim=True)).flatten(1)
+    norms = rows.norm(dim=1)
+    names = [f"true-label model {k}" for k in range(groups[0])] + [f"random-label model {k}" for k in range(groups[1])]
+    for one, other in combinations(range(len(rows)), 2):
+        scale = float(torch.maximum(norms[one], norms[other]))
+        if scale > 0 and float((rows[one] - rows[other]).norm()) <= SAME_ANSWERS * scale:
+            return f"{names[one]} and {names[other]} give the same answers to all samples: they are one model"
+    return None
 
 
 # -------------------------------------------------------------------------------------------------------- architecture

@@ -59,7 +59,7 @@ from lightning_sanity.explanation.preparation import (
     quiet_copy,
     within_reach,
 )
-from lightning_sanity.explanation.probe import batch_size
+from lightning_sanity.explanation.probe import batch_size, different
 from lightning_sanity.explanation.provenance import provenance, settings_of
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
@@ -350,7 +350,7 @@ def _judged(
         )
         for name in ready.lined.methods
     }
-    wrong = unmet or ready.problem or ready.models.shared()
+    wrong = unmet or ready.problem or ready.models.one_as_several(ready.outputs) or _repeated(ready.values)
     if learned is None or not learned.label_agreement:
         wrong = wrong or ready.models.alike(ready.outputs)
     if learned is not None:  # else no verdict stands, and a control's duty is to models that learned their labels
@@ -364,6 +364,14 @@ def _judged(
     grounds = {name: Grounds(trivial=reason) for name, reason in found.refused.items()}
     grounds |= {name: grounds_of(track, ready.problem, ready.half) for name, track in found.tracks.items()}
     return {"verdicts": verdicts, "valid": valid, "validity": validity, "grounds": grounds}
+
+
+def _repeated(inputs: Any) -> str | None:
+    """Whether the probe holds so few samples so often that its intervals mean nothing."""
+    samples, apart = batch_size(inputs), different(inputs)
+    if samples >= 2 * apart:
+        return f"only {apart} of the {samples} samples differ from one another: explain each once"
+    return None
 
 
 def _judge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,8 @@ def memorization_on(
 
     Raises:
         TypeError: If the data have no random labels.
-        ValueError: If there is neither one data module nor one for each random-label model.
+        ValueError: If there is neither one data module nor one for each random-label model, or one leaves the
+            training labels as they are.
     """
     given: list[RandomLabelDataModule] = []
     for each in [data] if isinstance(data, pl.LightningDataModule) else list(data):
@@ -48,6 +50,11 @@ def memorization_on(
                 f"memorization= is a Memorization, or the RandomLabelDataModule that the random-label models were "
                 f"trained with, not {type(each).__name__}: wrap it, RandomLabelDataModule(data, seed=...), as it was "
                 "in training"
+            )
+        if "train" not in each.splits:
+            raise ValueError(
+                f"memorization= randomises {', '.join(each.splits)} labels only: the random-label models must have "
+                'been trained on random labels, splits=("train",)'
             )
         given.append(each)
     if len(given) not in (1, len(random_label_models)):
@@ -86,7 +93,8 @@ def agreement_in(drawn: Sequence[RandomLabels]) -> Agreement | None:
         return None
     total = sum(part.samples for part in known)
     shares = [sum(getattr(part, name) * part.samples for part in known) / total for name in ("share", "chance")]
-    return Agreement(shares[0], shares[1], total)
+    together = [part.association for part in known if math.isfinite(part.association)]
+    return Agreement(shares[0], shares[1], total, min(1.0, min(together) * len(together)) if together else math.nan)
 
 
 @torch.no_grad()

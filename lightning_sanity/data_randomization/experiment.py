@@ -34,7 +34,7 @@ from lightning_sanity.data_randomization.label_access import (
     usual_path,
 )
 from lightning_sanity.data_randomization.label_access import Path as LabelPath
-from lightning_sanity.data_randomization.learned_labels import Memorization
+from lightning_sanity.data_randomization.learned_labels import Memorization, all_known
 from lightning_sanity.data_randomization.recorder import RECORD, WEIGHTS, Question, Recorder, Run
 from lightning_sanity.explanation import probe as probes
 from lightning_sanity.explanation.options import DEFAULTS, METHODS, check_common, check_integer, known
@@ -353,4 +353,5 @@ def _memorization(runs: Sequence[Run], models: int) -> Memorization:
         min(max(each.chance for each in told), 1 - 1e-9) if told else float("nan"),
         min(each.samples for each in told) if told else 0,
         permuted[0].measure,
+        tuple(each.association for each in told) if all_known(told) else (),
     )

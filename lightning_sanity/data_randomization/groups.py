@@ -11,7 +11,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_sanity.data_randomization.distinct import NEARLY, check_distinct, largest_difference
+from lightning_sanity.data_randomization.distinct import (
+    NEARLY,
+    check_distinct,
+    largest_difference,
+    of_one_function,
+    of_one_run,
+)
 from lightning_sanity.data_randomization.evidence import memorization_on
 from lightning_sanity.data_randomization.learned_labels import Memorization, chance, independent_samples
 
@@ -67,6 +73,15 @@ class Groups:
             if difference <= NEARLY:
                 return f"random-label model {other} is true-label model {one}: their weights differ by {difference:.2g}"
         return None
+
+    def one_as_several(self, outputs: Tensor) -> str | None:
+        """Whether two of the models are one, or of one training.
+
+        Args:
+            outputs: Of all models ``(K, N, ...)``.
+        """
+        kinds = {"true": self.true, "random": self.permuted}
+        return self.shared() or of_one_run(kinds) or of_one_function(outputs, self.sizes)
 
     def prediction(self, outputs: Tensor) -> Tensor:
         """Scores ``(N, ...)`` that stand for all true-label models, of the outputs ``(K, N, ...)`` of all models."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lightning_sanity.data_randomization.association import association
 from lightning_sanity.data_randomization.label_access import LabelError, identity
 from lightning_sanity.data_randomization.tallies import ACCURACY, EXPLAINED_VARIANCE, Tally, added, score, tally
 from lightning_sanity.explanation.probe import batch_size
@@ -18,6 +20,7 @@ from lightning_sanity.model.outputs import logits
 
 _LEVEL = 0.99  # of what labels may agree by chance, over all models together
 _LEVEL_OF_PREDICTIONS = 0.995  # of test accuracies, whose dispersion is estimated: 1.4 % false alarms at 0.99
+_LEVEL_OF_ASSOCIATION = 1e-6  # where classes are rare, larger ones come by chance more often than they say
 _HARDLY_CHANGED = 0.9
 _FEW_CLASSES = 0.3  # chance above which predictions of few classes tell nothing about labels
 
@@ -42,6 +45,7 @@ class Memorization:
         label_agreement: Share of the training samples of each random-label model whose label is their true one.
         label_chance: What that share is expected to be.
         label_samples: Number of training samples.
+        label_association: Of each random-label model, see ``association.association``; may be empty, NaN is unknown.
         measure: What the first three hold: see ``tallies.Score``.
 
     Raises:
@@ -57,13 +61,14 @@ class Memorization:
     label_chance: float = float("nan")
     label_samples: int = 0
     measure: str = ACCURACY
+    label_association: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         least = float("-inf") if self.measure == EXPLAINED_VARIANCE else 0.0
-        for name in ("true_train", "permuted_train", "permuted_test", "label_agreement"):
+        for name in ("true_train", "permuted_train", "permuted_test", "label_agreement", "label_association"):
             values = tuple(float(value) for value in getattr(self, name))
             object.__setattr__(self, name, values)
-            lowest = 0.0 if name == "label_agreement" else least
+            lowest = 0.0 if name.startswith("label_") else least
             wrong = [value for value in values if not lowest <= value <= 1 and value == value]
             if wrong:
                 raise ValueError(f"Memorization: {name} must hold accuracies between 0 and 1, not {wrong[0]!r}")
@@ -108,6 +113,11 @@ class Memorization:
 
     def _check_counts(self, true: int, permuted: int) -> None:
         given = len(self.true_train), len(self.permuted_train), len(self.permuted_test), len(self.label_agreement)
+        if self.label_association and len(self.label_association) != given[3]:
+            raise ValueError(
+                f"Memorization: {given[3]} label_agreement need as many label_association, or none, not "
+                f"{len(self.label_association)}"
+            )
         if given[:2] != (true, permuted) or not {*given[2:]} <= {0, permuted} or not any(given[2:]):
             raise ValueError(
                 f"Memorization: {true} true-label and {permuted} random-label models need as many accuracies, not "
@@ -134,6 +144,12 @@ class Memorization:
             "class: it learned nearly the same, and its maps say nothing about labels"
             for index, agreement in enumerate(self.label_agreement)
             if _HARDLY_CHANGED < agreement <= most
+        ]
+        found += [
+            f"random-label model {index} was trained on labels that are seldom the true ones and yet go together with "
+            f"them (p = {probability:.1g}), as if they were renamed: draw them at random"
+            for index, probability in enumerate(self.label_association)
+            if probability < _LEVEL_OF_ASSOCIATION and self.label_agreement[index] <= most
         ]
         return found
 
@@ -206,11 +222,13 @@ class Agreement:
         share: Of the samples.
         chance: The same share, were the random labels exchanged among the samples.
         samples: How many there are.
+        association: Probability of labels that go together this much, were they random; NaN if unknown.
     """
 
     share: float
     chance: float
     samples: int
+    association: float = float("nan")
 
 
 def agreement(true: Sequence[Any] | Tensor, assigned: Sequence[Any] | Tensor) -> Agreement | None:
@@ -224,7 +242,13 @@ def agreement(true: Sequence[Any] | Tensor, assigned: Sequence[Any] | Tensor) ->
     place = {key: index for index, key in enumerate(dict.fromkeys([*own, *given]))}
     a, b = (torch.tensor([place[key] for key in keys]) for keys in (own, given))
     shares = [each.bincount(minlength=len(place)).double() / len(a) for each in (a, b)]
-    return Agreement(float((a == b).double().mean()), float((shares[0] * shares[1]).sum()), len(a))
+    share, by_chance = float((a == b).double().mean()), float((shares[0] * shares[1]).sum())
+    return Agreement(share, by_chance, len(a), association(_listed(true), _listed(assigned)))
+
+
+def all_known(found: Sequence[Agreement]) -> bool:
+    """Whether it could be told of all of them whether their labels go together with the true ones."""
+    return all(math.isfinite(each.association) for each in found)
 
 
 def _listed(labels: Sequence[Any] | Tensor) -> Sequence[Any]:
@@ -263,6 +287,7 @@ def combined(
         min(max(each.chance for each in known), 1 - 1e-9) if told else float("nan"),
         min(each.samples for each in known) if told else 0,
         scores[1][0].measure,
+        tuple(each.association for each in known) if told and all_known(known) else (),
     )
 
 

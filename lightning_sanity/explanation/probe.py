@@ -61,6 +61,17 @@ def digest(inputs: Any) -> str:
     return sha.hexdigest()
 
 
+def different(inputs: Any) -> int:
+    """How many of the samples differ from one another.
+
+    >>> different(torch.tensor([[1.0, 2.0], [3.0, 2.0], [1.0, 2.0]]))
+    2
+    """
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    numbered = [torch.unique(tensor.flatten(1), dim=0, return_inverse=True)[1] for tensor in tensors]
+    return len(torch.unique(torch.stack(numbered), dim=1).T) if numbered else 0
+
+
 def batch_size(inputs: Any) -> int:
     """The common first dimension of the tensors in ``inputs``.
 

@@ -17,6 +17,8 @@ from lightning_sanity.result.psi import Interval, Sensitivity
 from lightning_sanity.result.sanity_result import Outcome, Verdict
 from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Wording, conclude
 
+_GROUPINGS = 20_000
+
 LABELS = Wording(
     index="DRI",
     kept="the map keeps too much of itself in a model that learned random labels",
@@ -104,15 +106,19 @@ def label_permutation(likeness: Tensor, true: int) -> float:
     """Probability of a group of true-label models this much alike, were the kinds of labels exchanged at random.
 
     Every way to call ``true`` of the models true-label ones is enumerated, so that the least possible value is one over
-    their number: 1/20 for three and three. A small value says that the maps depend on the labels at all, which a copy
-    of the input with a little gradient does as well.
+    their number: 1/20 for three and three. Of more than 20,000 ways, so many are drawn. A small value says that the
+    maps depend on the labels at all, which a copy of the input with a little gradient does as well.
 
     Args:
         likeness: Mean similarity between the maps of every two models, true-label ones first; ``(K, K)``, symmetric.
         true: How many of them saw the true labels, at least 2.
     """
     count = len(likeness)
-    chosen = torch.tensor(list(combinations(range(count), true)))  # the actual grouping comes first
+    if math.comb(count, true) <= _GROUPINGS:
+        chosen = torch.tensor(list(combinations(range(count), true)))  # the actual grouping comes first
+    else:
+        chosen = torch.rand(_GROUPINGS, count, generator=generator("groupings")).argsort(1)[:, :true]
+        chosen[0] = torch.arange(true)
     member = torch.zeros(len(chosen), count, dtype=torch.float64).scatter_(1, chosen, 1.0)
     known = (likeness.isfinite() & ~torch.eye(count, dtype=torch.bool)).double()
     table = likeness.double().nan_to_num(0.0, 0.0, 0.0) * known

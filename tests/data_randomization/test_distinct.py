@@ -8,7 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_sanity import data_randomization_test
-from lightning_sanity.data_randomization.distinct import check_architectures, check_distinct, check_functions
+from lightning_sanity.data_randomization.distinct import (
+    check_architectures,
+    check_distinct,
+    check_functions,
+    of_one_function,
+    of_one_run,
+)
 
 
 def net(seed=0, activation=nn.ReLU, slope=None):
@@ -111,3 +117,36 @@ def test_an_activation_that_is_called_as_a_function_is_noticed():
     check_functions([lambda: Own()(x), lambda: Own()(x)])
     with pytest.raises(ValueError, match="one architecture"):
         data_randomization_test(Own(), Own(torch.tanh), torch.rand(6, 8), methods="gradient")
+
+
+# ---------------------------------------------------------------------------------------------------- one as several
+
+
+def turned(model):
+    """The same function with the channels in another order."""
+    made = copy.deepcopy(model)
+    made[0].weight.data, made[0].bias.data = made[0].weight.data.flip(0), made[0].bias.data.flip(0)
+    made[4].weight.data = made[4].weight.data.unflatten(1, (4, 36)).flip(1).flatten(1)
+    return made
+
+
+def test_weights_near_those_of_another_model_share_its_training():
+    assert of_one_run({"true": [net(0), net(1), net(2)], "random": [frozen(1), frozen(2)]}) is None
+    found = of_one_run({"true": [net(0), net(1)], "random": [net(2), net(3), nudged(net(3), 0.1)]})
+    assert found.startswith("random-label models 1 and 2 come from one training")
+
+
+def test_one_function_is_known_by_its_answers():
+    models, x = [net(0), net(1), turned(net(0))], torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        outputs = torch.stack([model(x) for model in models])
+    assert torch.allclose(outputs[0], outputs[2], atol=1e-6)
+    check_distinct(models, "true")
+    assert of_one_function(outputs, (2, 1)).startswith("true-label model 0 and random-label model 0 give the same")
+    assert of_one_function(outputs[:2], (1, 1)) is None
+
+
+def test_probabilities_that_saturate_are_no_sign_of_one_function():
+    outputs = torch.eye(3).repeat(2, 1, 1)
+    assert of_one_function(outputs, (1, 1)) is None
+    assert of_one_function(9 * outputs, (1, 1)) is not None

@@ -33,12 +33,16 @@ MEASURES = ("spearman", "spearman_support", "spearman_signed", "ssim")
 
 @pytest.fixture(scope="module")
 def kinds(digits_network):
-    """Three almost equal networks that were trained on digits, three with other weights, and 24 images."""
+    """Three networks that answer almost alike, trained on digits, three with other weights, and 24 images."""
     trained, images, _ = digits_network
     alike = []
     for seed in range(3):
         torch.manual_seed(seed)
         alike.append(copy.deepcopy(trained))
+        hidden, last = alike[-1].classifier[1], alike[-1].classifier[3]
+        order = torch.randperm(64)
+        hidden.weight.data, hidden.bias.data = hidden.weight.data[order], hidden.bias.data[order]
+        last.weight.data = last.weight.data[:, order]
         for parameter in alike[-1].parameters():
             parameter.data += 0.03 * parameter.std() * torch.randn_like(parameter) if parameter.numel() > 1 else 0
     other = []
@@ -179,6 +183,14 @@ def test_permutation_probability_is_least_where_true_label_models_stand_apart():
     likeness = torch.full((6, 6), 0.1)
     likeness[:3, :3] = 0.9
     assert label_permutation(likeness, 3) == pytest.approx(1 / 20)
+
+
+def test_permutation_probability_of_many_models_is_drawn():
+    likeness = torch.rand(30, 30)
+    likeness = (likeness + likeness.T) / 2
+    assert 0.01 < label_permutation(likeness, 15) < 0.99
+    likeness[:15, :15] += 0.5
+    assert label_permutation(likeness, 15) == pytest.approx(1 / 20_000)
 
 
 # ------------------------------------------------------------------------------------------------------- preconditions
