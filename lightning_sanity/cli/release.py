@@ -99,6 +99,12 @@ def _add_gate(commands: Any) -> None:
     asked = parser.add_argument_group("what is asked for")
     asked.add_argument("--policy", type=path, metavar="FILE", help="YAML or TOML with any of the following")
     asked.add_argument("--require", metavar="A,B", help="methods that must pass (default: all but controls)")
+    asked.add_argument(
+        "--tests",
+        metavar="A,B",
+        help="parameter_randomization, data_randomization or both: of each there "
+        "must be a result, and every method must hold in it (default: the tests of the results)",
+    )
     asked.add_argument("--min-psi", type=float, metavar="X", help="decide anew by this threshold")
     asked.add_argument("--min-trials", type=int, metavar="N", help="the test must have had so many")
     asked.add_argument("--min-samples", type=int, metavar="N", help="the test must have had so many")
@@ -167,8 +173,8 @@ def _policy(arguments: argparse.Namespace) -> Policy:
         for field in fields(Policy)
         if getattr(arguments, field.name, None) is not None
     }
-    if "require" in given:
-        given["require"] = [name.strip() for name in given["require"].split(",")]
+    for name in {"require", "tests"} & given.keys():
+        given[name] = [each.strip() for each in given[name].split(",")]
     return replace(policy, **given)
 
 

@@ -40,6 +40,7 @@ def to_dict(decision: Decision) -> dict[str, Any]:
                 "outcome": check.outcome.value,
                 "reason": check.reason,
                 "source": check.source,
+                "test": check.test,
                 "psi": check.psi if math.isfinite(check.psi) else None,
             }
             for check in decision.checks
@@ -69,7 +70,7 @@ def junit(decision: Decision) -> str:
     )
     for check in decision.checks:
         source = one_line(check.source) or "result"
-        case = ElementTree.SubElement(suite, "testcase", classname=source, name=one_line(check.name))
+        case = ElementTree.SubElement(suite, "testcase", classname=source, name=one_line(check.title))
         if check.outcome is Outcome.PASS:
             ElementTree.SubElement(case, "system-out").text = one_line(check.reason)
         else:
@@ -82,7 +83,7 @@ def junit(decision: Decision) -> str:
 
 
 def _name(check: Check) -> str:
-    return f"{check.name} ({check.source})" if check.source else check.name
+    return f"{check.title} ({check.source})" if check.source else check.title
 
 
 def _cell(text: str) -> str:

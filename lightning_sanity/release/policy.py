@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sanity.resources.files import regular
+from lightning_sanity.result.evidence import TESTS
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LARGEST = 1 << 15  # bytes of a policy file, which a parser in Python reads in a second
@@ -39,6 +40,9 @@ class Policy:
         max_age: How old the result may be, such as ``"36h"`` or ``"7d"`` or a ``timedelta``.
         baseline: Result file of an accepted model, on the same probe: no method may have become worse.
         max_drop: By more than this in PSI, that is.
+        tests: Tests of which there must be results, ``"parameter_randomization"``, ``"data_randomization"`` or both;
+            results of another are left out. Every method must hold in each of them: neither test stands for the other.
+            Empty: whatever test there are results of.
         several_models: Whether the results may be about several models. Each of them must then meet the whole policy.
 
     Raises:
@@ -57,13 +61,17 @@ class Policy:
     max_age: timedelta | str | None = None
     baseline: str | os.PathLike[str] | None = None
     max_drop: float = 0.1
+    tests: tuple[str, ...] = ()
     several_models: bool = False
 
     def __post_init__(self) -> None:
-        given = [self.require] if isinstance(self.require, str) else self.require
-        if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name for name in given):
-            raise ValueError(f"policy: require must be a list of method names, not {shown(self.require)}")
-        object.__setattr__(self, "require", tuple(dict.fromkeys(given)))
+        for name, what in (("require", "method names"), ("tests", f"tests, of {' and '.join(TESTS)}")):
+            value = getattr(self, name)
+            given = [value] if isinstance(value, str) else value
+            fits = isinstance(given, (list, tuple)) and all(isinstance(each, str) and each for each in given)
+            if not fits or (name == "tests" and not set(given) <= set(TESTS)):
+                raise ValueError(f"policy: {name} must be a list of {what}, not {shown(value)}")
+            object.__setattr__(self, name, tuple(dict.fromkeys(given)))
         for name in ("min_psi", "alpha", "max_dead_rate", "min_separation", "max_undefined_rate", "max_drop"):
             value = getattr(self, name)
             fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1

@@ -19,6 +19,7 @@ from typing import Any
 from lightning_sanity._version import __version__
 from lightning_sanity.release.gating import Decision, Judged
 from lightning_sanity.release.policy import Policy
+from lightning_sanity.result.evidence import test_of
 from lightning_sanity.result.file import encode
 from lightning_sanity.result.sanity_result import Verdict
 
@@ -59,7 +60,7 @@ def statement(decision: Decision, policy: Policy, *, now: datetime | None = None
             },
             "policy": _policy(policy),
             "checks": [
-                {"name": c.name, "outcome": c.outcome.value, "reason": c.reason, "source": c.source}
+                {"name": c.name, "test": c.test, "outcome": c.outcome.value, "reason": c.reason, "source": c.source}
                 for c in decision.checks
             ],
             "results": [_result(judged) for judged in decision.judged],
@@ -132,6 +133,7 @@ def _result(judged: Judged) -> dict[str, Any]:
     named = ("weights_digest", "probe_digest", "step", "created", "environment", "valid", "validity")
     return {
         "source": judged.source,
+        "test": test_of(result),
         **{name: encode(data[name]) for name in named},
         "seed": result.settings.get("seed"),
         "criterion": asdict(judged.criterion),
