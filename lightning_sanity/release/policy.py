@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sanity.resources.files import regular
+from lightning_sanity.resources.plain_yaml import read_yaml
 from lightning_sanity.result.evidence import TESTS
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -128,9 +129,11 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         ValueError: If it is not such a file.
         OSError: If it cannot be read.
     """
-    raw = regular(path, _LARGEST).read_bytes()
+    regular(path, _LARGEST)
     try:
-        data = _toml(raw.decode()) if Path(path).suffix.lower() == ".toml" else _yaml(raw.decode())
+        toml = Path(path).suffix.lower() == ".toml"
+        # A policy needs neither aliases nor depth, which can make a short file endless.
+        data = _toml(path) if toml else read_yaml(path, largest=_LARGEST, deepest=_DEEPEST, strict=True)
         if not isinstance(data, Mapping):
             raise ValueError("there are no keys in it")
         known = [field.name for field in fields(Policy)]
@@ -147,33 +150,9 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         raise ValueError(f"policy file '{path}': {str(error).removeprefix('policy: ')}") from error
 
 
-def _yaml(text: str) -> Any:
-    """The keys of a YAML file. A policy needs neither aliases nor depth, which can make a short file endless."""
-    import yaml  # type: ignore[import-untyped,unused-ignore]  # comes with lightning
-
-    try:
-        depth, keys = 0, set()
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise ValueError("aliases are not read")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise ValueError(f"nested more than {_DEEPEST} deep")
-        root = yaml.compose(text, yaml.SafeLoader)
-        for key, _ in root.value if isinstance(root, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
-                raise ValueError("a key is no word")
-            if key.value in keys:
-                raise ValueError(f"the key {shown(key.value)} stands there twice")
-            keys.add(key.value)
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
-
-
-def _toml(text: str) -> Any:
+def _toml(path: str | os.PathLike[str]) -> Any:
     if sys.version_info < (3, 11):
         raise ValueError("TOML needs Python 3.11; write it as YAML")
     import tomllib
 
-    return tomllib.loads(text)
+    return tomllib.loads(regular(path, _LARGEST).read_bytes().decode())
