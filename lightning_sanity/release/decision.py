@@ -51,10 +51,10 @@ def to_dict(decision: Decision) -> dict[str, Any]:
 def markdown(decision: Decision) -> str:
     """A heading and a table, for a pull request or a step summary."""
     rows = [["", "check", "why"], ["---"] * 3]
-    rows += [[_MARKS[check.outcome], _cell(_name(check)), _cell(check.reason)] for check in decision.checks]
+    rows += [[_MARKS[check.outcome], cell(_name(check)), cell(check.reason)] for check in decision.checks]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     title = f"{_MARKS[decision.outcome]} Saliency maps: {decision.outcome.value}"
-    return f"### {title}\n\n{_cell(decision.reason)}\n\n{table}\n"
+    return f"### {title}\n\n{cell(decision.reason)}\n\n{table}\n"
 
 
 def junit(decision: Decision) -> str:
@@ -86,7 +86,7 @@ def _name(check: Check) -> str:
     return f"{check.title} ({check.source})" if check.source else check.title
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that Markdown shows as it is: a bar would end a cell, a bracket begin a tag."""
     escaped = html.escape(one_line(text), quote=False)
     return "".join("\\" + c if c in r"\|`*_[]#!" else c for c in escaped)

@@ -20,7 +20,7 @@ from lightning_sanity._version import __version__
 from lightning_sanity.release.gating import Decision, Judged
 from lightning_sanity.release.policy import Policy
 from lightning_sanity.result.evidence import test_of
-from lightning_sanity.result.file import encode
+from lightning_sanity.result.file import encode, read
 from lightning_sanity.result.sanity_result import Verdict
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -81,13 +81,35 @@ def differences(record: Mapping[str, Any], decision: Decision, policy: Policy) -
     return sorted(_differing(*kept))
 
 
+def read_record(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """A record as it was written.
+
+    Raises:
+        ValueError: If the file is none.
+        OSError: If it cannot be read.
+    """
+    data = read(path)
+    if not isinstance(data, Mapping) or (data.get("_type"), data.get("predicateType")) != (STATEMENT, PREDICATE):
+        raise ValueError(f"'{path}' is no release record: '_type' and 'predicateType' are missing or foreign")
+    return data
+
+
 def _timeless(record: Mapping[str, Any]) -> Any:
+    """What holds whenever and wherever it is decided: no dates of the decision, no folders, no ages in words."""
     plain = json.loads(json.dumps(record))
-    held = plain.get("predicate", {}).get("decision") if isinstance(plain.get("predicate"), dict) else None
-    for key in ("decided", "decided_by"):
-        if isinstance(held, dict):
-            held.pop(key, None)
+    predicate = plain.get("predicate")
+    parts = predicate if isinstance(predicate, dict) else {}
+    named = [parts.get("decision"), *_listed(parts.get("checks")), *_listed(parts.get("results"))]
+    for each in named:
+        if isinstance(each, dict):
+            dropped = ("decided", "decided_by", "source", *(("reason",) if each.get("name") == "age" else ()))
+            for key in dropped:
+                each.pop(key, None)
     return plain
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _differing(one: Any, two: Any, where: str = "") -> list[str]:
@@ -140,9 +162,9 @@ def _result(judged: Judged) -> dict[str, Any]:
         "measured_by": encode(result.settings.get("criterion")),
         "coverage": result.coverage.share,
         "verdicts": {name: _verdict(verdict) for name, verdict in judged.verdicts.items()},
-        "evidence_sha256": _fingerprint({key: data[key] for key in _EVIDENCE}),
+        "evidence_sha256": fingerprint({key: data[key] for key in _EVIDENCE}),
         "taken_on_trust": list(judged.trusted),
-        "taken_on_trust_sha256": _fingerprint({key: data[key] for key in _TRUSTED}),
+        "taken_on_trust_sha256": fingerprint({key: data[key] for key in _TRUSTED}),
     }
 
 
@@ -157,6 +179,6 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _fingerprint(data: Any) -> str:
+def fingerprint(data: Any) -> str:
     """SHA-256 of the shortest JSON with sorted keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
