@@ -194,9 +194,9 @@ def gate(results: Given | Sequence[Given], policy: Policy | None = None, *, now:
     if len(by_model) > 1 and not digests and not policy.several_models:
         raise ValueError(_several(asked))
     judged = tuple(_judge(each, policy) for each in asked)
-    comparable = baseline is not None and any(test_of(one.result) == test_of(baseline) for one in judged)
+    comparable = [one for one in judged if baseline is not None and test_of(one.result) == test_of(baseline)]
     for one in judged:
-        against = None if comparable and test_of(one.result) != test_of(baseline) else baseline
+        against = baseline if not comparable or any(one is each for each in comparable) else None
         decided = _decide(one, policy, digests, against, now)
         checks += [replace(check, source=one.source, test=test_of(one.result)) for check in decided]
     for about in by_model.values() or [[]]:

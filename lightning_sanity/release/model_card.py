@@ -49,12 +49,12 @@ def merged(card: str, record: Mapping[str, Any]) -> str:
         ValueError: If the card's metadata cannot be read, or only one end of an earlier section is left.
     """
     try:
-        from huggingface_hub import ModelCard
+        from huggingface_hub import ModelCard  # type: ignore[import-not-found,unused-ignore]  # an extra
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('a model card needs huggingface_hub: pip install "lightning-sanity[card]"') from error
     try:
         read = ModelCard(card)
-        data = read.data
+        data: Any = read.data
         others = [each for each in data.eval_results or () if each.dataset_type != _PROBE]
         task = data.to_dict().get("pipeline_tag") or "other"
     except Exception as error:  # what the library makes of a block that is none

@@ -44,8 +44,10 @@ def statement(decision: Decision, policy: Policy, *, now: datetime | None = None
     Raises:
         OSError: If the checkpoint, or the baseline, cannot be read any more.
     """
-    subjects = [] if policy.weights is None else [_subject(Path(policy.weights).name, _sha256(policy.weights))]
-    subjects += [_subject(f"weights {d[:12]}", d) for d in dict.fromkeys(decision.weights_digests) if len(d) == 64]
+    subjects = [] if policy.weights is None else [_of_files(policy.weights)]
+    subjects += [
+        _subject(f"weights {d[:12]}", sha256=d) for d in dict.fromkeys(decision.weights_digests) if len(d) == 64
+    ]
     return {
         "_type": STATEMENT,
         "subject": subjects,
@@ -121,8 +123,18 @@ def _differing(one: Any, two: Any, where: str = "") -> list[str]:
     return [] if one == two else [where]
 
 
-def _subject(name: str, digest: str) -> dict[str, Any]:
-    return {"name": name, "digest": {"sha256": digest}}
+def _subject(name: str, **digest: str) -> dict[str, Any]:
+    return {"name": name, "digest": digest}
+
+
+def _of_files(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A file by its SHA-256; a folder by in-toto's ``dirHash1``, the SHA-256 over its files' own and their names."""
+    given = Path(path)
+    if not given.is_dir():
+        return _subject(given.name, sha256=_sha256(given))
+    files = sorted(each.relative_to(given).as_posix() for each in given.rglob("*") if each.is_file())
+    lines = "".join(f"{_sha256(given / name)}  {name}\n" for name in files)
+    return _subject(given.name, dirHash1=hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest())
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:
@@ -145,7 +157,8 @@ def _policy(policy: Policy) -> dict[str, Any]:
         if isinstance(value, timedelta):
             value = value.total_seconds()
         elif field.name in ("weights", "baseline") and value is not None:
-            value = {"name": Path(value).name, "sha256": _sha256(value)}
+            held = _of_files(value)
+            value = {"name": held["name"], **held["digest"]}
         asked[field.name] = list(value) if isinstance(value, tuple) else value
     return asked
 
