@@ -8,6 +8,7 @@ import torch
 import lightning_sanity
 from lightning_sanity.result import Coverage, Criterion, Curve, Grounds, OutputChange, SanityResult, UnitCoverage
 from lightning_sanity.result.controls import validated
+from lightning_sanity.result.evidence import RANDOM_LABELS, judged_anew
 from lightning_sanity.result.verdict import Evidence, judge
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
@@ -55,7 +56,12 @@ def made(similarity=None, *, controls=True, criterion=None, trials=6, samples=24
             torch.ones(trials),
             torch.ones(trials),
         ),
-        "coverage": Coverage(1.0, (UnitCoverage("head", ("head.weight",), 4, ("normal",), (1.3,)),)),
+        "coverage": Coverage(
+            1.0,
+            tuple(
+                UnitCoverage(name, (f"{name}.weight",), 4, ("normal",), (1.3,)) for name in ("head", "middle", "stem")
+            ),
+        ),
         "valid": True,
         "validity": "every control came out as it must",
         "settings": {
@@ -76,3 +82,36 @@ def made(similarity=None, *, controls=True, criterion=None, trials=6, samples=24
         "grounds": grounds,
     }
     return SanityResult(**{**given, **changes})
+
+
+def made_of_labels(similarity=None, *, others=("1" * 64, "2" * 64), **changes):
+    """The same of the data randomization test: three models of either kind, of which the first is the one in question.
+
+    Trained again, the maps are alike by .8.
+    """
+    result = made(similarity, trials=9)
+    shape = (3, 24)
+    again = 0.8 + 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    settings = {
+        **result.settings,
+        "test": "data_randomization",
+        "models": [3, 3],
+        "seed": 0,
+        "memorization": {"train_accuracy": [1.0] * 3},
+        "weights_digests": [result.weights_digest, *others],
+    }
+    del settings["order"]
+    unit = UnitCoverage(RANDOM_LABELS, ("head.weight",), 4, ("trained on random labels",), (1.3,))
+    result = replace(
+        result,
+        units=(RANDOM_LABELS,),
+        curves={
+            key: Curve(
+                curve.values[:, :1], curve.floor[:, :1], torch.ones(shape) if key[0] == "edge_detector" else again
+            )
+            for key, curve in result.curves.items()
+        },
+        coverage=Coverage(1.0, (unit,)),
+        settings=settings,
+    )
+    return replace(result, **{"verdicts": judged_anew(result), **changes})

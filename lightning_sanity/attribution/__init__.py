@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -296,6 +297,12 @@ def _with_own_inputs(function: AttributionFn) -> AttributionFn:
     return attribute
 
 
+def _counted(name: str, method: Method) -> Method:
+    """The method; a control under another name than its own is one like any other, for nobody could tell."""
+    known = _METHODS.get(name)
+    return method if not method.control or (known is not None and known().control) else replace(method, control=False)
+
+
 def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
     """``name -> method``; what ``resolve`` takes, a sequence of that, or a mapping that gives the names itself.
 
@@ -307,7 +314,7 @@ def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
         if wrong is not None or not methods:
             problem = "it is empty" if not methods else f"one name is {wrong!r}"
             raise ValueError(f"methods as a dictionary must give every method a name, a string: {problem}")
-        return {name: resolve(method, layer) for name, method in methods.items()}
+        return {name: _counted(name, resolve(method, layer)) for name, method in methods.items()}
     if methods is None or not (isinstance(methods, (str, Iterable)) or callable(methods)):
         raise TypeError(
             f"methods must be a name, a function, or several of them as a list or as {{name: method}}, not {methods!r}"
@@ -319,7 +326,7 @@ def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
         resolved = resolve(method, layer)
         if resolved.name in found:
             raise ValueError(f"two methods are called '{resolved.name}': pass a dictionary that names them apart")
-        found[resolved.name] = resolved
+        found[resolved.name] = _counted(resolved.name, resolved)
     if not found:
         raise ValueError(f"no attribution method given; choose from: {', '.join(available())}")
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sanity.callback.home import Folder
 from lightning_sanity.report.loggers import log_result
-from lightning_sanity.result.sanity_result import SanityResult
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 LATEST = "latest.json"
 
@@ -28,10 +29,12 @@ class Publication:
         prefix: Begins every key and file name.
         images: Whether figures go to the loggers.
         report: Whether files are written.
+        keep: How many measurements keep their files, beside the best and those that did not pass; None for all.
     """
 
-    def __init__(self, prefix: str, *, images: bool, report: bool) -> None:
-        self._prefix, self._images, self._report = prefix, images, report
+    def __init__(self, prefix: str, *, images: bool, report: bool, keep: int | None = None) -> None:
+        self._prefix, self._images, self._report, self._keep = prefix, images, report, keep
+        self._files: list[_File] = []
         self._owed: tuple[SanityResult, SanityResult | None, int, str] | None = None
         self._last: SanityResult | None = None
 
@@ -56,6 +59,7 @@ class Publication:
             self._warn(f"the result of the randomization test could not be written to '{folder}'", error)
             return
         self._last = result
+        self._files.append(_File(folder, name, *_worth(result)))
         try:
             place.write(LATEST, result.to_json)
             if labels is not None:
@@ -86,6 +90,22 @@ class Publication:
             self._warn(f"'{LATEST}' in '{folder}' is outdated ({why}) and could not be marked", error)
             self._remove(folder)
 
+    def _thin(self) -> None:
+        """Remove the files of measurements that are neither among the last, nor the best, nor failed."""
+        if self._keep is None:
+            return
+        best = max((each.worth for each in self._files), default=0.0)
+        for each in self._files[: -self._keep]:
+            if each.failed or each.worth == best:
+                continue
+            try:
+                self._place(each.folder).remove(each.name)
+                for picture in self._place(each.folder).pictures(each.name.removesuffix(".json")):
+                    picture.unlink(missing_ok=True)
+            except Exception as error:
+                self._warn(f"'{each.name}' in '{each.folder}', which is not to be kept, could not be removed", error)
+            self._files.remove(each)
+
     def _remove(self, folder: str) -> None:
         try:
             self._place(folder).remove(LATEST)
@@ -111,12 +131,36 @@ class Publication:
                 self._place(folder).write("report.html", result.to_html)
             except Exception as error:
                 self._warn(f"the report of the randomization test could not be written to '{folder}'", error)
+        self._thin()
 
     def _place(self, folder: str, suffix: str = "") -> Folder:
         return Folder(os.path.join(folder, f"{self._prefix}{suffix}"))
 
     def _warn(self, what: str, error: Exception) -> None:
         rank_zero_warn(f"{what}; training goes on. {type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file of a measurement.
+
+    Attributes:
+        folder: Where the run kept its files.
+        name: Of the file.
+        worth: Of the weakest method, the lower end of its index.
+        failed: Whether a method failed, or the run was not valid.
+    """
+
+    folder: str
+    name: str
+    worth: float
+    failed: bool
+
+
+def _worth(result: SanityResult) -> tuple[float, bool]:
+    gated = [verdict for verdict in result.verdicts.values() if verdict.gated]
+    low = min((verdict.psi_low if math.isfinite(verdict.psi_low) else 0.0 for verdict in gated), default=0.0)
+    return low, not result.valid or any(verdict.outcome is Outcome.FAIL for verdict in gated)
 
 
 def names(result: SanityResult) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import time
@@ -101,6 +102,10 @@ class Folder:
                 self._system.rm(f"{self._place}/{name}")
             return
         Path(self.path, name).unlink(missing_ok=True)
+
+    def pictures(self, of: str) -> list[Path]:
+        """The PNG files beside a result of that name, which end on it; none in a remote folder."""
+        return [] if self._system is not None else list(Path(self.path).glob(f"*-{glob.escape(of)}.png"))
 
     @contextmanager
     def _unnamed(self, save: Save) -> Iterator[Path]:

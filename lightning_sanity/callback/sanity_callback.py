@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,10 @@ class SaliencySanityCallback(pl.Callback):
             checkpoints: ``<save_dir>/<name>/<version>/sanity``, or ``<default_root_dir>/sanity`` without a logger.
             Every measurement has a file of its own: ``<stage>-step=<n>.json`` outside training, with
             ``-batch=<b>`` where weights of one step are measured again, with ``-v<k>`` beside another run's.
+        keep: How many of this run's measurements keep their files: the last ones, and beside them the best one (whose
+            weakest method has the largest lower end of its PSI) and every one in which a method failed or that was not
+            valid. The files of others, with the pictures beside them, are removed. None keeps all. What a logger was
+            sent stays with the logger.
         baseline: Result file of the last release, on the same probe: a method passes only if its PSI is not worse by
             more than ``max_drop``.
         max_drop: See ``noninferiority.compare``.
@@ -100,11 +105,13 @@ class SaliencySanityCallback(pl.Callback):
         unmeasured: Why there is no result, in words, or None.
 
     Logged at every validation, under ``sanity/``: ``passed``, and per method ``<method>/passed``, ``<method>/psi``,
-    ``<method>/psi_low``, ``<method>/<similarity>`` (mean at full randomization), ``<method>/<similarity>_auc`` (mean
-    over the cascade), ``<method>/drift`` (correlation of the maps with those of the last validation), ``age`` (steps
-    since measured) and ``seconds``; with a baseline ``<method>/baseline_drift`` and ``<method>/baseline_change`` (PSI
-    minus the baseline's), with a reference checkpoint ``<method>/dri``. They are always finite, so that a monitor never
-    breaks: what is undefined is logged as the worst value (PSI 0, similarity 1) while the result holds NaN.
+    ``<method>/psi_low``, ``<method>/inconclusive`` (1 where PSI says nothing), ``<method>/<similarity>`` (mean at full
+    randomization), ``<method>/<similarity>_auc`` (mean over the cascade), ``<method>/drift`` (correlation of the maps
+    with those of the last validation), ``age`` (steps since measured) and ``seconds`` (of the last measurement, files
+    included, and figures unless ``max_time`` put them off); with a baseline ``<method>/baseline_drift`` and
+    ``<method>/baseline_change`` (PSI minus the baseline's), with a reference checkpoint ``<method>/dri``. They are
+    always finite, so that a monitor never breaks: what is undefined is logged as the worst value (PSI 0, similarity 1)
+    while the result holds NaN.
 
     Raises:
         MisconfigurationException: If an argument is wrong.
@@ -131,6 +138,7 @@ class SaliencySanityCallback(pl.Callback):
         target: Any = None,
         log_images: bool = True,
         report: bool = True,
+        keep: int | None = None,
         baseline: str | Path | None = None,
         max_drop: float = 0.1,
         reference_checkpoint: str | Path | None = None,
@@ -148,6 +156,7 @@ class SaliencySanityCallback(pl.Callback):
             check_target(target, labels=True)
             for flag, value in (("log_images", log_images), ("report", report), ("verbose", verbose)):
                 check_yes_no(flag, value)
+            check_integer("keep", keep, 1) if keep is not None else None
             check_kind("name", name, str, "a string")
             check_kind("baseline", baseline, (str, Path), "the path of a result file")
             check_kind("reference_checkpoint", reference_checkpoint, (str, Path), "the path of a checkpoint")
@@ -161,7 +170,8 @@ class SaliencySanityCallback(pl.Callback):
         self._gated, self._similarities = gated, shown
         self.probe, self.every_n_validations = probe, every_n_validations
         self.on_fail, self.on_error, self.max_time, self.precision = on_fail, on_error, max_time, precision
-        self.seed, self.name, self.log_images, self.report = given["seed"], name, log_images, report
+        self.seed, self.name, self.log_images = given["seed"], name, log_images
+        self.report, self.keep = report, keep
         self.baseline, self.max_drop, self.reference_checkpoint = baseline, max_drop, reference_checkpoint
         self.max_memory = given["max_memory"]
         self.result: SanityResult | None = None
@@ -170,7 +180,7 @@ class SaliencySanityCallback(pl.Callback):
         self.verbose = verbose
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
         self._baseline: SanityResult | None = None
-        self._validations, self._measured_step = 0, 0
+        self._validations, self._measured_step, self._seconds = 0, 0, 0.0
         self._drift: dict[str, float] = {}
         self._folder: Path | None = None
         self._ended = True
@@ -182,7 +192,7 @@ class SaliencySanityCallback(pl.Callback):
         """What a run is measured, told and shown with."""
         self._narration = Narration(self._prefix, verbose=self.verbose)
         self._allowance = Allowance(self.max_time, every=every)
-        self._publication = Publication(self._prefix, images=self.log_images, report=self.report)
+        self._publication = Publication(self._prefix, images=self.log_images, report=self.report, keep=self.keep)
         single = self.precision == "32"
         self._probe = FixedProbe(self.probe, self.seed, single_precision=single, narration=self._narration)
         tests = Tests(self._test, single, self.reference_checkpoint, self.on_error == "raise", self.verbose)
@@ -312,13 +322,16 @@ class SaliencySanityCallback(pl.Callback):
         if due and self._allowance.is_share:  # the clocks of ranks differ: the first decides
             due = trainer.strategy.broadcast(self._allowance.affords())
         if due:
+            begun = time.perf_counter()
             self._measure(trainer, pl_module)
+            if self.result is None:
+                self._outdate(trainer)
+            else:
+                self._publish(trainer, self.result)
+            self._seconds = trainer.strategy.broadcast(time.perf_counter() - begun)
         with going_on("the scalars of the randomization test could not be logged"):
             pl_module.log_dict(self.scalars(trainer), on_step=False, on_epoch=True)
-        if due and self.result is None:
-            self._outdate(trainer)
         if due and self.result is not None:
-            self._publish(trainer, self.result)
             self._act(trainer, self.result)
         if due:
             self._allowance.end()
@@ -460,6 +473,7 @@ class SaliencySanityCallback(pl.Callback):
             self._gated,
             self._similarities,
             age=max(trainer.global_step - self._measured_step, 0),
+            seconds=self._seconds,
             moved=self._drift,
             baseline=self._baseline,
             labels=self.label_result,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lightning_sanity.callback.drift import drift
-from lightning_sanity.result.sanity_result import SanityResult
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 
 def scalars(
@@ -15,6 +15,7 @@ def scalars(
     similarities: Sequence[str],
     *,
     age: int,
+    seconds: float,
     moved: Mapping[str, float],
     baseline: SanityResult | None = None,
     labels: SanityResult | None = None,
@@ -22,11 +23,14 @@ def scalars(
 ) -> dict[str, float]:
     """What is logged; what is undefined, or was not measured, has the worst value.
 
+    ``<method>/inconclusive`` tells that from a map that is as bad as can be.
+
     Args:
         result: Of the last test, if there is one.
         methods: The gated methods.
         similarities: Those to log.
         age: Steps since the last test.
+        seconds: That the last test took, with all that was shown of it.
         moved: See ``drift``, against the test before.
         baseline: Of the last release.
         labels: Of the data randomization test.
@@ -35,13 +39,15 @@ def scalars(
     values = {
         "passed": float(result is not None and result.passed),
         "age": float(age),
-        "seconds": 0.0 if result is None else result.seconds,
+        "seconds": 0.0 if result is None else seconds,
     }
     comparable = result is not None and baseline is not None and result.probe_digest == baseline.probe_digest
     from_baseline = drift(result, baseline) if comparable and result is not None and baseline is not None else {}
     for method in methods:
         verdict = None if result is None else result.verdicts[method]
         values[f"{method}/passed"] = float(verdict is not None and verdict.passed)
+        undecided = verdict is None or verdict.outcome is Outcome.INCONCLUSIVE
+        values[f"{method}/inconclusive"] = float(undecided)
         values[f"{method}/psi"] = _finite(None if verdict is None else verdict.psi, 0.0)
         values[f"{method}/psi_low"] = _finite(None if verdict is None else verdict.psi_low, 0.0)
         values[f"{method}/drift"] = _finite(moved.get(method), 1.0)

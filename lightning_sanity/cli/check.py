@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,9 +28,11 @@ from lightning_sanity.parameter_randomization.options import DEFAULTS, settled
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import gate
 from lightning_sanity.resources.files import check_outputs
+from lightning_sanity.resources.plain_yaml import read_yaml
 from lightning_sanity.result.sanity_result import SanityResult
 
 _TRIALS = 20
+_LARGEST, _DEEPEST = 1 << 17, 64  # bytes and levels of a configuration
 _USAGE = """\
 lightning-sanity check --config CONFIG.yaml --ckpt_path CKPT [option ...] [option of LightningCLI ...]
        lightning-sanity check MODULE:FACTORY --ckpt CKPT --data MODULE:DATA [option ...]"""
@@ -168,7 +169,7 @@ def check_configuration(arguments: argparse.Namespace) -> None:
 
     Raises:
         ModuleNotFoundError: If jsonargparse is not installed.
-        ValueError: If a configuration names no class, and the command line neither.
+        ValueError: If a configuration names no class, and the command line neither, or it is none.
         OSError: If a configuration cannot be read.
     """
     if importlib.util.find_spec("jsonargparse") is None:
@@ -177,7 +178,10 @@ def check_configuration(arguments: argparse.Namespace) -> None:
         )
     configured: dict[str, Any] = {}
     for path in arguments.config:
-        read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        try:
+            read = read_yaml(path, largest=_LARGEST, deepest=_DEEPEST)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"configuration '{path}': {error}") from error
         if not isinstance(read, dict):
             raise ValueError(f"'{path}' is no configuration of LightningCLI: it holds no names with values")
         configured |= read

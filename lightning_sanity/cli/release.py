@@ -15,8 +15,9 @@ from lightning_sanity.cli.terminal import path, print_decision, say, table
 from lightning_sanity.release import decision as forms
 from lightning_sanity.release.finding import find, read
 from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
+from lightning_sanity.release.model_card import merged, read_card
 from lightning_sanity.release.policy import Policy, read_policy
-from lightning_sanity.release.record import statement
+from lightning_sanity.release.record import differences, read_record, statement
 from lightning_sanity.resources.files import check_outputs, write_whole
 from lightning_sanity.result.noninferiority import Difference, compare, incomparable
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
@@ -40,6 +41,8 @@ examples:
   lightning-sanity gate sanity --weights best.ckpt --require gradient,gradcam --max-age 7d
   lightning-sanity gate sanity --baseline accepted.json --max-drop 0.05 --junit gate.xml --github-summary
   lightning-sanity gate sanity --policy policy.yaml --weights best.ckpt
+  lightning-sanity gate sanity --weights best.ckpt --record release.json --model-card README.md
+  lightning-sanity gate sanity --weights best.ckpt --verify release.json
 
 a policy file holds the same in YAML or TOML, options on the command line go first:
   require: [gradient, gradcam]
@@ -99,6 +102,12 @@ def _add_gate(commands: Any) -> None:
     asked = parser.add_argument_group("what is asked for")
     asked.add_argument("--policy", type=path, metavar="FILE", help="YAML or TOML with any of the following")
     asked.add_argument("--require", metavar="A,B", help="methods that must pass (default: all but controls)")
+    asked.add_argument(
+        "--tests",
+        metavar="A,B",
+        help="parameter_randomization, data_randomization or both: of each there "
+        "must be a result, and every method must hold in it (default: the tests of the results)",
+    )
     asked.add_argument("--min-psi", type=float, metavar="X", help="decide anew by this threshold")
     asked.add_argument("--min-trials", type=int, metavar="N", help="the test must have had so many")
     asked.add_argument("--min-samples", type=int, metavar="N", help="the test must have had so many")
@@ -111,11 +120,18 @@ def _add_gate(commands: Any) -> None:
         default=None,
         help="results may be about several models, each of which must meet all of this",
     )
+    asked.add_argument("--verify", type=path, metavar="RECORD", help="a record of before must still say the same")
     asked.add_argument("--max-drop", type=float, metavar="X", help="by which a PSI may fall below it (default: 0.1)")
     written = parser.add_argument_group("what is written")
     written.add_argument("--junit", type=path, metavar="FILE", help="JUnit XML, one test case per check")
     written.add_argument("--json", type=path, metavar="FILE", help="the decision")
     written.add_argument("--record", type=path, metavar="FILE", help="an in-toto Statement, as signing tools take it")
+    written.add_argument(
+        "--model-card",
+        type=path,
+        metavar="README.md",
+        help="an existing Hugging Face model card: its section and evaluation results are replaced or added",
+    )
     written.add_argument(
         "--github-summary",
         nargs="?",
@@ -130,10 +146,19 @@ def _gate(arguments: argparse.Namespace) -> int:
     summary = _summary_file(arguments.github_summary)
     policy = _policy(arguments)
     files = {"--junit": arguments.junit, "--json": arguments.json, "--record": arguments.record}
-    read = [given for given in (*arguments.results, arguments.policy, policy.weights, policy.baseline) if given]
-    check_outputs({**files, "--github-summary": summary}, read)
+    read = [
+        given
+        for given in (*arguments.results, arguments.policy, arguments.verify, policy.weights, policy.baseline)
+        if given
+    ]
+    check_outputs({**files, "--model-card": arguments.model_card, "--github-summary": summary}, read)
+    card = None if arguments.model_card is None else read_card(arguments.model_card)
     try:
         decision = gate(arguments.results, policy)
+        if arguments.verify is not None:
+            decision = replace(decision, checks=(*decision.checks, _verified(arguments.verify, decision, policy)))
+        record = statement(decision, policy) if arguments.record is not None or card is not None else {}
+        card = None if card is None else merged(card, record)
     except BaseException:
         for stale in filter(None, files.values()):
             stale.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
@@ -144,11 +169,22 @@ def _gate(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_whole(arguments.json, json.dumps(forms.to_dict(decision), indent=1) + "\n")
     if arguments.record is not None:
-        write_whole(arguments.record, json.dumps(statement(decision, policy), indent=1) + "\n")
+        write_whole(arguments.record, json.dumps(record, indent=1) + "\n")
+    if card is not None:
+        write_whole(arguments.model_card, card)
     if summary is not None:
         with summary.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(forms.markdown(decision))
     return decision.exit_code
+
+
+def _verified(path: Path, decision: Decision, policy: Policy) -> Check:
+    """Whether a record of before still says what is decided now."""
+    changed = differences(read_record(path), decision, policy)
+    if not changed:
+        return Check("record", Outcome.PASS, "the record says what was decided now", str(path))
+    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+    return Check("record", Outcome.FAIL, f"the record says otherwise: {', '.join(changed[:5])}{more}", str(path))
 
 
 def _summary_file(given: str | None) -> Path | None:
@@ -167,8 +203,8 @@ def _policy(arguments: argparse.Namespace) -> Policy:
         for field in fields(Policy)
         if getattr(arguments, field.name, None) is not None
     }
-    if "require" in given:
-        given["require"] = [name.strip() for name in given["require"].split(",")]
+    for name in {"require", "tests"} & given.keys():
+        given[name] = [each.strip() for each in given[name].split(",")]
     return replace(policy, **given)
 
 

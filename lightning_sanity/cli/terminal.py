@@ -55,7 +55,7 @@ def print_decision(decision: Decision) -> None:
 
 
 def _named(check: Check, several: bool) -> str:
-    return f"{check.name} ({check.source})" if several and check.source else check.name
+    return f"{check.title} ({check.source})" if several and check.source else check.title
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

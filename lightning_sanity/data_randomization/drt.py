@@ -68,7 +68,7 @@ from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
 from lightning_sanity.result.controls import COMPARISON, validated, wrong_control
 from lightning_sanity.result.dri import judge_labels, label_permutation
-from lightning_sanity.result.evidence import UNCHECKED, unchecked
+from lightning_sanity.result.evidence import OF_LABELS, RANDOM_LABELS, UNCHECKED, unchecked
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
@@ -82,9 +82,6 @@ from lightning_sanity.result.sanity_result import (
 )
 from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence
 from lightning_sanity.similarity import Similarity
-
-STEP = "random labels"
-"""The one unit of a result: what was changed."""
 
 
 @spelled_out(CommonOptions, DEFAULTS)
@@ -165,7 +162,7 @@ def data_randomization_test(
         kept_pictures = _pictures(found.tracks, ready) if pictures else None
     tracks = found.measured
     return SanityResult(
-        units=(STEP,),
+        units=(RANDOM_LABELS,),
         curves={
             (name, key): Curve(trials.values[key], trials.floor[key], tracks[name].ceiling[key])
             for name, trials in found.trials.items()
@@ -401,7 +398,7 @@ def _settings(
 ) -> dict[str, Any]:
     true, permuted = ready.models.true, ready.models.permuted
     compared = ready.lined.methods, gated, ready.used, ready.asked, ready.lined.place, ready.values
-    return settings_of("data_randomization", *compared) | {
+    return settings_of(OF_LABELS, *compared) | {
         "models": list(ready.models.sizes),
         "ceiling": "true-label models of other seeds" if len(true) > 1 else "the same model under the same seed",
         "memorization": None if learned is None else _plain(asdict(learned)),
@@ -448,7 +445,7 @@ def _coverage(ready: _Ready) -> Coverage:
     notes = ready.asked.notes + ready.lined.notes
     notes += (f"the same in both kinds of models: {', '.join(kept[:5])}",) if kept else ()
     unit = UnitCoverage(
-        STEP, tuple(names), sum(counts), ("trained on random labels",) * len(names), tuple(changes), kept
+        RANDOM_LABELS, tuple(names), sum(counts), ("trained on random labels",) * len(names), tuple(changes), kept
     )
     return Coverage(changed / max(sum(counts), 1), (unit,), (), notes + ready.guests.notes)
 

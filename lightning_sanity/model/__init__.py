@@ -13,6 +13,7 @@ sharded.py     measuring in place where the weights are shards, of which no copy
 digest.py      fingerprints of weights: all that a state_dict holds
 weights.py     the weights of a module, held whole or as shards; its own class
 checkpoint.py  the weights in a file, read without executing anything in it
+shards.py      the folder of a sharded distributed checkpoint, put together by its metadata
 pickled.py     a pickle read as data: no import, no call
 archive.py     where things lie in zip archives and safetensors files
 """

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sanity.model import archive, pickled
+from lightning_sanity.model import archive, pickled, shards
 from lightning_sanity.model.archive import Place
 from lightning_sanity.model.digest import Unread, state_digest, unhashable
 from lightning_sanity.model.pickled import Call, Global, Persistent
@@ -30,6 +30,7 @@ _LARGEST_PICKLE = 1 << 26
 _VIEWED = 4  # so many times the file's size all tensors together may have: some share their memory
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before torch 1.6
 _NESTED = 64
+_AXES = 64  # of a tensor
 
 _KEYS = ("state_dict", "model", "module", "model_state_dict")
 """Where checkpoints keep the weights."""
@@ -57,13 +58,13 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     Args:
         path: A Lightning checkpoint, another one that keeps the weights under one of a few usual keys, a file that
-            holds nothing but them, or a safetensors file.
+            holds nothing but them, a safetensors file, or the folder of a sharded distributed checkpoint.
 
     Raises:
         ValueError: If it is not such a file, or the weights hold something else than tensors and plain values.
         OSError: If it cannot be read.
     """
-    if Path(path).is_dir():
+    if Path(path).is_dir() and not (Path(path) / shards.METADATA).is_file():
         raise ValueError(
             f"'{path}' is a folder, of shards perhaps: make one file of it with "
             f"`python -m lightning.fabric.utilities.consolidate_checkpoint {path}`"
@@ -71,7 +72,7 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no checkpoint file '{path}'")
     try:
-        state = _state(_mapped(path))
+        state = _of_shards(Path(path)) if Path(path).is_dir() else _state(_mapped(path))
     except OSError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
@@ -127,13 +128,18 @@ def _state(data: mmap.mmap) -> dict[str, Any]:
     if tensors is not None:
         return _of_safetensors(data, tensors)
     held, storages = _of_zip(data) if archive.is_zip(data) else _of_old_file(data)
+    held = _weights_in(held)
+    builder = _Builder(data, storages)
+    return {_name(key): builder.built(value) for key, value in held.items()}
+
+
+def _weights_in(held: Any) -> dict[Any, Any]:
     for key in _KEYS:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
     if not isinstance(held, dict):
         raise ValueError("it holds no dictionary")
-    builder = _Builder(data, storages)
-    return {_name(key): builder.built(value) for key, value in held.items()}
+    return held
 
 
 def _name(key: Any) -> str:
@@ -153,11 +159,22 @@ def _of_safetensors(data: mmap.mmap, tensors: Mapping[str, tuple[str, list[int],
         dtype = _SAFETENSORS.get(kind)
         if dtype is None:
             raise ValueError(f"'{name[:60]}' has the type '{kind[:20]}', which is not known")
-        if math.prod(shape) * dtype.itemsize != size:
+        if len(shape) > _AXES or math.prod(shape) * dtype.itemsize != size:
             raise ValueError(f"'{name[:60]}' has the shape {shape[:8]}, which {size} bytes do not hold")
         stride = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         state[name] = builder.view(dtype, (start, size), 0, shape, stride)
     return state
+
+
+def _of_shards(folder: Path) -> dict[str, Any]:
+    def read(raw: bytes) -> Any:
+        data: Any = bytearray(raw)  # torch makes tensors of writable memory only
+        if not archive.is_zip(data):
+            raise ValueError("a piece is no file of torch.save")
+        held, storages = _of_zip(data)
+        return _Builder(data, storages).built(held)
+
+    return dict(shards.values(_weights_in(shards.names(folder)), read))
 
 
 def _of_zip(data: mmap.mmap) -> tuple[Any, Storages]:
@@ -277,7 +294,7 @@ class _Builder:
         start, held = place
         numbers = [offset, *size, *stride]
         plain = all(type(number) is int and 0 <= number < 1 << 48 for number in numbers)
-        if not plain or len(size) != len(stride):
+        if not plain or not len(size) == len(stride) <= _AXES:
             raise ValueError("a tensor has a size or stride that is none")
         count = math.prod(size)
         self._bytes -= count * dtype.itemsize

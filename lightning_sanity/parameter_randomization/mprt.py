@@ -66,6 +66,7 @@ from lightning_sanity.resources.budget import spread
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
+from lightning_sanity.result.evidence import OF_WEIGHTS
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
@@ -388,7 +389,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
     granularity = given["granularity"]
     compared = ready.chosen, gated, ready.study.similarities, ready.asked, ready.place, ready.values
     return (
-        settings_of("parameter_randomization", *compared)
+        settings_of(OF_WEIGHTS, *compared)
         | {name: value for name, value in given.items() if name in _ON_RECORD}
         | {
             "granularity": granularity if isinstance(granularity, str) else list(granularity),

@@ -5,6 +5,7 @@ finding.py     which results count, of files and folders
 policy.py      what a release asks of a result
 decision.py    a decision as JSON, JUnit XML and Markdown
 record.py      a decision and what it rests on, as an in-toto Statement; record.schema.json describes it
+model_card.py  a record on a Hugging Face model card
 registries.py  mark a version in MLflow's or W&B's registry if the gate let it pass
 """
 

@@ -40,6 +40,7 @@ def to_dict(decision: Decision) -> dict[str, Any]:
                 "outcome": check.outcome.value,
                 "reason": check.reason,
                 "source": check.source,
+                "test": check.test,
                 "psi": check.psi if math.isfinite(check.psi) else None,
             }
             for check in decision.checks
@@ -50,10 +51,10 @@ def to_dict(decision: Decision) -> dict[str, Any]:
 def markdown(decision: Decision) -> str:
     """A heading and a table, for a pull request or a step summary."""
     rows = [["", "check", "why"], ["---"] * 3]
-    rows += [[_MARKS[check.outcome], _cell(_name(check)), _cell(check.reason)] for check in decision.checks]
+    rows += [[_MARKS[check.outcome], cell(_name(check)), cell(check.reason)] for check in decision.checks]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     title = f"{_MARKS[decision.outcome]} Saliency maps: {decision.outcome.value}"
-    return f"### {title}\n\n{_cell(decision.reason)}\n\n{table}\n"
+    return f"### {title}\n\n{cell(decision.reason)}\n\n{table}\n"
 
 
 def junit(decision: Decision) -> str:
@@ -69,7 +70,7 @@ def junit(decision: Decision) -> str:
     )
     for check in decision.checks:
         source = one_line(check.source) or "result"
-        case = ElementTree.SubElement(suite, "testcase", classname=source, name=one_line(check.name))
+        case = ElementTree.SubElement(suite, "testcase", classname=source, name=one_line(check.title))
         if check.outcome is Outcome.PASS:
             ElementTree.SubElement(case, "system-out").text = one_line(check.reason)
         else:
@@ -82,10 +83,10 @@ def junit(decision: Decision) -> str:
 
 
 def _name(check: Check) -> str:
-    return f"{check.name} ({check.source})" if check.source else check.name
+    return f"{check.title} ({check.source})" if check.source else check.title
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that Markdown shows as it is: a bar would end a cell, a bracket begin a tag."""
     escaped = html.escape(one_line(text), quote=False)
     return "".join("\\" + c if c in r"\|`*_[]#!" else c for c in escaped)

@@ -79,7 +79,7 @@ def find(path: Path, digests: Sequence[str]) -> tuple[list[Found], list[str]]:
     found: list[Found] = []
     others: list[str] = []
     for entries in series.values():
-        about = [entry for entry in entries if not digests or entry.weights in digests or _unknown(entry.weights)]
+        about = [entry for entry in entries if not digests or entry.about(digests)]
         found += _newest(about)
         others += [] if about else [str(entry.file) for entry in entries]
     if not found:
@@ -88,11 +88,16 @@ def find(path: Path, digests: Sequence[str]) -> tuple[list[Found], list[str]]:
 
 
 def models(results: Iterable[SanityResult]) -> dict[tuple[str, str], list[SanityResult]]:
-    """Results by the model they are about: its weights, and what of it no checkpoint holds."""
+    """Results by the model they are about: its weights, and what of it no checkpoint holds.
+
+    The data randomization test compares several trained models; it is about each of them.
+    """
     groups: dict[tuple[str, str], list[SanityResult]] = {}
-    for result in results:
-        unsaved = result.settings.get("unsaved_buffers") or ""
-        groups.setdefault((result.weights_digest, str(unsaved)), []).append(result)
+    by_test = sorted(results, key=lambda result: evidence.TESTS.index(evidence.test_of(result)))
+    for result in by_test:
+        about, unsaved = evidence.weights_of(result), str(result.settings.get("unsaved_buffers") or "")
+        of_one_of_them = next((key for key in groups if key[0] in about), None) if len(about) > 1 else None
+        groups.setdefault(of_one_of_them or (result.weights_digest, unsaved), []).append(result)
     return groups
 
 
@@ -103,12 +108,11 @@ class _Entry:
     file: Path
     date: datetime | None
     step: int | None
-    weights: Any
+    weights: tuple[Any, ...]
 
-
-def _unknown(weights: Any) -> bool:
-    """Whether a result may be about any weights, for its digest leaves something out."""
-    return isinstance(weights, str) and weights.startswith(PARTIAL)
+    def about(self, digests: Sequence[str]) -> bool:
+        """Whether it may be about one of these weights, as any may whose digest leaves something out."""
+        return any(each in digests or (isinstance(each, str) and each.startswith(PARTIAL)) for each in self.weights)
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
@@ -121,7 +125,10 @@ def _entries(folder: Path) -> Iterator[_Entry]:
         data = result_file.read(path)
         if isinstance(data, Mapping) and data.get("schema") == result_file.SCHEMA:
             step = data["step"] if type(data.get("step")) is int else None
-            yield _Entry(path, created(data.get("created")), step, data.get("weights_digest"))
+            settings = data.get("settings")
+            several = settings.get("weights_digests") if isinstance(settings, Mapping) else None
+            weights = (data.get("weights_digest"), *(several if isinstance(several, list) else ()))
+            yield _Entry(path, created(data.get("created")), step, weights)
 
 
 def _result(source: str, data: Any) -> SanityResult:

@@ -24,11 +24,15 @@ from lightning_sanity.model.digest import PARTIAL
 from lightning_sanity.release.finding import NEVER_RAN, Found, consistent, created, find, models, read
 from lightning_sanity.release.policy import Policy, duration
 from lightning_sanity.result.evidence import (
+    OF_LABELS,
+    TESTS,
     criterion_of,
     explained_inputs,
     judged_anew,
     not_recomputable,
+    test_of,
     unsound_control,
+    weights_of,
 )
 from lightning_sanity.result.noninferiority import compare
 from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
@@ -51,6 +55,7 @@ class Check:
         reason: One sentence.
         source: File of the result; empty if it came from memory.
         psi: Of a method; NaN elsewhere.
+        test: Whose result it is about, as in ``result.settings["test"]``; empty if about none.
     """
 
     name: str
@@ -58,6 +63,12 @@ class Check:
     reason: str
     source: str = ""
     psi: float = math.nan
+    test: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name, with the test if it is not that of the weights."""
+        return f"{self.name} (random labels)" if self.test == OF_LABELS else self.name
 
 
 @dataclass(frozen=True)
@@ -124,10 +135,15 @@ class Decision:
         """One sentence: the first check that decided, and how many more did."""
         decisive = [check for check in self.checks if check.outcome is self.outcome]
         if self.passed:
-            methods = [f"{check.name} (PSI {check.psi:.2f})" for check in decisive if math.isfinite(check.psi)]
+            index = {OF_LABELS: "DRI"}
+            methods = [
+                f"{check.title} ({index.get(check.test, 'PSI')} {check.psi:.2f})"
+                for check in decisive
+                if math.isfinite(check.psi)
+            ]
             return f"passed: {', '.join(methods)}"
         more = f" (and {len(decisive) - 1} more)" if len(decisive) > 1 else ""
-        return f"{decisive[0].name}: {decisive[0].reason}{more}" if decisive else NEVER_RAN
+        return f"{decisive[0].title}: {decisive[0].reason}{more}" if decisive else NEVER_RAN
 
 
 def gate(results: Given | Sequence[Given], policy: Policy | None = None, *, now: datetime | None = None) -> Decision:
@@ -170,13 +186,20 @@ def gate(results: Given | Sequence[Given], policy: Policy | None = None, *, now:
             "a result is about weights that could not be told whole (an object as extra state, say), so that they "
             "cannot be compared with a checkpoint: return plain values and tensors from get_extra_state()"
         )
-    by_model = models(each.result for each in found)
+    asked = [each for each in found if not policy.tests or test_of(each.result) in policy.tests]
+    for each in (each for each in found if not any(each is one for one in asked)):
+        reason = f"left out: a result of the {_words(test_of(each.result))}, which is not asked for"
+        checks.append(Check("other results", Outcome.PASS, reason, each.source))
+    by_model = models(each.result for each in asked)
     if len(by_model) > 1 and not digests and not policy.several_models:
-        raise ValueError(_several(found))
-    judged = tuple(_judge(each, policy) for each in found)
+        raise ValueError(_several(asked))
+    judged = tuple(_judge(each, policy) for each in asked)
+    comparable = [one for one in judged if baseline is not None and test_of(one.result) == test_of(baseline)]
     for one in judged:
-        checks += [replace(check, source=one.source) for check in _decide(one, policy, digests, baseline, now)]
-    for about in by_model.values():
+        against = baseline if not comparable or any(one is each for each in comparable) else None
+        decided = _decide(one, policy, digests, against, now)
+        checks += [replace(check, source=one.source, test=test_of(one.result)) for check in decided]
+    for about in by_model.values() or [[]]:
         checks += _missing(about, policy)
     return Decision(tuple(checks), judged)
 
@@ -302,10 +325,11 @@ def _against(baseline: SanityResult, result: SanityResult, names: Sequence[str],
 
 
 def _about(result: SanityResult, digests: Sequence[str]) -> Check:
-    if result.weights_digest in digests:
+    same = [digest for digest in weights_of(result) if digest in digests]
+    if same:
         unsaved = result.settings.get("unsaved_buffers")
         names = f"; in no checkpoint, and so not compared: {', '.join(map(str, unsaved))[:200]}" if unsaved else ""
-        about = f"the result is about these weights ({result.weights_digest[:12]})"
+        about = f"the result is about these weights ({same[0][:12]})"
         return Check("weights", Outcome.PASS, about + names)
     return Check(
         "weights",
@@ -337,7 +361,7 @@ def _size(result: SanityResult, names: Sequence[str], policy: Policy) -> Iterato
     parts = {part for name in names for part in (name, *(f"{name}[{key}]" for key in explained_inputs(result)))}
     curves = [curve for (method, _), curve in result.curves.items() if method in parts]
     trials = min((informative(curve.values) for curve in curves), default=0)
-    if result.settings.get("test") == "data_randomization":
+    if test_of(result) == OF_LABELS:
         trials = min((n for n in result.settings.get("models", ()) if isinstance(n, int)), default=0)
     held = {"trials": trials, "samples": min((curve.values.shape[2] for curve in curves), default=0)}
     for key, number in held.items():
@@ -346,13 +370,22 @@ def _size(result: SanityResult, names: Sequence[str], policy: Policy) -> Iterato
             yield Check(key, Outcome.INCONCLUSIVE, f"measured with {number} {key}, the policy asks for {least}")
 
 
+def _words(test: str) -> str:
+    return f"{test.replace('_', ' ')} test"
+
+
 def _missing(results: Sequence[SanityResult], policy: Policy) -> Iterator[Check]:
-    """Methods that should have been measured and were not."""
-    for name in policy.require:
-        if results and not any(name in result.verdicts for result in results):
-            measured = sorted({key for result in results for key in result.verdicts})
-            reason = f"required but not measured (there are: {', '.join(measured) or 'none'}): {NEVER_RAN}"
-            yield Check(name, Outcome.FAIL, reason)
+    """Methods and tests that should have been measured and were not; each test has to measure each method."""
+    by_test = {test: [result for result in results if test_of(result) == test] for test in TESTS}
+    for test in policy.tests or (test for test in TESTS if by_test[test]):
+        if not by_test[test]:
+            yield Check(_words(test), Outcome.FAIL, f"asked for, but there is no result of it: {NEVER_RAN}", test=test)
+            continue
+        measured = sorted({key for result in by_test[test] for key in result.verdicts})
+        for name in policy.require:
+            if name not in measured:
+                reason = f"required but not measured (there are: {', '.join(measured) or 'none'}): {NEVER_RAN}"
+                yield Check(name, Outcome.FAIL, reason, test=test)
     for result in results:
         if not policy.require and not any(verdict.gated for verdict in result.verdicts.values()):
             yield Check("methods", Outcome.FAIL, f"no method but controls was measured: {NEVER_RAN}")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_sanity.resources.files import regular
+from lightning_sanity.resources.plain_yaml import read_yaml
+from lightning_sanity.result.evidence import TESTS
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LARGEST = 1 << 15  # bytes of a policy file, which a parser in Python reads in a second
@@ -39,6 +41,9 @@ class Policy:
         max_age: How old the result may be, such as ``"36h"`` or ``"7d"`` or a ``timedelta``.
         baseline: Result file of an accepted model, on the same probe: no method may have become worse.
         max_drop: By more than this in PSI, that is.
+        tests: Tests of which there must be results, ``"parameter_randomization"``, ``"data_randomization"`` or both;
+            results of another are left out. Every method must hold in each of them: neither test stands for the other.
+            Empty: whatever test there are results of.
         several_models: Whether the results may be about several models. Each of them must then meet the whole policy.
 
     Raises:
@@ -57,13 +62,17 @@ class Policy:
     max_age: timedelta | str | None = None
     baseline: str | os.PathLike[str] | None = None
     max_drop: float = 0.1
+    tests: tuple[str, ...] = ()
     several_models: bool = False
 
     def __post_init__(self) -> None:
-        given = [self.require] if isinstance(self.require, str) else self.require
-        if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) and name for name in given):
-            raise ValueError(f"policy: require must be a list of method names, not {shown(self.require)}")
-        object.__setattr__(self, "require", tuple(dict.fromkeys(given)))
+        for name, what in (("require", "method names"), ("tests", f"tests, of {' and '.join(TESTS)}")):
+            value = getattr(self, name)
+            given = [value] if isinstance(value, str) else value
+            fits = isinstance(given, (list, tuple)) and all(isinstance(each, str) and each for each in given)
+            if not fits or (name == "tests" and not set(given) <= set(TESTS)):
+                raise ValueError(f"policy: {name} must be a list of {what}, not {shown(value)}")
+            object.__setattr__(self, name, tuple(dict.fromkeys(given)))
         for name in ("min_psi", "alpha", "max_dead_rate", "min_separation", "max_undefined_rate", "max_drop"):
             value = getattr(self, name)
             fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
@@ -120,9 +129,11 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         ValueError: If it is not such a file.
         OSError: If it cannot be read.
     """
-    raw = regular(path, _LARGEST).read_bytes()
+    regular(path, _LARGEST)
     try:
-        data = _toml(raw.decode()) if Path(path).suffix.lower() == ".toml" else _yaml(raw.decode())
+        toml = Path(path).suffix.lower() == ".toml"
+        # A policy needs neither aliases nor depth, which can make a short file endless.
+        data = _toml(path) if toml else read_yaml(path, largest=_LARGEST, deepest=_DEEPEST, strict=True)
         if not isinstance(data, Mapping):
             raise ValueError("there are no keys in it")
         known = [field.name for field in fields(Policy)]
@@ -139,33 +150,9 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         raise ValueError(f"policy file '{path}': {str(error).removeprefix('policy: ')}") from error
 
 
-def _yaml(text: str) -> Any:
-    """The keys of a YAML file. A policy needs neither aliases nor depth, which can make a short file endless."""
-    import yaml  # type: ignore[import-untyped,unused-ignore]  # comes with lightning
-
-    try:
-        depth, keys = 0, set()
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise ValueError("aliases are not read")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise ValueError(f"nested more than {_DEEPEST} deep")
-        root = yaml.compose(text, yaml.SafeLoader)
-        for key, _ in root.value if isinstance(root, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
-                raise ValueError("a key is no word")
-            if key.value in keys:
-                raise ValueError(f"the key {shown(key.value)} stands there twice")
-            keys.add(key.value)
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
-
-
-def _toml(text: str) -> Any:
+def _toml(path: str | os.PathLike[str]) -> Any:
     if sys.version_info < (3, 11):
         raise ValueError("TOML needs Python 3.11; write it as YAML")
     import tomllib
 
-    return tomllib.loads(text)
+    return tomllib.loads(regular(path, _LARGEST).read_bytes().decode())

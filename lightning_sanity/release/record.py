@@ -19,7 +19,8 @@ from typing import Any
 from lightning_sanity._version import __version__
 from lightning_sanity.release.gating import Decision, Judged
 from lightning_sanity.release.policy import Policy
-from lightning_sanity.result.file import encode
+from lightning_sanity.result.evidence import test_of
+from lightning_sanity.result.file import encode, read
 from lightning_sanity.result.sanity_result import Verdict
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -43,8 +44,10 @@ def statement(decision: Decision, policy: Policy, *, now: datetime | None = None
     Raises:
         OSError: If the checkpoint, or the baseline, cannot be read any more.
     """
-    subjects = [] if policy.weights is None else [_subject(Path(policy.weights).name, _sha256(policy.weights))]
-    subjects += [_subject(f"weights {d[:12]}", d) for d in dict.fromkeys(decision.weights_digests) if len(d) == 64]
+    subjects = [] if policy.weights is None else [_of_files(policy.weights)]
+    subjects += [
+        _subject(f"weights {d[:12]}", sha256=d) for d in dict.fromkeys(decision.weights_digests) if len(d) == 64
+    ]
     return {
         "_type": STATEMENT,
         "subject": subjects,
@@ -59,7 +62,7 @@ def statement(decision: Decision, policy: Policy, *, now: datetime | None = None
             },
             "policy": _policy(policy),
             "checks": [
-                {"name": c.name, "outcome": c.outcome.value, "reason": c.reason, "source": c.source}
+                {"name": c.name, "test": c.test, "outcome": c.outcome.value, "reason": c.reason, "source": c.source}
                 for c in decision.checks
             ],
             "results": [_result(judged) for judged in decision.judged],
@@ -80,13 +83,35 @@ def differences(record: Mapping[str, Any], decision: Decision, policy: Policy) -
     return sorted(_differing(*kept))
 
 
+def read_record(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """A record as it was written.
+
+    Raises:
+        ValueError: If the file is none.
+        OSError: If it cannot be read.
+    """
+    data = read(path)
+    if not isinstance(data, Mapping) or (data.get("_type"), data.get("predicateType")) != (STATEMENT, PREDICATE):
+        raise ValueError(f"'{path}' is no release record: '_type' and 'predicateType' are missing or foreign")
+    return data
+
+
 def _timeless(record: Mapping[str, Any]) -> Any:
+    """What holds whenever and wherever it is decided: no dates of the decision, no folders, no ages in words."""
     plain = json.loads(json.dumps(record))
-    held = plain.get("predicate", {}).get("decision") if isinstance(plain.get("predicate"), dict) else None
-    for key in ("decided", "decided_by"):
-        if isinstance(held, dict):
-            held.pop(key, None)
+    predicate = plain.get("predicate")
+    parts = predicate if isinstance(predicate, dict) else {}
+    named = [parts.get("decision"), *_listed(parts.get("checks")), *_listed(parts.get("results"))]
+    for each in named:
+        if isinstance(each, dict):
+            dropped = ("decided", "decided_by", "source", *(("reason",) if each.get("name") == "age" else ()))
+            for key in dropped:
+                each.pop(key, None)
     return plain
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _differing(one: Any, two: Any, where: str = "") -> list[str]:
@@ -98,8 +123,18 @@ def _differing(one: Any, two: Any, where: str = "") -> list[str]:
     return [] if one == two else [where]
 
 
-def _subject(name: str, digest: str) -> dict[str, Any]:
-    return {"name": name, "digest": {"sha256": digest}}
+def _subject(name: str, **digest: str) -> dict[str, Any]:
+    return {"name": name, "digest": digest}
+
+
+def _of_files(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A file by its SHA-256; a folder by in-toto's ``dirHash1``, the SHA-256 over its files' own and their names."""
+    given = Path(path)
+    if not given.is_dir():
+        return _subject(given.name, sha256=_sha256(given))
+    files = sorted(each.relative_to(given).as_posix() for each in given.rglob("*") if each.is_file())
+    lines = "".join(f"{_sha256(given / name)}  {name}\n" for name in files)
+    return _subject(given.name, dirHash1=hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest())
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:
@@ -122,7 +157,8 @@ def _policy(policy: Policy) -> dict[str, Any]:
         if isinstance(value, timedelta):
             value = value.total_seconds()
         elif field.name in ("weights", "baseline") and value is not None:
-            value = {"name": Path(value).name, "sha256": _sha256(value)}
+            held = _of_files(value)
+            value = {"name": held["name"], **held["digest"]}
         asked[field.name] = list(value) if isinstance(value, tuple) else value
     return asked
 
@@ -132,15 +168,16 @@ def _result(judged: Judged) -> dict[str, Any]:
     named = ("weights_digest", "probe_digest", "step", "created", "environment", "valid", "validity")
     return {
         "source": judged.source,
+        "test": test_of(result),
         **{name: encode(data[name]) for name in named},
         "seed": result.settings.get("seed"),
         "criterion": asdict(judged.criterion),
         "measured_by": encode(result.settings.get("criterion")),
         "coverage": result.coverage.share,
         "verdicts": {name: _verdict(verdict) for name, verdict in judged.verdicts.items()},
-        "evidence_sha256": _fingerprint({key: data[key] for key in _EVIDENCE}),
+        "evidence_sha256": fingerprint({key: data[key] for key in _EVIDENCE}),
         "taken_on_trust": list(judged.trusted),
-        "taken_on_trust_sha256": _fingerprint({key: data[key] for key in _TRUSTED}),
+        "taken_on_trust_sha256": fingerprint({key: data[key] for key in _TRUSTED}),
     }
 
 
@@ -155,6 +192,6 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _fingerprint(data: Any) -> str:
+def fingerprint(data: Any) -> str:
     """SHA-256 of the shortest JSON with sorted keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,20 +1,24 @@
 """Where models are released from: mark a version in a registry if, and only if, the gate let it pass.
 
-Each function takes the ``Decision`` of ``gate``, so that what is asked is said in one place, and returns whether the
-mark was set. Whatever came out is written beside the version, for whoever asks why.
+Each function takes the ``Decision`` of ``gate``, or the record of one, so that what is asked is said in one place, and
+returns whether the mark was set. Whatever came out is written beside the version, for whoever asks why; of a record its
+date and its own digest too, by which the file is found again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_sanity.release.gating import Decision
+from lightning_sanity.release.record import fingerprint
+from lightning_sanity.result.sanity_result import Outcome
 
 ALIAS = "saliency-checked"
 
 
 def promote_mlflow(
-    decision: Decision, name: str, version: int | str, *, alias: str = ALIAS, client: Any = None
+    decision: Decision | Mapping[str, Any], name: str, version: int | str, *, alias: str = ALIAS, client: Any = None
 ) -> bool:
     """Give a version of a registered MLflow model an alias, or take the alias off it.
 
@@ -22,7 +26,8 @@ def promote_mlflow(
     at another version stays where it is unless this one passed.
 
     Args:
-        decision: Of ``gate``, preferably with ``Policy(weights=...)``: MLflow does not know what was tested.
+        decision: Of ``gate``, preferably with ``Policy(weights=...)``: MLflow does not know what was tested. Or the
+            record of it, as ``record.statement`` and ``gate --record`` make it.
         name: Of the registered model.
         version: Of the model.
         alias: What a deployment asks for, as ``models:/<name>@<alias>``.
@@ -41,22 +46,27 @@ def promote_mlflow(
     """
     client = client or _imported("mlflow").MlflowClient()
     version = str(version)
-    for key, value in _evidence(decision).items():
+    evidence = _evidence(decision)
+    passed = evidence["outcome"] == Outcome.PASS.value
+    for key, value in evidence.items():
         client.set_model_version_tag(name, version, f"sanity.{key}", value)
-    if decision.passed:
+    if passed:
         client.set_registered_model_alias(name, alias, version)
     elif str(client.get_registered_model(name).aliases.get(alias)) == version:
         client.delete_registered_model_alias(name, alias)
-    return decision.passed
+    return passed
 
 
-def promote_wandb(decision: Decision, artifact: Any, *, alias: str = ALIAS, run: Any = None) -> bool:
+def promote_wandb(
+    decision: Decision | Mapping[str, Any], artifact: Any, *, alias: str = ALIAS, run: Any = None
+) -> bool:
     """Give a Weights & Biases artifact an alias, or take the alias off it.
 
     The decision is always added to the artifact's metadata, under ``sanity``.
 
     Args:
-        decision: Of ``gate``, preferably with ``Policy(weights=...)``: the artifact does not know what was tested.
+        decision: Of ``gate``, preferably with ``Policy(weights=...)``: the artifact does not know what was tested. Or
+            the record of it.
         artifact: A new ``wandb.Artifact`` that ``run`` is to log, or one from ``wandb.Api().artifact(...)``.
         alias: What a deployment or an automation asks for.
         run: The run that logs a new artifact; None for one that was logged before.
@@ -70,17 +80,28 @@ def promote_wandb(decision: Decision, artifact: Any, *, alias: str = ALIAS, run:
         artifact.add_file("best.ckpt")
         promote_wandb(gate("sanity", Policy(weights="best.ckpt")), artifact, run=run)
     """
-    artifact.metadata = {**artifact.metadata, "sanity": _evidence(decision)}
+    evidence = _evidence(decision)
+    passed = evidence["outcome"] == Outcome.PASS.value
+    artifact.metadata = {**artifact.metadata, "sanity": evidence}
     if run is not None:
-        run.log_artifact(artifact, aliases=["latest", alias] if decision.passed else ["latest"])
+        run.log_artifact(artifact, aliases=["latest", alias] if passed else ["latest"])
     else:
         others = [given for given in artifact.aliases if given != alias]
-        artifact.aliases = [*others, alias] if decision.passed else others
+        artifact.aliases = [*others, alias] if passed else others
         artifact.save()
-    return decision.passed
+    return passed
 
 
-def _evidence(decision: Decision) -> dict[str, str]:
+def _evidence(decision: Decision | Mapping[str, Any]) -> dict[str, str]:
+    if not isinstance(decision, Decision):
+        made = decision["predicate"]["decision"]
+        return {
+            "outcome": made["outcome"],
+            "reason": made["reason"][:_LONGEST],
+            "weights_digest": " ".join(result["weights_digest"] for result in decision["predicate"]["results"]),
+            "decided": made["decided"],
+            "record_sha256": fingerprint(decision),
+        }
     return {
         "outcome": decision.outcome.value,
         "reason": decision.reason[:_LONGEST],

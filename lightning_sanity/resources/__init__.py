@@ -5,6 +5,7 @@ budget.py          what of a test fits into a given time; an alarm for what hang
 files.py           files written whole, and never over what was read
 ending.py          what may end a training from within a test
 choices.py         a name that is none of the choices: what it may have meant
+plain_yaml.py      YAML of strangers, of bounded depth and size
 memory.py          what a computation keeps in memory at most, measured while it runs on few samples
 processes.py       how several processes share one test, and how their parts come together
 progress.py        a caller's progress function, or a bar on a terminal

@@ -12,6 +12,8 @@ COMPARISON = "gradient"
 """Run beside the user's methods for comparison: a method like any other, whose verdict says nothing about the run."""
 CONTROLS = (POSITIVE_CONTROL, COMPARISON, "edge_detector", "input_copy", "random")
 """Run beside the user's methods: what the outputs alone make must pass, what hardly looks at the model must not."""
+KNOWN = (*CONTROLS, "input_plus_gradient", "constant")
+"""All that can be a control; whatever bears another name is a method, and counts."""
 
 
 def validated(verdicts: Mapping[str, Verdict], wrong: str | None) -> tuple[dict[str, Verdict], bool, str]:

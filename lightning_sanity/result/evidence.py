@@ -10,10 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sanity._version import __version__
-from lightning_sanity.result.controls import wrong_control
+from lightning_sanity.result.controls import KNOWN, wrong_control
 from lightning_sanity.result.dri import judge_labels
 from lightning_sanity.result.sanity_result import Coverage, Grounds, Outcome, SanityResult, Verdict
 from lightning_sanity.result.verdict import MEASURES, SIGNED, Criterion, Evidence, Scope, judge, scope_of
+
+OF_WEIGHTS, OF_LABELS = "parameter_randomization", "data_randomization"
+TESTS = (OF_WEIGHTS, OF_LABELS)
+"""What a result may be of, by its ``settings["test"]``; neither stands for the other."""
+RANDOM_LABELS = "random labels"
+"""The one step of the data randomization test."""
 
 _CLOSE = 1e-3  # by which an index may differ between machines
 _CHANGED = 0.999  # correlation of outputs above which nothing has changed
@@ -72,6 +78,25 @@ def unsound_control(result: SanityResult, verdicts: Mapping[str, Verdict]) -> st
     return None
 
 
+def test_of(result: SanityResult) -> str:
+    """The test whose result it is, one of ``TESTS``.
+
+    Raises:
+        ValueError: If it names none.
+    """
+    test = result.settings.get("test")
+    if test not in TESTS:
+        raise ValueError(f"'settings.test' must be one of {', '.join(TESTS)}")
+    return str(test)
+
+
+def weights_of(result: SanityResult) -> tuple[str, ...]:
+    """Digests of the trained models that a result is about: one, or of the data randomization test one or several."""
+    several = result.settings.get("weights_digests") if test_of(result) == OF_LABELS else None
+    others = several if isinstance(several, list) else []
+    return tuple(dict.fromkeys((result.weights_digest, *(each for each in others if isinstance(each, str)))))
+
+
 def explained_inputs(result: SanityResult) -> tuple[str, ...]:
     """The inputs of a test that explained several, each in its turn; else none."""
     given = result.settings.get("explained")
@@ -114,6 +139,7 @@ def contradictions(result: SanityResult) -> Iterator[str]:
     Raises:
         ValueError: See ``judged_anew``.
     """
+    yield from _of_test(result)
     yield from _of_names(result)
     yield from _of_validity(result)
     verdicts = judged_anew(result)
@@ -152,7 +178,7 @@ def not_recomputable(result: SanityResult) -> tuple[str, ...]:
         trusted.append("that the run is not valid")
     if "baseline" in result.settings:
         trusted.append("the comparison with a baseline when it was measured")
-    if result.settings.get("test") == "data_randomization":
+    if result.settings.get("test") == OF_LABELS:
         trusted.append("whether the models learned their labels")
     return (*trusted, "settings", "environment", "digests of weights and probe", "dates")
 
@@ -163,7 +189,7 @@ def not_recomputable(result: SanityResult) -> tuple[str, ...]:
 def _judge(result: SanityResult, method: str, grounds: Grounds, criterion: Criterion) -> Verdict:
     gated = result.verdicts[method].gated
     evidence = _evidence(result, method, grounds)
-    if result.settings.get("test") != "data_randomization":
+    if result.settings.get("test") != OF_LABELS:
         return judge(evidence, criterion, gated=gated)
     groups, seed = result.settings.get("models"), result.settings.get("seed")
     sizes = tuple(groups) if isinstance(groups, list) else ()
@@ -221,6 +247,16 @@ def _scope(result: SanityResult) -> Scope:
 # ------------------------------------------------------------------------------------------------------ contradictions
 
 
+def _of_test(result: SanityResult) -> Iterator[str]:
+    """A result is of the test that it names: the steps of the two are of different kinds."""
+    test = test_of(result)
+    if (result.units == (RANDOM_LABELS,)) is not (test == OF_LABELS):
+        yield f"'settings.test' is {test}, but 'units' holds the steps of the other test"
+    steps = tuple(unit.name for unit in result.coverage.units)
+    if steps != result.units:
+        yield f"'units' holds {len(result.units)} steps, but 'coverage.units' proves another {len(steps)}"
+
+
 def _of_names(result: SanityResult) -> Iterator[str]:
     """Methods and controls are those that were asked for."""
     asked: dict[str, bool] = {}
@@ -230,6 +266,9 @@ def _of_names(result: SanityResult) -> Iterator[str]:
             yield f"'settings.{key}' is no list of names"
             return
         asked |= {each: gated for name in names for each in (name, *(f"{name}[{i}]" for i in explained_inputs(result)))}
+    for name in result.settings.get("controls", []):
+        if name not in KNOWN:
+            yield f"'settings.controls' names {name}, which is no control; there are: {', '.join(KNOWN)}"
     for name, gated in asked.items():
         if name not in result.verdicts:
             yield f"'settings' names {name}, but there is no verdict on it"
@@ -249,7 +288,7 @@ def _of_validity(result: SanityResult) -> Iterator[str]:
         for name, verdict in result.verdicts.items():
             if verdict.gated and verdict.outcome is not Outcome.INCONCLUSIVE:
                 yield f"'valid' is false, but 'verdicts.{name}.outcome' is {verdict.outcome.value}"
-    if result.settings.get("test") == "data_randomization":
+    if result.settings.get("test") == OF_LABELS:
         return
     problem = nothing_changed(result.coverage, result.output_change.correlation, result.settings.get("order"))
     for name, grounds in result.grounds.items():

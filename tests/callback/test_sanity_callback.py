@@ -50,7 +50,7 @@ def test_fit_logs_every_key_of_the_contract(tmp_path, loaders):
     expected = {"passed", "age", "seconds"} | {
         f"{method}/{key}"
         for method in METHODS
-        for key in ("passed", "psi", "psi_low", "ssim", "ssim_auc", "spearman", "spearman_auc", "drift")
+        for key in ("passed", "inconclusive", "psi", "psi_low", "ssim", "ssim_auc", "spearman", "spearman_auc", "drift")
     }
     logged = {key for key in run.callback_metrics if key.startswith("sanity/")}
     assert logged == {f"sanity/{key}" for key in expected}

@@ -1,5 +1,6 @@
 """Checkpoints of many makers give the digest of their model; nothing in one runs, hangs or grows."""
 
+import argparse
 import enum
 import functools
 import io
@@ -86,6 +87,10 @@ def as_safetensors(state, path):
     return path
 
 
+def configured(values):
+    return pytest.importorskip("omegaconf").OmegaConf.create({"base": 1e-3, **values})
+
+
 MAKERS = {
     "a state_dict": lambda: model().state_dict(),
     "parameters": lambda: OrderedDict(model().named_parameters()) | OrderedDict(model().named_buffers()),
@@ -102,6 +107,17 @@ MAKERS = {
     "under model_state_dict": lambda: {"model_state_dict": model().state_dict(), "loss": 0.5},
     "a wrapper": lambda: {"state_dict": Wrapper(model()).state_dict()},
     "compiled": lambda: {f"_orig_mod.{name}": value for name, value in model().state_dict().items()},
+    "an average beside": lambda: lightning() | {"averaging_state": model(1).state_dict()},
+    "an average as timm keeps it": lambda: {
+        "epoch": 3,
+        "arch": "net",
+        "state_dict": model().state_dict(),
+        "state_dict_ema": model(1).state_dict(),
+        "args": argparse.Namespace(lr=0.1),
+        "amp_scaler": {"scale": 65536.0},
+        "version": 2,
+    },
+    "lightning, hydra": lambda: lightning(cfg=configured({"net": {"_target_": "torch.nn.ReLU"}, "lr": "${base}"})),
     "compiled in lightning": lambda: {f"net._orig_mod.{name}": value for name, value in model().state_dict().items()},
 }
 

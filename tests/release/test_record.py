@@ -16,37 +16,12 @@ from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.release import Policy, gate
 from lightning_sanity.release.record import differences, statement
 
-SCHEMA = json.loads(
-    resources.files("lightning_sanity").joinpath("release", "record.schema.json").read_text(encoding="utf-8")
-)
-# What the specification of the in-toto Statement, version 1, asks of its four fields.
-HEX = {"type": "string", "pattern": "^[0-9a-f]+$"}
-IN_TOTO = {
-    "type": "object",
-    "required": ["_type", "subject", "predicateType"],
-    "additionalProperties": False,
-    "properties": {
-        "_type": {"const": "https://in-toto.io/Statement/v1"},
-        "subject": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["digest"],
-                "properties": {
-                    "name": {"type": "string"},
-                    "digest": {
-                        "type": "object",
-                        "minProperties": 1,
-                        "additionalProperties": {"pattern": "^[0-9a-f]+$"},
-                    },
-                },
-            },
-        },
-        "predicateType": {"type": "string", "pattern": "^[a-z]+:"},
-        "predicate": {"type": "object"},
-    },
-}
+
+def shipped(name):
+    return json.loads(resources.files("lightning_sanity").joinpath("release", name).read_text(encoding="utf-8"))
+
+
+SCHEMA, IN_TOTO = shipped("record.schema.json"), shipped("in_toto_statement.schema.json")
 
 
 @pytest.fixture
@@ -61,8 +36,27 @@ def release(tmp_path):
     return tmp_path, policy
 
 
-def test_the_schema_is_one():
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+@pytest.mark.parametrize("schema", [SCHEMA, IN_TOTO], ids=["ours", "in-toto"])
+def test_the_schema_is_one(schema):
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record.pop("_type"),
+        lambda record: record.update(_type="https://in-toto.io/Statement/v0.1"),
+        lambda record: record.update(subject=[]),
+        lambda record: record["subject"][0].pop("digest"),
+        lambda record: record["subject"][0].update(digest={"sha256": "XY"}),
+        lambda record: record.update(predicateType="release"),
+        lambda record: record.update(signature="none of the statement's business"),
+    ],
+)
+def test_what_is_no_statement_does_not_fit_the_schema(edit):
+    record = json.loads(json.dumps(statement(gate(made()), Policy(), now=NOW)))
+    edit(record)
+    assert not jsonschema.Draft202012Validator(IN_TOTO).is_valid(record)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +134,70 @@ def test_the_command_writes_a_record(release, capsys):
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads((folder / "out" / "release.json").read_text()))
     assert main([*arguments, "--record", str(folder / "best.pt")]) == 2
     assert "would be written over" in capsys.readouterr().err
+
+
+def verifying(folder, *more):
+    return main(["gate", str(folder / "result.json"), "--weights", str(folder / "best.pt"), *more])
+
+
+@pytest.fixture
+def recorded(release):
+    folder, _ = release
+    assert verifying(folder, "--record", str(folder / "release.json")) == 0
+    return folder, folder / "release.json"
+
+
+def test_the_command_verifies_a_record_of_before_wherever_the_files_lie_now(recorded, capsys):
+    folder, record = recorded
+    assert verifying(folder, "--verify", str(record)) == 0
+    moved = folder.rename(folder.parent / "moved")
+    assert verifying(moved, "--verify", str(moved / "release.json")) == 0
+    assert "the record says what was decided now" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("edit", "where"),
+    [
+        (lambda record: record["subject"][0]["digest"].update(sha256="0" * 64), "subject[0].digest.sha256"),
+        (lambda record: record["predicate"]["policy"].update(min_psi=0.9), "predicate.policy.min_psi"),
+        (
+            lambda record: record["predicate"]["results"][0]["verdicts"]["gradcam"].update(psi=0.9),
+            "predicate.results[0].verdicts.gradcam.psi",
+        ),
+        (lambda record: record["predicate"]["decision"].update(outcome="FAIL"), "predicate.decision.outcome"),
+        (lambda record: record["predicate"]["checks"].pop(), "predicate.checks"),
+    ],
+)
+def test_a_record_that_was_edited_does_not_verify(edit, where, recorded, capsys):
+    folder, path = recorded
+    record = json.loads(path.read_text())
+    edit(record)
+    path.write_text(json.dumps(record))
+    assert verifying(folder, "--verify", str(path)) == 1
+    assert where in capsys.readouterr().out
+
+
+def test_other_weights_or_another_policy_do_not_verify(recorded, capsys):
+    folder, path = recorded
+    assert verifying(folder, "--verify", str(path), "--min-psi", "0.7") == 1
+    torch.save(nn.Linear(2, 2).state_dict(), folder / "best.pt")
+    assert verifying(folder, "--verify", str(path)) == 1
+    assert verifying(folder, "--verify", str(folder / "result.json")) == 2
+    assert "is no release record" in capsys.readouterr().err
+
+
+def test_a_record_is_signed_and_verified_as_it_is(recorded):
+    pytest.importorskip("cryptography")
+    dsse = pytest.importorskip("securesystemslib.dsse")
+    signer = pytest.importorskip("securesystemslib.signer")
+    folder, path = recorded
+    key, other = (signer.CryptoSigner.generate_ed25519() for _ in range(2))
+    envelope = dsse.Envelope(path.read_bytes(), "application/vnd.in-toto+json", {})
+    envelope.sign(key)
+    read = dsse.Envelope.from_dict(json.loads(json.dumps(envelope.to_dict())))
+    assert list(read.verify([key.public_key], 1)) == [key.public_key.keyid]
+    (folder / "unsigned.json").write_bytes(read.payload)
+    assert verifying(folder, "--verify", str(folder / "unsigned.json")) == 0
+    for keys, payload in (([other.public_key], read.payload), ([key.public_key], read.payload + b" ")):
+        with pytest.raises(Exception, match=r"[Ss]ignature"):
+            dsse.Envelope(payload, read.payload_type, read.signatures).verify(keys, 1)

@@ -1,10 +1,13 @@
+import hashlib
+import json
 import time
 import warnings
 
 import pytest
-from made_results import FAILING, OPEN, PASSING, made
+from made_results import FAILING, NOW, OPEN, PASSING, made
 
-from lightning_sanity.release import gate, promote_mlflow, promote_wandb
+from lightning_sanity.release import Policy, gate, promote_mlflow, promote_wandb
+from lightning_sanity.release.record import statement
 
 PASS, FAIL, OPEN_ = (gate(made({"gradcam": similarity})) for similarity in (PASSING, FAILING, OPEN))
 
@@ -51,6 +54,17 @@ def test_mlflow_tags_say_why(registry):
     assert tags["sanity.outcome"] == "FAIL"
     assert "below 0.65" in tags["sanity.reason"]
     assert tags["sanity.weights_digest"] == "f" * 64
+
+
+def test_a_record_marks_as_its_decision_does_and_is_found_again_by_its_digest(registry):
+    record = json.loads(json.dumps(statement(PASS, Policy(), now=NOW)))
+    assert promote_mlflow(record, "digits", 2, client=registry)
+    assert not promote_mlflow(statement(FAIL, Policy()), "digits", 1, client=registry)
+    tags = registry.get_model_version("digits", "2").tags
+    shortest = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    assert tags["sanity.record_sha256"] == hashlib.sha256(shortest.encode()).hexdigest()
+    assert (tags["sanity.outcome"], tags["sanity.decided"]) == ("PASS", NOW.isoformat())
+    assert aliases(registry) == {"saliency-checked": "2"}
 
 
 @pytest.mark.slow  # starts a service of its own

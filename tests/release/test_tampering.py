@@ -130,14 +130,13 @@ WORDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "edits"), WORDS, ids=[what for what, _ in WORDS])
-def test_no_rewording_lets_a_failing_result_pass(what, edits):
+@pytest.mark.parametrize("edits", [edits for _, edits in WORDS], ids=[what for what, _ in WORDS])
+def test_no_rewording_lets_a_failing_result_pass(edits):
     data = copy.deepcopy(FAILED)
     for path, value in edits.items():
         edited(data, path, value)
     assert code(data, Policy(require=("gradcam", "lime"))) != 0
-    if what != "what counts, and what was asked":  # a file that calls a method a control throughout is not found out
-        assert code(data) != 0
+    assert code(data) != 0
 
 
 @pytest.mark.parametrize(
