@@ -9,7 +9,7 @@ from made_figures import EVIL
 from made_results import FAILING, OPEN, PASSING, made
 
 from lightning_sanity.report.account import account, advice, legend, line, markup
-from lightning_sanity.result import Criterion, Curve
+from lightning_sanity.result import Criterion, Curve, Outcome
 
 ALL = {"gradcam": PASSING, "guided_backprop": FAILING, "occlusion": OPEN}
 
@@ -49,6 +49,15 @@ def test_a_number_that_rests_on_few_pairs_is_marked_and_explained():
 
 def test_a_number_that_rests_on_nearly_all_pairs_bears_no_mark():
     assert "(*)" not in account(blanked(made(), "gradcam", 0.05))
+
+
+def test_a_method_that_cannot_apply_is_to_be_left_out():
+    result = made({"gradcam": PASSING, "guided_backprop": FAILING, "occlusion": PASSING})
+    out = replace(result.verdicts["occlusion"], outcome=Outcome.INCONCLUSIVE, reason="not applicable: no image")
+    failed, foreign = advice(replace(result, verdicts={**result.verdicts, "occlusion": out}))
+    assert "do not show maps of guided_backprop" in failed
+    assert "leave out occlusion" in foreign
+    assert "methods=['gradcam', 'guided_backprop']" in foreign
 
 
 def test_methods_with_one_reason_share_its_sentence():
