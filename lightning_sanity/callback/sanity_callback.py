@@ -296,8 +296,12 @@ class SaliencySanityCallback(pl.Callback):
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, log and decide."""
-        if not trainer.sanity_checking:  # Lightning's dry validation run: nothing has been trained or will be kept
+        if not trainer.sanity_checking:
             self._observe(trainer, pl_module)
+        elif trainer.is_global_zero:  # Lightning's dry validation run: nothing has been trained or will be kept
+            why = self._instrument.rehearse(trainer, pl_module)
+            if why is not None:
+                self._narration.foresee(why)
 
     @override
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

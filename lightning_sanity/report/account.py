@@ -100,7 +100,7 @@ def advice(result: SanityResult) -> list[str]:
     )
     if result.passed and small and subject(result) == "weights":
         return [
-            f"next: this was a look during training ({trials} trials, {samples} samples); test a release with "
+            f"next: this was a quick look ({trials} trials, {samples} samples); test a release with "
             f"trials={_RELEASE_TRIALS} and {_RELEASE_SAMPLES} samples"
         ]
     return []
