@@ -89,8 +89,8 @@ class Instrument:
         self._allowance, self._ledger, self._narration = allowance, ledger, narration
         self.parts = Parts()
 
-    def rehearse(self, trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
-        """Why nothing can be measured, as far as the untrained model tells; by one process, which exchanges nothing.
+    def rehearse(self, trainer: pl.Trainer, module: pl.LightningModule) -> Exception | None:
+        """What will keep it from measuring, as far as the untrained model tells; by one process, which exchanges nothing.
 
         Args:
             trainer: The trainer, in its dry validation run.
@@ -107,7 +107,7 @@ class Instrument:
                     del options["pictures"]
                     rehearse(subject(module, Share(), clone_fn, single), probe.inputs, **options)
         except Exception as error:
-            return str(self._probe.beside_a_batch(error))
+            return self._probe.beside_a_batch(error)
         return None
 
     def measure(
