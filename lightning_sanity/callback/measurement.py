@@ -90,7 +90,7 @@ class Instrument:
         self.parts = Parts()
 
     def rehearse(self, trainer: pl.Trainer, module: pl.LightningModule) -> Exception | None:
-        """What will keep it from measuring, as far as the untrained model tells; by one process, which exchanges nothing.
+        """What will keep it from measuring, as far as the untrained model tells; one process finds out alone.
 
         Args:
             trainer: The trainer, in its dry validation run.

@@ -10,7 +10,7 @@ from html import escape
 
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.psi import threshold
-from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, short_head, subject
+from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, role, short_head, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 from lightning_sanity.result.verdict import NOT_APPLICABLE
 
@@ -139,7 +139,7 @@ def _rows(result: SanityResult) -> list[list[str]]:
     rows = []
     for name in ordered(result):
         verdict = result.verdicts[name]
-        label = short_head(" ".join(name.split()), 40) + ("" if verdict.gated else " (control)")
+        label = short_head(" ".join(name.split()), 40) + role(name, verdict)
         if not math.isfinite(verdict.psi):
             rows.append([label, verdict.outcome.value, "undefined", "-"])
             continue

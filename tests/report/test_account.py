@@ -30,6 +30,14 @@ def test_every_method_has_a_line_with_verdict_interval_and_measure():
     assert any(text.startswith("edge_detector (control)") for text in lines)
 
 
+def test_the_gradient_that_runs_beside_is_a_comparison_and_no_control():
+    result = made({"gradcam": PASSING, "gradient": PASSING})
+    beside = replace(result.verdicts["gradient"], gated=False)
+    said = account(replace(result, verdicts={**result.verdicts, "gradient": beside}))
+    assert "gradient (comparison)" in said
+    assert "edge_detector (control)" in said
+
+
 def test_the_legend_is_one_line_and_says_what_passes_and_what_0_1_and_more_mean():
     said = legend(made(ALL))
     assert len(said) <= 120
