@@ -10,7 +10,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -96,7 +96,7 @@ def environment() -> dict[str, object]:
     return found
 
 
-def publish(given, rows: Sequence[Mapping[str, object]], line: Callable[[Mapping[str, object]], str]) -> None:
+def publish(given, rows: Iterable[Mapping[str, object]], line: Callable[[Mapping[str, object]], str]) -> None:
     """Print the rows: one object for ``--json``, else a line each under one that names machine and versions."""
     where = environment() | {"clock": "processor" if given.cpu_time else "wall"}
     if given.json:
@@ -104,4 +104,4 @@ def publish(given, rows: Sequence[Mapping[str, object]], line: Callable[[Mapping
         return
     print(", ".join(f"{key} {round(value, 1) if key == 'load' else value}" for key, value in where.items()))
     for row in rows:
-        print(line(row))
+        print(line(row), flush=True)

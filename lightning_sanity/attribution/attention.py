@@ -14,6 +14,7 @@ from lightning_sanity.attribution.layers import resized, token_grid
 from lightning_sanity.attribution.method import (
     Method,
     any_of,
+    factory,
     first,
     leaf,
     not_differentiable,
@@ -25,6 +26,7 @@ from lightning_sanity.attribution.method import (
 _ARGUMENTS = list(inspect.signature(nn.MultiheadAttention.forward).parameters)[1:]
 
 
+@factory
 def attention_rollout(residual: float = 0.5) -> Method:
     """Attention rollout, the product of all layers' attention; Abnar & Zuidema 2020 (arXiv:2005.00928).
 
@@ -51,6 +53,7 @@ def attention_rollout(residual: float = 0.5) -> Method:
     return Method("attention_rollout", attribute, signed=False, passes=0.5, refuses=_refuses)
 
 
+@factory
 def gradient_attention() -> Method:
     """Attention weighted by its positive gradient, accumulated over layers; Chefer et al. 2021 (arXiv:2103.15679)."""
 

@@ -19,10 +19,11 @@ from lightning_sanity.attribution.layers import (
     resized,
     submodule,
 )
-from lightning_sanity.attribution.method import AttributionFn, Method, Refusal, first, outputs_of
+from lightning_sanity.attribution.method import AttributionFn, Method, Refusal, factory, first, outputs_of
 from lightning_sanity.model.weights import gathered, own_class
 
 
+@factory
 def cam() -> Method:
     """Class activation map, exact; Zhou et al. 2016 (arXiv:1512.04150).
 

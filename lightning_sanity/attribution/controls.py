@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_sanity.attribution.derived import Derived
-from lightning_sanity.attribution.method import Method, first, output_gradient, outputs_of
+from lightning_sanity.attribution.method import Method, factory, first, output_gradient, outputs_of
 from lightning_sanity.resources.random_streams import generator
 
 _DIRECTIONS = 16  # of the outputs that are looked at, where there are more
 _SLOWEST, _FASTEST = 0.5, 8.0  # radians per standard deviation of the outputs
 
 
+@factory
 def edge_detector() -> Method:
     """Sobel gradient magnitude of the input: ignores the model altogether, so it must not pass.
 
@@ -40,11 +41,13 @@ def edge_detector() -> Method:
     return Method("edge_detector", attribute, control=True, signed=False, passes=0.0)
 
 
+@factory
 def input_copy() -> Method:
     """The input itself: ignores the model altogether, so it must not pass."""
     return Method("input_copy", lambda model, inputs, target: _numbers(inputs).clone(), control=True, passes=0.0)
 
 
+@factory
 def input_plus_gradient(weight: float = 0.1) -> Method:
     """The input plus a little gradient, each scaled to unit maximum: depends on the model, yet must not pass."""
 
@@ -55,6 +58,7 @@ def input_plus_gradient(weight: float = 0.1) -> Method:
     return Method("input_plus_gradient", attribute, control=True)
 
 
+@factory
 def output_pattern(reference: Tensor | None = None) -> Method:
     """A pattern made of nothing but the model's outputs: changes exactly as far as they do, so it must pass.
 
@@ -113,6 +117,7 @@ def _waves(positions: int, scores: int) -> tuple[Tensor, Tensor, Tensor]:
     return waves, 2 * math.pi * torch.rand(positions, generator=draw), directions
 
 
+@factory
 def random() -> Method:
     """Noise: resembles nothing, so a similarity alone would wave it through; must be inconclusive."""
 
@@ -123,6 +128,7 @@ def random() -> Method:
     return Method("random", attribute, stochastic=True, fresh=True, control=True, passes=0.0)
 
 
+@factory
 def constant() -> Method:
     """All ones: has no ranking and no contrast; must be inconclusive."""
     return Method(

@@ -20,6 +20,7 @@ from lightning_sanity.attribution.method import (
     Method,
     Refusal,
     any_of,
+    factory,
     first,
     leaf,
     not_differentiable,
@@ -30,6 +31,7 @@ from lightning_sanity.attribution.path import no_background, with_background
 from lightning_sanity.attribution.rescale import RescaleRule
 
 
+@factory
 def deeplift(
     baseline: Baseline = 0.0,
     multiply_by_inputs: bool = True,
@@ -80,11 +82,13 @@ def deeplift(
     )
 
 
+@factory
 def deeplift_local(baseline: Baseline = 0.0, tolerance: float = TOLERANCE, max_batch: int = ROWS) -> Method:
     """``deeplift`` without the multiplication by the input's difference; Ancona et al. 2018 (arXiv:1711.06104)."""
     return deeplift(baseline, False, tolerance, max_batch)
 
 
+@factory
 def deepshap(
     baselines: Tensor | None = None,
     n_baselines: int = 8,
@@ -142,6 +146,7 @@ def deepshap(
     )
 
 
+@factory
 def deepshap_local(
     baselines: Tensor | None = None, n_baselines: int = 8, tolerance: float = TOLERANCE, max_batch: int = ROWS
 ) -> Method:

@@ -33,6 +33,7 @@ from lightning_sanity.attribution.method import (
     Refusal,
     any_of,
     at_least,
+    factory,
     first,
     not_differentiable,
     outputs_of,
@@ -44,6 +45,7 @@ from lightning_sanity.attribution.path import gauss_legendre
 _OnLayer = Callable[[nn.Module, Any, Tensor | None, Layer], Tensor]
 
 
+@factory
 def gradcam(layer: str | None = None) -> Method:
     """Grad-CAM, rectified and resized to the input; Selvaraju et al. 2017 (arXiv:1610.02391).
 
@@ -59,6 +61,7 @@ def _gradcam(activation: Tensor, slope: Tensor) -> Tensor:
     return (activation * slope.mean(over_positions(slope), keepdim=True)).sum(1, keepdim=True).clamp_min(0)
 
 
+@factory
 def gradcam_plus_plus(layer: str | None = None) -> Method:
     """Grad-CAM++; Chattopadhay et al. 2018 (arXiv:1710.11063), in the closed form of an exponential score.
 
@@ -77,6 +80,7 @@ def gradcam_plus_plus(layer: str | None = None) -> Method:
     return _map_method("gradcam_plus_plus", layer, _BySlope(cam))
 
 
+@factory
 def layercam(layer: str | None = None) -> Method:
     """LayerCAM, each position weighted by its own positive gradient; Jiang et al. 2021 (doi:10.1109/TIP.2021.3089943).
 
@@ -90,6 +94,7 @@ def layercam(layer: str | None = None) -> Method:
     return _map_method("layercam", layer, _BySlope(cam))
 
 
+@factory
 def scorecam(layer: str | None = None, max_channels: int | None = None, max_batch: int = ROWS) -> Method:
     """Score-CAM, each channel weighted by the score of the input it masks; Wang et al. 2020 (arXiv:1910.01279).
 
@@ -137,6 +142,7 @@ def scorecam(layer: str | None = None, max_channels: int | None = None, max_batc
     return _map_method(name, layer, cam, passes=100.0)
 
 
+@factory
 def guided_gradcam(layer: str | None = None) -> Method:
     """Guided Backprop times Grad-CAM; Selvaraju et al. 2017 (arXiv:1610.02391).
 
@@ -162,6 +168,7 @@ def guided_gradcam(layer: str | None = None) -> Method:
     )
 
 
+@factory
 def internal_influence(
     layer: str | None = None, n_steps: int = 32, baseline: Baseline = 0.0, max_batch: int = ROWS
 ) -> Method:

@@ -17,6 +17,7 @@ from lightning_sanity.attribution.method import (
     Method,
     any_of,
     at_least,
+    factory,
     first,
     leaf,
     not_differentiable,
@@ -27,6 +28,7 @@ from lightning_sanity.attribution.method import (
 )
 
 
+@factory
 def gradient() -> Method:
     """Gradient of the explained output; Simonyan et al. 2014 (arXiv:1312.6034), signed."""
 
@@ -41,6 +43,7 @@ def gradient() -> Method:
     return Method("gradient", derived, refuses=not_differentiable)
 
 
+@factory
 def input_x_gradient() -> Method:
     """Input times gradient; Shrikumar et al. 2016 (arXiv:1605.01713)."""
 
@@ -53,6 +56,7 @@ def input_x_gradient() -> Method:
     return Method("input_x_gradient", derived, refuses=not_differentiable)
 
 
+@factory
 def competition_input_x_gradient() -> Method:
     """Input times gradient where the explained class wins the competition; Gupta & Arora 2019 (arXiv:1905.12152).
 
@@ -91,6 +95,7 @@ def _no_competition(model: nn.Module, inputs: Any, target: Tensor | None) -> str
     return None
 
 
+@factory
 def smoothgrad(n_samples: int = 25, noise: float = 0.15, max_batch: int = ROWS) -> Method:
     """Mean gradient over noisy copies of the input; Smilkov et al. 2017 (arXiv:1706.03825).
 
@@ -105,6 +110,7 @@ def smoothgrad(n_samples: int = 25, noise: float = 0.15, max_batch: int = ROWS) 
     return _smoothed("smoothgrad", lambda mean, square: mean, n_samples, noise, max_batch, signed=True)
 
 
+@factory
 def smoothgrad_squared(n_samples: int = 25, noise: float = 0.15, max_batch: int = ROWS) -> Method:
     """Mean squared gradient over noisy copies of the input; Hooker et al. 2019 (arXiv:1806.10758).
 
@@ -113,6 +119,7 @@ def smoothgrad_squared(n_samples: int = 25, noise: float = 0.15, max_batch: int 
     return _smoothed("smoothgrad_squared", lambda mean, square: square, n_samples, noise, max_batch, signed=False)
 
 
+@factory
 def vargrad(n_samples: int = 25, noise: float = 0.15, max_batch: int = ROWS) -> Method:
     """Variance of the gradient over noisy copies of the input; Adebayo et al. 2018 (arXiv:1810.03307).
 
@@ -151,6 +158,7 @@ def _smoothed(
     )
 
 
+@factory
 def smoothed(method: Method, n_samples: int = 50, noise: float = 0.1, max_batch: int = ROWS) -> Method:
     """Any method, averaged over noisy copies of the input, as the smooth randomization test (sMPRT) explains.
 

@@ -20,6 +20,7 @@ from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import (
     Method,
     any_of,
+    factory,
     first,
     leaf,
     not_differentiable,
@@ -167,12 +168,14 @@ def _not_guidable(model: nn.Module, inputs: Any) -> str | None:
     return None
 
 
+@factory
 def guided_backprop() -> Method:
     """Guided Backprop; Springenberg et al. 2014 (arXiv:1412.6806)."""
     derived = Derived(guided_gradient, lambda value, seen: seen.mean["guided"], rules=("guided",))
     return Method("guided_backprop", derived, refuses=any_of(not_differentiable, not_guidable))
 
 
+@factory
 def deconvnet() -> Method:
     """Deconvnet: positive gradients pass every rectifier, active or not; Zeiler & Fergus 2013 (arXiv:1311.2901)."""
 

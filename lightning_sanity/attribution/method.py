@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import ParamSpec
+
+P = ParamSpec("P")
 
 # One Tensor, or a tuple where the model takes several; the attribution is shaped like the first.
 AttributionFn = Callable[[nn.Module, Any, Tensor | None], Tensor]
@@ -68,12 +72,33 @@ class Method:
         if not (getattr(self.attribute, "__module__", None) or "").startswith("lightning_sanity."):
             object.__setattr__(self, "foreign", True)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As the call that made it, where a factory did: its functions know its parameters, and cannot be pickled."""
+        recipe = self.__dict__.get("_recipe")
+        return super().__reduce_ex__(protocol) if recipe is None else (_made, recipe)
+
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None = None) -> Tensor:
         """The attribution of ``inputs``."""
         if self.settle is not None:
             return self.settle(model, inputs, target)(model, inputs, target)
         function = self.prepare(model, inputs) if self.prepare is not None else self.attribute
         return function(model, inputs, target)
+
+
+def factory(make: Callable[P, Method]) -> Callable[P, Method]:
+    """Decorate a function of a module that makes a method, so that the method can be pickled."""
+
+    @wraps(make)
+    def remembered(*args: P.args, **kwargs: P.kwargs) -> Method:
+        method = make(*args, **kwargs)
+        object.__setattr__(method, "_recipe", (remembered, args, kwargs))
+        return method
+
+    return remembered
+
+
+def _made(make: Callable[..., Method], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Method:
+    return make(*args, **kwargs)
 
 
 def first(inputs: Any) -> Tensor:

@@ -16,13 +16,14 @@ from torch.nn import functional as F
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, repeated, rows_of, target_of
-from lightning_sanity.attribution.method import Method, first, outputs_of, replaced, select
+from lightning_sanity.attribution.method import Method, factory, first, outputs_of, replaced, select
 from lightning_sanity.attribution.perturbation import not_an_image, spread, whole
 
 _GROWTH = 1000.0
 """By how much the area constraint tightens on the way: the mask first finds its place, then its size."""
 
 
+@factory
 def meaningful_perturbation(
     steps: int = 100,
     grid: int | None = None,
@@ -90,6 +91,7 @@ def meaningful_perturbation(
     return Method(name, attribute, stochastic=jitter != 0, signed=False, passes=steps, refuses=not_an_image)
 
 
+@factory
 def extremal_perturbation(
     areas: float | Sequence[float] = (0.1, 0.2, 0.4),
     steps: int = 100,

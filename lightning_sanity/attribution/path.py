@@ -21,6 +21,7 @@ from lightning_sanity.attribution.method import (
     Refusal,
     any_of,
     at_least,
+    factory,
     first,
     not_differentiable,
     output_gradient,
@@ -33,6 +34,7 @@ START, MOST = 32, 256
 """Points of a path with which "auto" begins, and at which it gives up; it doubles them in between."""
 
 
+@factory
 def integrated_gradients(
     n_steps: int | Literal["auto"] = "auto",
     baseline: Baseline = 0.0,
@@ -159,6 +161,7 @@ def _advice(n_steps: int, baseline: Baseline) -> Refusal:
     return advice
 
 
+@factory
 def integrated_gradients_local(
     n_steps: int | Literal["auto"] = "auto",
     baseline: Baseline = 0.0,
@@ -169,6 +172,7 @@ def integrated_gradients_local(
     return integrated_gradients(n_steps, baseline, False, tolerance, max_batch)
 
 
+@factory
 def smooth_integrated_gradients(
     n_steps: int = 32,
     n_samples: int = 8,
@@ -250,6 +254,7 @@ def _gap(whole: AttributionFn, baseline: Baseline) -> AttributionFn:
     return gap
 
 
+@factory
 def expected_gradients(
     n_samples: int = 50, baselines: Tensor | None = None, multiply_by_inputs: bool = True, max_batch: int = ROWS
 ) -> Method:

@@ -15,13 +15,23 @@ from torch.nn import functional as F
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
 from lightning_sanity.attribution.layers import LINEAR
-from lightning_sanity.attribution.method import AttributionFn, Method, Segmentation, first, outputs_of, rest, select
+from lightning_sanity.attribution.method import (
+    AttributionFn,
+    Method,
+    Segmentation,
+    factory,
+    first,
+    outputs_of,
+    rest,
+    select,
+)
 from lightning_sanity.attribution.segmentation import regions, unsegmented
 
 FORWARD = 1 / 3
 """Cost of a forward pass, in forward-plus-backward passes."""
 
 
+@factory
 def occlusion(
     window: int | None = None, stride: int | None = None, baseline: Baseline = 0.0, max_batch: int = ROWS
 ) -> Method:
@@ -113,6 +123,7 @@ def ablation(
     return prepare
 
 
+@factory
 def rise(
     n_masks: int = 512,
     grid: int = 7,

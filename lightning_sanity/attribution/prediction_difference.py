@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_sanity.attribution.batching import ROWS, Rows
-from lightning_sanity.attribution.method import AttributionFn, Method, first, outputs_of
+from lightning_sanity.attribution.method import AttributionFn, Method, factory, first, outputs_of
 from lightning_sanity.attribution.perturbation import (
     FORWARD,
     check_count,
@@ -25,6 +25,7 @@ _PATCHES = 512
 """Most patches a Gaussian is fitted on."""
 
 
+@factory
 def prediction_difference_analysis(
     window: int | None = None,
     stride: int | None = None,

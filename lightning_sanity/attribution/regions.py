@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
-from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
+from lightning_sanity.attribution.method import AttributionFn, Method, factory, first, output_gradient
 from lightning_sanity.attribution.perturbation import check_count, not_an_image, spread, whole
 
 _MISSING = "xrai needs the PAIR saliency package: pip install lightning-sanity[xrai]"
 _SCALES = (50, 100, 150, 250, 500, 1200)
 
 
+@factory
 def xrai(n_steps: int = 50, algorithm: str = "full", min_side: int = 100, max_batch: int = ROWS) -> Method:
     """Integrated gradients summed over regions, best region first; XRAI, Kapishnikov et al. 2019 (arXiv:1906.02825).
 

@@ -23,6 +23,7 @@ from lightning_sanity.attribution.method import (
     Refusal,
     any_of,
     at_least,
+    factory,
     first,
     leaf,
     not_differentiable,
@@ -35,6 +36,7 @@ from lightning_sanity.model.weights import is_sharded
 _MakeComposite = Callable[[], Any]
 
 
+@factory
 def lrp_epsilon(epsilon: float = 1e-6) -> Method:
     """LRP with the epsilon rule in every layer; Bach et al. 2015 (doi:10.1371/journal.pone.0130140).
 
@@ -51,11 +53,13 @@ def lrp_epsilon(epsilon: float = 1e-6) -> Method:
     return _method("lrp_epsilon", rules)
 
 
+@factory
 def lrp_z_plus() -> Method:
     """LRP with the z+ rule in every layer (deep Taylor decomposition); Montavon et al. 2017 (arXiv:1512.02479)."""
     return _method("lrp_z_plus", lambda zennit: zennit.rules.ZPlus())
 
 
+@factory
 def lrp_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Method:
     """LRP with the alpha-beta rule in every layer; Bach et al. 2015 (doi:10.1371/journal.pone.0130140).
 
@@ -69,6 +73,7 @@ def lrp_alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Method:
     return _method("lrp_alpha_beta", lambda zennit: zennit.rules.AlphaBeta(alpha=alpha, beta=beta))
 
 
+@factory
 def excitation_backprop() -> Method:
     """Excitation backprop, the odds that a winner-take-all walk ends there; Zhang et al. 2016 (arXiv:1608.00507)."""
     return _method("excitation_backprop", lambda zennit: zennit.rules.ZPlus(zero_params="bias"), probability=True)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows
-from lightning_sanity.attribution.method import AttributionFn, Method, Segmentation, first
+from lightning_sanity.attribution.method import AttributionFn, Method, Segmentation, factory, first
 from lightning_sanity.attribution.perturbation import FORWARD, ablation, check_count, perturbed_outputs, whole
 from lightning_sanity.attribution.segmentation import regions, unsegmented
 
 Superpixels = Tensor | Segmentation | None
 
 
+@factory
 def feature_ablation(
     segments: int = 50, superpixels: Superpixels = None, baseline: Baseline = 0.0, max_batch: int = ROWS
 ) -> Method:
@@ -42,6 +43,7 @@ def feature_ablation(
     return _movable(on, superpixels)
 
 
+@factory
 def lime(
     segments: int = 50,
     n_samples: int | None = None,
@@ -96,6 +98,7 @@ def lime(
     return _movable(on, superpixels)
 
 
+@factory
 def kernel_shap(
     segments: int = 50,
     n_samples: int | None = None,

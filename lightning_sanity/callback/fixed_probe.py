@@ -34,6 +34,7 @@ class FixedProbe:
         self._given, self._seed, self._single_precision = given, seed, single_precision
         self._narration = narration
         self._probe: Probe | None = None
+        self._early: Probe | None = None
         self._read: Read | None = None
         self._batch: str | None = None
 
@@ -61,6 +62,13 @@ class FixedProbe:
                 if self._read is not None:
                     self._read.offer(batch)
 
+    def early(self, trainer: Any, module: Any) -> Probe | None:
+        """What ``of`` will give on this process, before anything is measured; None where reading it costs samples."""
+        kept = isinstance(self._given, int) and probes.can_be_indexed(_first_loader(trainer))
+        if self._early is None and (kept or isinstance(self._given, (Tensor, tuple, list))):
+            self._early = form_probe(trainer, module, self._given, None, self._seed, self._single_precision)
+        return self._early
+
     def of(self, trainer: Any, module: Any, share: Share, restored: Mapping[str, Any]) -> Probe:
         """The probe.
 
@@ -77,8 +85,11 @@ class FixedProbe:
             formed: Probe | None = None
             if share.rank == 0:
                 ids = restored.get("probe_ids")
-                formed = form_probe(trainer, module, self._given, ids, self._seed, self._single_precision, self._read)
-                self._read = None
+                formed = self._early if ids is None else None
+                if formed is None:
+                    single = self._single_precision
+                    formed = form_probe(trainer, module, self._given, ids, self._seed, single, self._read)
+                self._early = self._read = None
             formed = share.exchange(formed)[0]
             if formed is None:
                 raise RuntimeError("rank 0 sent no probe")
@@ -92,9 +103,10 @@ class FixedProbe:
 
     def beside_a_batch(self, error: Exception) -> Exception:
         """The error, saying what the probe and a batch of validation are where the model could not be called."""
-        if not isinstance(error, ValueError) or "calling it on the probe" not in str(error) or self._probe is None:
+        probe = self._probe or self._early
+        if not isinstance(error, ValueError) or "calling it on the probe" not in str(error) or probe is None:
             return error
-        found = ValueError(f"{error} The probe is {described(self._probe.inputs)}, a validation batch {self._batch}.")
+        found = ValueError(f"{error} The probe is {described(probe.inputs)}, a validation batch {self._batch}.")
         found.__cause__ = error
         return found
 

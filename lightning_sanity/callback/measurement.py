@@ -22,7 +22,7 @@ from lightning_sanity.explanation.probe import Probe
 from lightning_sanity.model import checkpoint
 from lightning_sanity.model.clone import clone, weights_digest
 from lightning_sanity.model.sharded import measured_in_place
-from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
+from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test, rehearse
 from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.sanity_result import SanityResult
@@ -88,6 +88,27 @@ class Instrument:
         self._tests, self._probe = tests, probe
         self._allowance, self._ledger, self._narration = allowance, ledger, narration
         self.parts = Parts()
+
+    def rehearse(self, trainer: pl.Trainer, module: pl.LightningModule) -> Exception | None:
+        """What will keep it from measuring, as far as the untrained model tells; one process finds out alone.
+
+        Args:
+            trainer: The trainer, in its dry validation run.
+            module: Its module.
+        """
+        clone_fn, single = self._tests.options["clone_fn"], self._tests.single_precision
+        if measured_in_place(module, clone_fn):
+            return None
+        try:
+            probe = self._probe.early(trainer, module)
+            if probe is not None:
+                with nullcontext() if single else trainer.precision_plugin.forward_context():
+                    options = {**self._tests.options, "target": self._target(probe)}
+                    del options["pictures"]
+                    rehearse(subject(module, Share(), clone_fn, single), probe.inputs, **options)
+        except Exception as error:
+            return self._probe.beside_a_batch(error)
+        return None
 
     def measure(
         self, trainer: pl.Trainer, module: pl.LightningModule, restored: Mapping[str, Any], kept: SanityResult | None

@@ -62,10 +62,14 @@ class Narration:
         self._known = True
         self.warn(f"the randomization test will measure nothing: {why}")
 
+    def foresee(self, why: str) -> None:
+        """Training begins, and the test cannot be run as things are."""
+        self.warn(f"the randomization test cannot be run as things are, and training goes on. {why}", "failed", why)
+
     def failed(self, step: int, why: str) -> None:
         """A validation could not be measured."""
         self._known = True
-        self.warn(f"the randomization test could not be run; training goes on. {why}")
+        self.warn(f"the randomization test could not be run; training goes on. {why}", "failed", why)
         self._say(f"{self._title}, step {step}: not measured: {why}")
 
     def end(self, result: SanityResult | None, unmeasured: str | None, page: Path | None) -> None:

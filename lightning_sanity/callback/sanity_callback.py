@@ -307,8 +307,18 @@ class SaliencySanityCallback(pl.Callback):
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, log and decide."""
-        if not trainer.sanity_checking:  # Lightning's dry validation run: nothing has been trained or will be kept
+        if not trainer.sanity_checking:
             self._observe(trainer, pl_module)
+        elif trainer.is_global_zero:  # Lightning's dry validation run: nothing has been trained or will be kept
+            self._rehearse(trainer, pl_module)
+
+    def _rehearse(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say, or raise, before training what would be found out after an epoch."""
+        error = self._instrument.rehearse(trainer, pl_module)
+        if error is not None and self.on_error == "raise" and trainer.world_size == 1:
+            raise error
+        if error is not None:  # where there are several processes, all raise at the first validation
+            self._narration.foresee(str(error))
 
     @override
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = _parser()
         arguments, rest = parser.parse_known_args(argv)
         if rest and not getattr(arguments, "passes_on", False):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            known = f"lightning-sanity {arguments.command} --help lists those there are"
+            parser.error(f"unrecognized arguments: {' '.join(rest)} ({known})")
         arguments.rest = rest
         code: int = arguments.run(arguments)
         return code
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"lightning_sanity {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     demo = commands.add_parser(
         "demo",
         help="train a small CNN on real digits with the callback, test eight methods, write pictures",

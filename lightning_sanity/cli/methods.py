@@ -67,4 +67,4 @@ def _methods(arguments: argparse.Namespace) -> int:
 def _line(row: dict[str, Any], width: int) -> str:
     signed, random = ("yes" if row[key] else "no" for key in ("signed", "stochastic"))
     needs = row["needs"] or "-"
-    return f"  {row['name']:{width}}{signed:8s}{random:8s}{row['cost']:<8g}{needs:8s}{row['summary']}"
+    return f"  {row['name']:{width}}{signed:8s}{random:8s}{row['cost']:<8.3g}{needs:8s}{row['summary']}"

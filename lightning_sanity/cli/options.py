@@ -28,9 +28,10 @@ def add_options(parser: Any, stated: Mapping[str, str]) -> None:
     """
     texts = descriptions()
     for name, default in DEFAULTS.items():
-        shown = stated.get(name, "" if default is None else f"default: {_plain(default)}")
+        shown = stated.get(name, "" if default in (None, ()) else f"default: {_plain(default)}")
         text = f"{texts[name]} ({_kind(name)}{'; ' if shown else ''}{shown})".replace("%", "%%").replace("``", "")
-        parser.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name, metavar=_metavar(name), help=text)
+        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        parser.add_argument(*spellings, dest=name, metavar=_metavar(name), help=text)
 
 
 def descriptions() -> dict[str, str]:

@@ -210,6 +210,8 @@ def _policy(arguments: argparse.Namespace) -> Policy:
 
 def _only(path: Path) -> SanityResult:
     """The result in a file, or the newest of a folder that holds those of one callback."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no result at '{path}'")
     if not path.is_dir():
         return read(path)
     try:

@@ -34,7 +34,7 @@ from lightning_sanity.model.weights import own_class
 from lightning_sanity.resources.bystanders import put_back
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import isolated_rng
-from lightning_sanity.result.verdict import HALF
+from lightning_sanity.result.verdict import HALF, NOT_APPLICABLE
 
 _REACTS = 1e-5  # share of the largest output by which outputs must differ over samples: more than rounding does
 
@@ -182,9 +182,9 @@ def explained_target(
         target = outputs.argmax(1)
         if problem is None and samples > 1 and bool((target == target[0]).all()):
             problem = (
-                f"the model predicts class {int(target[0])} for all {samples} samples, and no unrelated maps are at "
-                "hand: is it trained yet? Train it longer, explain each sample's own class (target=labels; "
-                "target='labels' in a Trainer), or use a probe with several classes"
+                f"the model predicts class {int(target[0])} for all {samples} samples, so that no maps of other "
+                "classes are there to compare with: is it trained yet? Train it longer; or explain each sample's own "
+                "class (target='labels' of the callback, target=labels elsewhere), or a probe with several classes"
             )
     chosen = torch.as_tensor(target, device=outputs.device)
     if chosen.ndim == 0:
@@ -213,7 +213,7 @@ def prepared_methods(
     for name, open_method in chosen.items():
         method, reason = _settled(open_method, parts)
         if reason is not None:
-            refused[name] = f"not applicable: {reason}"
+            refused[name] = f"{NOT_APPLICABLE}: {reason}"
         else:
             ready = method.prepare is None or len(parts) > 1
             function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]

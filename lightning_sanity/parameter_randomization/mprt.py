@@ -187,6 +187,32 @@ def parameter_randomization_test(
     )
 
 
+def rehearse(
+    model: nn.Module,
+    inputs: Any,
+    target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
+    *,
+    methods: Methods = METHODS,
+    **options: Unpack[WalkOptions],
+) -> None:
+    """Prepare the test and leave it at that: nothing is re-initialised, and no map is kept.
+
+    Args:
+        model: See ``parameter_randomization_test``; it need not be trained.
+        inputs: See there.
+        target: See there.
+        methods: See there.
+        **options: See ``WalkOptions``.
+
+    Raises:
+        ValueError: What would keep the test from beginning: a model that cannot be called on the inputs, outputs that
+            are no scores, names that are not there.
+    """
+    given = settled_for(model, settled(options, "rehearse()"))
+    with _prepared(model, inputs, target, methods, given, Share()):
+        pass
+
+
 # -------------------------------------------------------------------------------------------------------------- prepare
 
 

@@ -10,8 +10,9 @@ from html import escape
 
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.psi import threshold
-from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, short_head, subject
+from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, role, short_head, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
+from lightning_sanity.result.verdict import NOT_APPLICABLE
 
 _NARROWEST, _WIDEST = 60, 120
 _FEW = 0.1  # share of undefined pairs from which a number is marked
@@ -85,15 +86,21 @@ def advice(result: SanityResult) -> list[str]:
     if not gated or not result.valid:
         return []
     failed = [name for name, verdict in gated.items() if verdict.outcome is Outcome.FAIL]
-    if failed:
-        return [f"next: do not show maps of {', '.join(failed)} as evidence about this model"]
+    foreign = [name for name, verdict in gated.items() if verdict.reason.startswith(NOT_APPLICABLE)]
+    todo = [f"next: do not show maps of {', '.join(failed)} as evidence about this model"] if failed else []
+    if foreign:
+        rest = [name for name in gated if name not in foreign]
+        others = f"methods={rest}" if rest else "name other methods"
+        todo.append(f"next: leave out {', '.join(foreign)}, which cannot apply to this model: {others}")
+    if todo:
+        return todo
     trials, samples = result.settings.get("trials"), result.settings.get("samples")
     small = (isinstance(trials, int) and trials < _RELEASE_TRIALS) or (
         isinstance(samples, int) and samples < _RELEASE_SAMPLES
     )
     if result.passed and small and subject(result) == "weights":
         return [
-            f"next: this was a look during training ({trials} trials, {samples} samples); test a release with "
+            f"next: this was a quick look ({trials} trials, {samples} samples); test a release with "
             f"trials={_RELEASE_TRIALS} and {_RELEASE_SAMPLES} samples"
         ]
     return []
@@ -132,7 +139,7 @@ def _rows(result: SanityResult) -> list[list[str]]:
     rows = []
     for name in ordered(result):
         verdict = result.verdicts[name]
-        label = short_head(" ".join(name.split()), 40) + ("" if verdict.gated else " (control)")
+        label = short_head(" ".join(name.split()), 40) + role(name, verdict)
         if not math.isfinite(verdict.psi):
             rows.append([label, verdict.outcome.value, "undefined", "-"])
             continue

@@ -30,6 +30,7 @@ from lightning_sanity.report.wording import (
     index_name,
     ordered,
     reproducibility,
+    role,
     stage,
     step_title,
     subject,
@@ -103,6 +104,7 @@ def _environment() -> Environment:
     environment.filters["figures"] = _significant
     environment.filters["plain"] = _plain
     environment.filters["mean"] = _mean
+    environment.filters["role"] = role
     return environment
 
 

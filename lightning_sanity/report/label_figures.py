@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure
-from lightning_sanity.report.wording import SYMBOL, ordered, subject, wrapped
+from lightning_sanity.report.wording import SYMBOL, ordered, role, subject, wrapped
 from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 _COLUMNS = ("true\nlabels", "random\nlabels")
@@ -97,5 +97,5 @@ def _label(axes: Axes, y: float, name: str, verdict: Verdict, theme: Theme) -> N
     index = f"DRI {verdict.psi:.2f}" if verdict.psi == verdict.psi else "DRI undefined"
     axes.text(_LEFT - 0.1, y - 0.1, literal(wrapped(name, 26)), ha="right", va="bottom", color=theme.ink, fontsize=9)
     axes.text(_LEFT - 0.1, y, outcome, ha="right", va="center", color=colour, fontsize=9, fontweight="bold")
-    noted = index if verdict.gated else f"{index} (control)"
+    noted = f"{index}{role(name, verdict)}"
     axes.text(_LEFT - 0.1, y + 0.1, noted, ha="right", va="top", color=theme.grey, fontsize=8)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure
-from lightning_sanity.report.wording import SYMBOL, ordered, step_title, wrapped
+from lightning_sanity.report.wording import SYMBOL, ordered, role, step_title, wrapped
 from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 _GHOST = 0.55  # how far the picture under an overlay fades into the paper
@@ -158,6 +158,6 @@ def _row_label(axes: Axes, x: float, y: float, name: str, verdict: Verdict, them
     outcome = f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}"
     colour = theme.outcome[verdict.outcome]
     if not verdict.gated:
-        outcome, colour = f"{outcome} (control)", theme.grey
+        outcome, colour = f"{outcome}{role(name, verdict)}", theme.grey
     axes.text(x, y, literal(wrapped(name, 26)), ha="right", va="bottom", color=theme.ink, fontsize=9)
     axes.text(x, y + 0.03, outcome, ha="right", va="top", color=colour, fontsize=9, fontweight="bold")

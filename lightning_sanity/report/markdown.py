@@ -9,7 +9,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from lightning_sanity._version import __version__
-from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, reproducibility, subject
+from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, reproducibility, role, subject
 from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
 
@@ -42,7 +42,7 @@ def table(result: SanityResult) -> str:
     rows = [["method", "verdict", f"{index_name(result)} [95 %]", "why"], ["---"] * 4]
     for name in ordered(result):
         verdict = result.verdicts[name]
-        label = _plain(name) + ("" if verdict.gated else " (control)")
+        label = _plain(name) + role(name, verdict)
         rows.append([label, verdict.outcome.value, _interval(verdict), _plain(verdict.reason)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lightning_sanity.report import psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
-from lightning_sanity.report.wording import SYMBOL, index_name, labelled, ordered, short_head, subject
+from lightning_sanity.report.wording import SYMBOL, index_name, labelled, ordered, role, short_head, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 
 _POINT = {Outcome.PASS: "o", Outcome.FAIL: "X", Outcome.INCONCLUSIVE: "D"}
@@ -162,7 +162,7 @@ def _scale(result: SanityResult) -> str:
 
 def _method_rows(axes: Axes, result: SanityResult, names: list[str], theme: Theme) -> None:
     """Names the rows of a chart with one method each."""
-    labels = [short_head(name, 34) + ("" if result.verdicts[name].gated else "  (control)") for name in names]
+    labels = [short_head(name, 34) + role(name, result.verdicts[name]) for name in names]
     axes.set_yticks(range(len(names)), [literal(label) for label in labels])
     for tick, name in zip(axes.get_yticklabels(), names, strict=True):
         tick.set_color(theme.ink if result.verdicts[name].gated else theme.grey)

@@ -7,7 +7,8 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from lightning_sanity.result.sanity_result import Outcome, SanityResult
+from lightning_sanity.result.controls import COMPARISON
+from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 
 SYMBOL = {Outcome.PASS: "\N{CHECK MARK}", Outcome.FAIL: "\N{BALLOT X}", Outcome.INCONCLUSIVE: "?"}
 
@@ -47,6 +48,13 @@ def _some(names: Sequence[str], gated: Sequence[str] | dict[str, Outcome]) -> st
 def ordered(result: SanityResult) -> list[str]:
     """Method names, gated ones first."""
     return sorted(result.verdicts, key=lambda name: not result.verdicts[name].gated)
+
+
+def role(name: str, verdict: Verdict) -> str:
+    """What a method that does not count is there for, to stand behind its name."""
+    if verdict.gated:
+        return ""
+    return " (comparison)" if name == COMPARISON else " (control)"
 
 
 def subject(result: SanityResult) -> str:

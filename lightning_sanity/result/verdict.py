@@ -160,6 +160,11 @@ HALF = (
 )
 """What to add to a reason where the precision may be the cause."""
 
+NOT_APPLICABLE = "not applicable"
+"""What the reason begins with where a method means nothing on a model."""
+
+_CUT_OFF = "; a method that cuts off negative values, as Grad-CAM does, may leave nothing of a map"
+
 _MENTIONED = 0.1  # share of undefined pairs from which a reason says so
 
 SIGNED = "spearman_signed"
@@ -237,21 +242,10 @@ def conclude(
     """
     half = HALF if evidence.half else ""
     if not found:
-        nothing = f"no similarity is defined: every map was constant or not finite{half}"
-        return Verdict(Outcome.INCONCLUSIVE, nothing, gated=gated)
+        return Verdict(Outcome.INCONCLUSIVE, _incomparable(evidence) + half, gated=gated)
     worst = min(found, key=lambda name: found[name].psi.value if math.isfinite(found[name].psi.value) else -math.inf)
-    verdict = Verdict(
-        Outcome.INCONCLUSIVE,
-        "",
-        psi=found[worst].psi.value,
-        psi_low=found[worst].psi.low,
-        psi_high=found[worst].psi.high,
-        measure=worst,
-        psi_first=found[worst].first,
-        psi_last=found[worst].last,
-        gated=gated,
-        psi_of={name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()},
-    )
+    psi_of = {name: (s.psi.value, s.psi.low, s.psi.high) for name, s in found.items()}
+    verdict = _by(worst, found, Verdict(Outcome.INCONCLUSIVE, "", gated=gated, psi_of=psi_of))
     undefined = float(evidence.values[worst].isnan().double().mean())
     if evidence.dead <= criterion.max_dead_rate and _unchanged(evidence, criterion):
         return replace(verdict, outcome=Outcome.FAIL, reason=question.same)
@@ -260,17 +254,33 @@ def conclude(
         no_signal = (
             f"{undefined:.0%} of the pairs have no similarity, because the other model's map was constant (at most "
             f"{criterion.max_undefined_rate:.0%} allowed), and the rest comes from too few {question.unit}: more of "
-            "them, or a method that is not rectified, would tell"
+            f"them, or another method, would tell{_CUT_OFF}"
         )
     if no_signal is not None or flat is not None:
         # An index that tells nothing means nothing; NaN says so.
         reason = flat or "" if no_signal is None else no_signal + (half if gated else "")
         return replace(verdict, reason=reason, psi=math.nan, psi_low=math.nan, psi_high=math.nan)
     samples = evidence.values[worst].shape[-1]
-    outcome, reason = _within(evidence.scope, *_decide(found, criterion, question, repeats, samples))
+    decisive, outcome, reason = _decide(found, criterion, question, repeats, samples)
+    outcome, reason = _within(evidence.scope, outcome, reason)
+    undefined = float(evidence.values[decisive].isnan().double().mean())
     if undefined > _MENTIONED:
         reason += f" ({undefined:.0%} of the pairs are left out: the other model's map was constant)"
-    return replace(verdict, outcome=outcome, reason=reason)
+    return _by(decisive, found, replace(verdict, outcome=outcome, reason=reason))
+
+
+def _by(name: str, found: Mapping[str, Sensitivity], verdict: Verdict) -> Verdict:
+    """The verdict with the index of this measure."""
+    index = found[name]
+    return replace(
+        verdict,
+        measure=name,
+        psi=index.psi.value,
+        psi_low=index.psi.low,
+        psi_high=index.psi.high,
+        psi_first=index.first,
+        psi_last=index.last,
+    )
 
 
 def _within(scope: Scope, outcome: Outcome, reason: str) -> tuple[Outcome, str]:
@@ -302,6 +312,16 @@ def _unchanged(evidence: Evidence, criterion: Criterion) -> bool:
     return bool(last) and all(gap <= _SAME for gap in last)
 
 
+def _incomparable(evidence: Evidence) -> str:
+    """Why not one pair of maps has a similarity."""
+    if evidence.dead >= 1:
+        return f"every map of the trained model is constant or not finite{_CUT_OFF}"
+    return (
+        "no two maps can be compared: wherever the trained model's map is not constant, the other models' maps are "
+        f"constant or not finite{_CUT_OFF}"
+    )
+
+
 def _unstable(evidence: Evidence, criterion: Criterion) -> str | None:
     """Why a second run of the method says that the first one means nothing, if so."""
     if evidence.again is None:
@@ -320,7 +340,7 @@ def _without_signal(evidence: Evidence, criterion: Criterion) -> str | None:
     if evidence.dead > criterion.max_dead_rate:
         return (
             f"{evidence.dead:.0%} of the trained model's maps are constant or not finite "
-            f"(at most {criterion.max_dead_rate:.0%} allowed)"
+            f"(at most {criterion.max_dead_rate:.0%} allowed){_CUT_OFF}"
         )
     guard = Signal(math.nan, math.nan)
     if evidence.noise is not None and evidence.cross is not None:
@@ -368,30 +388,28 @@ def _flat(found: Mapping[str, Sensitivity], evidence: Evidence, criterion: Crite
 
 def _decide(
     found: Mapping[str, Sensitivity], criterion: Criterion, question: Wording, repeats: int, samples: int
-) -> tuple[Outcome, str]:
+) -> tuple[str, Outcome, str]:
+    """The measure that decides, what it decides, and why: a number is never shown beside another measure's verdict."""
     threshold, index = criterion.min_psi, question.index
-    failing = {name: s.psi for name, s in found.items() if s.psi.high < threshold}
+    worst = min(found, key=lambda name: found[name].psi.value)
+    alone = f"{index} {found[worst].psi.value:.2f} by {worst}"
+    failing = [name for name, s in found.items() if s.psi.high < threshold]
     if failing:
-        name = min(failing, key=lambda key: failing[key].value)
-        psi = failing[name]
-        return Outcome.FAIL, (
-            f"{question.kept}: {index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name}, below {threshold:g}"
-        )
-    name = min(found, key=lambda key: found[key].psi.low)
-    psi = found[name].psi
+        name = min(failing, key=lambda name: found[name].psi.value)
+        return name, Outcome.FAIL, f"{question.kept}: {index} {_shown(name, found)}, below {threshold:g}"
     if repeats < question.least:
-        return Outcome.INCONCLUSIVE, question.too_few.format(f"{index} {psi.value:.2f} by {name}")
-    if psi.low >= threshold:
-        worst = min(found, key=lambda key: found[key].psi.value)
-        psi = found[worst].psi
-        return Outcome.PASS, (
-            f"{question.changed}: {index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {worst}, "
-            f"at least {threshold:g}"
-        )
-    return Outcome.INCONCLUSIVE, (
-        f"{index} {psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name} straddles {threshold:g}; "
-        f"{_what_would_settle(psi, threshold, repeats, question.unit, samples)}"
-    )
+        return worst, Outcome.INCONCLUSIVE, question.too_few.format(alone)
+    open_ = min(found, key=lambda name: found[name].psi.low)
+    if found[open_].psi.low >= threshold:
+        return worst, Outcome.PASS, f"{question.changed}: {index} {_shown(worst, found)}, at least {threshold:g}"
+    settles = _what_would_settle(found[open_].psi, threshold, repeats, question.unit, samples)
+    return open_, Outcome.INCONCLUSIVE, f"{index} {_shown(open_, found)} straddles {threshold:g}; {settles}"
+
+
+def _shown(name: str, found: Mapping[str, Sensitivity]) -> str:
+    """``value [low, high] by measure``."""
+    psi = found[name].psi
+    return f"{psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name}"
 
 
 def _what_would_settle(psi: Interval, threshold: float, repeats: int, unit: str, samples: int) -> str:

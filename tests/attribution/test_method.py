@@ -1,6 +1,8 @@
 """What every attribution method must keep, and the names it goes by."""
 
+import copy
 import logging
+import pickle
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from lightning_sanity.attribution.batching import Rows
 from lightning_sanity.attribution.differences import deepshap
 from lightning_sanity.attribution.gradient_cam import scorecam
 from lightning_sanity.attribution.gradients import smoothgrad, vargrad
+from lightning_sanity.attribution.method import Method, output_gradient
 from lightning_sanity.attribution.path import integrated_gradients
 from lightning_sanity.attribution.relevance import lrp_alpha_beta
 
@@ -236,3 +239,29 @@ def test_bad_parameter_is_named(make, message):
 def test_factory_itself_is_not_a_method():
     with pytest.raises(TypeError, match="pass 'smoothgrad' or smoothgrad"):
         resolve(smoothgrad)
+
+
+def negated(model, inputs, target):
+    return -output_gradient(model, inputs, target)
+
+
+@pytest.mark.parametrize("name", available())
+def test_a_method_survives_pickle_and_copy(name):
+    method = resolve(name)
+    for again in (pickle.loads(pickle.dumps(method)), copy.deepcopy(method)):
+        assert (again.name, again.signed, again.control) == (method.name, method.signed, method.control)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [integrated_gradients(n_steps=3), smoothgrad(n_samples=2, noise=0.5), Method("own", negated)],
+    ids=["steps", "noise", "own"],
+)
+def test_a_pickled_method_explains_as_it_did(method, batch):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.Tanh(), nn.Linear(8, 4))
+    maps = []
+    for each in (method, pickle.loads(pickle.dumps(method))):
+        torch.manual_seed(2)
+        maps.append(each(model, *batch))
+    assert torch.equal(*maps)

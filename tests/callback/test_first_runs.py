@@ -3,8 +3,9 @@
 import warnings
 
 import lightning.pytorch as pl
-import made_first_runs as made
 import pytest
+from made_first_runs import quick_trainer
+from measuring import newcomers, samples
 from torch.utils.data import DataLoader
 
 from lightning_sanity import SaliencySanityCallback, targets
@@ -12,18 +13,18 @@ from lightning_sanity import SaliencySanityCallback, targets
 pytestmark = pytest.mark.slow
 
 RUNS = [
-    (made.Convolutional, made.digit_images, {}, 4),
-    (made.ResNet, made.digit_images, {}, 3),
-    (made.VisionTransformer, made.digit_images, {}, 8),
-    (made.ConvNeXt, made.digit_images, {}, 8),
-    (made.Perceptron, made.digit_images, {}, 4),
-    (made.LongShortTerm, made.waves, {"classes": 3, "learning_rate": 1e-2}, 8),
-    (made.Signals, made.waves, {"classes": 3, "learning_rate": 5e-3}, 5),
-    (made.Text, made.sentences, {"classes": 4, "learning_rate": 5e-3}, 6),
-    (made.Flat, made.wines, {"classes": 3, "learning_rate": 1e-2}, 8),
-    (made.Segmenter, made.digit_images, {}, 2),
+    (newcomers.Convolutional, samples.digit_images, {}, 4),
+    (newcomers.StridedResNet, samples.digit_images, {}, 3),
+    (newcomers.VisionTransformer, samples.digit_images, {}, 8),
+    (newcomers.ConvNeXt, samples.digit_images, {}, 8),
+    (newcomers.Perceptron, samples.digit_images, {}, 4),
+    (newcomers.LongShortTerm, samples.waves, {"classes": 3, "learning_rate": 1e-2}, 8),
+    (newcomers.Signals, samples.waves, {"classes": 3, "learning_rate": 5e-3}, 5),
+    (newcomers.Text, samples.sentences, {"classes": 4, "learning_rate": 5e-3}, 6),
+    (newcomers.Flat, samples.wines, {"classes": 3, "learning_rate": 1e-2}, 8),
+    (newcomers.Segmenter, samples.digit_images, {}, 2),
 ]
-NEEDED = {made.Segmenter: {"target": targets.class_mask(1)}}
+NEEDED = {newcomers.Segmenter: {"target": targets.class_mask(1)}}
 
 
 @pytest.mark.parametrize(("model", "data", "parameters", "epochs"), RUNS, ids=[run[0].__name__ for run in RUNS])
@@ -31,7 +32,7 @@ def test_a_first_run_is_valid_and_says_what_came_out(tmp_path, capsys, model, da
     pl.seed_everything(0, verbose=False)
     training, validation = data()
     measured = SaliencySanityCallback(**NEEDED.get(model, {}))
-    run = made.quick_trainer(tmp_path, measured, max_epochs=epochs, check_val_every_n_epoch=epochs)
+    run = quick_trainer(tmp_path, measured, max_epochs=epochs, check_val_every_n_epoch=epochs)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         run.fit(model(**parameters), DataLoader(training, 32, shuffle=True), DataLoader(validation, 256))
@@ -50,7 +51,7 @@ def test_a_first_run_is_valid_and_says_what_came_out(tmp_path, capsys, model, da
 
 
 def test_a_segmenter_without_a_target_is_told_which_one(tmp_path):
-    training, validation = made.digit_images()
-    run = made.quick_trainer(tmp_path, SaliencySanityCallback(), max_epochs=1, limit_train_batches=1)
+    training, validation = samples.digit_images()
+    run = quick_trainer(tmp_path, SaliencySanityCallback(), max_epochs=1, limit_train_batches=1)
     with pytest.warns(UserWarning, match="class_mask for segmentation"):
-        run.fit(made.Segmenter(), DataLoader(training, 32), DataLoader(validation, 256))
+        run.fit(newcomers.Segmenter(), DataLoader(training, 32), DataLoader(validation, 256))

@@ -247,6 +247,56 @@ def test_told_by_the_first_validation_once(tmp_path, model, arguments, words):
 
 
 @pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        (Rows, {}, ("(8, 3, 4)", "target=")),
+        (Small, {"probe": 1000}, ("probe=1000 samples were asked for", "only 64")),
+        (Small, {"probe": torch.rand(8, 1, 9, 9)}, ("float32 (8, 1, 9, 9)", "batch float32 (16, 1, 8, 8)")),
+        (Small, {"target": 7}, ("target 7 is out of range",)),
+        (Small, {"similarities": ["ssim"], "probe": torch.rand(8, 64)}, ("'ssim' means nothing here",)),
+    ],
+)
+def test_told_by_the_dry_validation_before_training(tmp_path, model, arguments, words):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+
+        class Start(pl.Callback):
+            told = ()
+
+            def on_train_start(self, *_):
+                self.told = [str(one.message) for one in found if "cannot be run as things are" in str(one.message)]
+
+        start = Start()
+        measured = SaliencySanityCallback(**{**QUICK, **arguments})
+        run = quick_trainer(tmp_path, measured, start, max_epochs=1, limit_train_batches=1, num_sanity_val_steps=1)
+        run.fit(model(), patches(), patches())
+    assert len(start.told) == 1
+    for part in words:
+        assert part in start.told[0]
+    assert not [one for one in found if "could not be run" in str(one.message)]  # the same is not said again
+
+
+def test_the_dry_validation_says_nothing_of_what_training_may_mend(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", ".*randomization test cannot")
+        measured = SaliencySanityCallback(**QUICK)
+        run = quick_trainer(tmp_path, measured, max_epochs=1, limit_train_batches=1, num_sanity_val_steps=1)
+        run.fit(OneClass(), patches(), patches())
+
+
+def test_the_dry_look_leaves_no_trace(tmp_path):
+    found = []
+    for callbacks in ([], [SaliencySanityCallback(**QUICK)]):
+        pl.seed_everything(0, verbose=False)
+        model = Small()
+        run = quick_trainer(tmp_path, *callbacks, num_sanity_val_steps=2, max_epochs=1)
+        run.fit(model, DataLoader(patches().dataset, 16, shuffle=True), patches())
+        found.append([*model.state_dict().values(), torch.get_rng_state()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
     "method",
     [
         lambda m, x, t: gradient(m, x, t).numpy(),

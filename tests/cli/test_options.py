@@ -34,6 +34,13 @@ def test_check_lists_every_option_with_its_type(capsys):
     assert "(integer; default: 3)" in printed
 
 
+def test_check_spells_an_option_once_and_names_no_empty_default(capsys):
+    assert main(["check", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert not re.findall(r"^  (--[\w-]+) \S+, \1 ", said, flags=re.MULTILINE)
+    assert "default: )" not in said
+
+
 def test_the_configuration_of_a_trainer_lists_every_option(capsys):
     parser = ArgumentParser()
     parser.add_class_arguments(SaliencySanityCallback, "test")

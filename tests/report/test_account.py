@@ -9,7 +9,7 @@ from made_figures import EVIL
 from made_results import FAILING, OPEN, PASSING, made
 
 from lightning_sanity.report.account import account, advice, legend, line, markup
-from lightning_sanity.result import Criterion, Curve
+from lightning_sanity.result import Criterion, Curve, Outcome
 
 ALL = {"gradcam": PASSING, "guided_backprop": FAILING, "occlusion": OPEN}
 
@@ -28,6 +28,14 @@ def test_every_method_has_a_line_with_verdict_interval_and_measure():
         row = next(text for text in lines if text.startswith(f"{name} "))
         assert re.fullmatch(rf"{name} +{outcome} +\d\.\d\d \[\d\.\d\d, \d\.\d\d\] +spearman", row)
     assert any(text.startswith("edge_detector (control)") for text in lines)
+
+
+def test_the_gradient_that_runs_beside_is_a_comparison_and_no_control():
+    result = made({"gradcam": PASSING, "gradient": PASSING})
+    beside = replace(result.verdicts["gradient"], gated=False)
+    said = account(replace(result, verdicts={**result.verdicts, "gradient": beside}))
+    assert "gradient (comparison)" in said
+    assert "edge_detector (control)" in said
 
 
 def test_the_legend_is_one_line_and_says_what_passes_and_what_0_1_and_more_mean():
@@ -49,6 +57,15 @@ def test_a_number_that_rests_on_few_pairs_is_marked_and_explained():
 
 def test_a_number_that_rests_on_nearly_all_pairs_bears_no_mark():
     assert "(*)" not in account(blanked(made(), "gradcam", 0.05))
+
+
+def test_a_method_that_cannot_apply_is_to_be_left_out():
+    result = made({"gradcam": PASSING, "guided_backprop": FAILING, "occlusion": PASSING})
+    out = replace(result.verdicts["occlusion"], outcome=Outcome.INCONCLUSIVE, reason="not applicable: no image")
+    failed, foreign = advice(replace(result, verdicts={**result.verdicts, "occlusion": out}))
+    assert "do not show maps of guided_backprop" in failed
+    assert "leave out occlusion" in foreign
+    assert "methods=['gradcam', 'guided_backprop']" in foreign
 
 
 def test_methods_with_one_reason_share_its_sentence():

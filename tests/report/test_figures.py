@@ -236,7 +236,7 @@ def test_verdicts_put_controls_last():
     names = list(make_result().verdicts)
     shuffled = {name: make_result().verdicts[name] for name in reversed(names)}
     labels = [label.get_text() for label in figures.verdicts(make_result(verdicts=shuffled)).axes[0].get_yticklabels()]
-    assert labels == ["guided_backprop", "gradient", "random  (control)"]
+    assert labels == ["guided_backprop", "gradient", "random (control)"]
 
 
 def test_verdicts_mark_the_threshold():

@@ -36,6 +36,23 @@ def test_judge_fails_on_the_measure_that_sees_the_failure():
     assert (verdict.outcome, verdict.measure) == (Outcome.FAIL, "ssim")
 
 
+@pytest.mark.parametrize(
+    ("steady", "wide", "outcome"),
+    [(0.38, 0.3, Outcome.INCONCLUSIVE), (0.46, 0.55, Outcome.FAIL)],
+    ids=["open", "failing"],
+)
+def test_the_index_shown_is_the_one_that_decided(steady, wide, outcome):
+    swings = torch.linspace(-0.5, 0.5, 6)[:, None, None].expand(6, 4, 24)
+    values = {"spearman": steady + 0.01 * swings, "ssim": wide + swings}
+    both = {name: evidence(0.1).floor["spearman"] for name in values}
+    found = evidence(0.1, values=values, floor=both, ceiling={name: torch.ones(1, 24) for name in values})
+    verdict = judge(found, Criterion())
+    assert verdict.outcome is outcome
+    assert f"{verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}] by {verdict.measure}" in verdict.reason
+    smallest = min(verdict.psi_of, key=lambda name: verdict.psi_of[name][0])
+    assert verdict.measure != smallest, "the case shows nothing"
+
+
 def test_judge_says_what_would_settle_an_open_verdict():
     verdict = judge(evidence(0.4, spread=1.5), Criterion())
     assert verdict.outcome is Outcome.INCONCLUSIVE
@@ -214,7 +231,9 @@ def test_judge_is_inconclusive_on_constant_maps():
     nothing = torch.full((6, 4, 24), torch.nan)
     verdict = judge(evidence(0.1, values={"spearman": nothing}), Criterion())
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "no similarity is defined" in verdict.reason
+    assert "the other models' maps are constant" in verdict.reason
+    verdict = judge(evidence(0.1, values={"spearman": nothing}, dead=1.0), Criterion())
+    assert verdict.reason.startswith("every map of the trained model is constant")
 
 
 def test_criterion_refuses_numbers_out_of_range():
