@@ -103,7 +103,7 @@ class Instrument:
             probe = self._probe.early(trainer, module)
             if probe is not None:
                 with nullcontext() if single else trainer.precision_plugin.forward_context():
-                    options = {**self._tests.options, "target": self._target(probe)}
+                    options = {**self._tests.options, "target": self._target(probe), "labels": probe.labels}
                     del options["pictures"]
                     rehearse(subject(module, Share(), clone_fn, single), probe.inputs, **options)
         except Exception as error:

@@ -41,6 +41,7 @@ from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.model.detached import left_out
 from lightning_sanity.model.digest import unsaved_buffers
 from lightning_sanity.model.graph import Graph
+from lightning_sanity.model.outputs import OutputError
 from lightning_sanity.model.sharded import share_of
 from lightning_sanity.model.weights import own_class
 from lightning_sanity.parameter_randomization.cascade import Cascade
@@ -193,6 +194,7 @@ def rehearse(
     target: Tensor | int | Target | Callable[[Any], Tensor] | None = None,
     *,
     methods: Methods = METHODS,
+    labels: Tensor | None = None,
     **options: Unpack[WalkOptions],
 ) -> None:
     """Prepare the test and leave it at that: nothing is re-initialised, and no map is kept.
@@ -202,6 +204,7 @@ def rehearse(
         inputs: See there.
         target: See there.
         methods: See there.
+        labels: See there.
         **options: See ``WalkOptions``.
 
     Raises:
@@ -209,7 +212,13 @@ def rehearse(
             are no scores, names that are not there.
     """
     given = settled_for(model, settled(options, "rehearse()"))
-    with _prepared(model, inputs, target, methods, given, Share()):
+    try:
+        asked = asked_of(model, inputs, target, given, labels)
+    except OutputError:
+        if labels is None or given["output"] is not None:
+            raise
+        return  # which of the outputs predicts the labels may be seen when the model is trained
+    with _prepared(model, asked, methods, given, Share()):
         pass
 
 

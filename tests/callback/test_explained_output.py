@@ -40,6 +40,7 @@ def test_a_probe_with_all_classes_says_how_wide_the_scores_are(tmp_path, trainin
 
 
 def test_what_predicts_the_labels_is_explained_where_widths_are_equal(tmp_path):
+    """And Lightning's dry run, in which nothing predicts them yet, does not warn of it."""
     watching = callback("gradient", probe=20)
     trainer(tmp_path, watching, max_epochs=4, check_val_every_n_epoch=4).fit(
         WithFeatures(width=10), *few_digits(512, 200)
