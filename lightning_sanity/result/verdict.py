@@ -354,10 +354,15 @@ def _without_signal(evidence: Evidence, criterion: Criterion) -> str | None:
         return "two samples are too few to tell signal from noise: use a probe of 16 or more"
     if _alike(evidence.cross):
         return _ONE_MAP
+    if guard.separation >= LEAST_EFFECT:
+        return (
+            "the maps carry no signal that can be told from chance: under a little input noise a map resembles itself "
+            f"more than another sample's map on average (by {guard.separation:.2f}), but not reliably (p = "
+            f"{guard.p:.2g}, at most {criterion.alpha:g} allowed): use a larger probe, of more different samples"
+        )
     return (
         "the maps carry no signal: under a little input noise a map resembles itself hardly more than another "
-        f"sample's map (by {guard.separation:.2f}; at least {LEAST_EFFECT:g} needed, p = {guard.p:.2g}, at most "
-        f"{criterion.alpha:g} allowed)"
+        f"sample's map (by {guard.separation:.2f}; at least {LEAST_EFFECT:g} needed)"
     )
 
 
@@ -412,13 +417,17 @@ def _shown(name: str, found: Mapping[str, Sensitivity]) -> str:
     return f"{psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}] by {name}"
 
 
+_HOPELESS = 25
+"""So many times the data are no advice: the threshold is a convention, and a closer look is not worth that much."""
+
+
 def _what_would_settle(psi: Interval, threshold: float, repeats: int, unit: str, samples: int) -> str:
     """How many repeats or samples would narrow the interval past the threshold, whichever causes more of its width."""
     half = (psi.value - psi.low) if psi.value >= threshold else (psi.high - psi.value)
     distance = abs(psi.value - threshold)
-    if distance <= 0.05 * half or not math.isfinite(half):
+    factor = (half / distance) ** 2 if distance else math.inf
+    if not factor <= _HOPELESS:
         return "it lies too close to the threshold for more data to settle"
-    factor = (half / distance) ** 2
     if psi.trial_share >= 0.5:
         return f"about {math.ceil(repeats * factor)} {unit} instead of {repeats} would settle it"
     return f"about {math.ceil(samples * factor)} samples instead of {samples} would settle it"

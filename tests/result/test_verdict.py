@@ -227,6 +227,32 @@ def test_maps_that_are_the_same_for_every_sample_are_told_from_noise():
     assert "the same for every sample" in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [
+        (torch.tensor([1.0, 0.2]).repeat(3, 12), "not reliably (p = "),
+        (torch.full((3, 24), 0.31), "hardly more than another sample's map (by 0.0"),
+    ],
+    ids=["by chance", "too little"],
+)
+def test_judge_says_what_a_signal_lacks(noise, words):
+    verdict = judge(evidence(0.1, noise=noise), Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.reason.startswith("the maps carry no signal")
+    assert words in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("level", "words"), [(0.3, "would settle it"), (0.41, "too close to the threshold")], ids=["far", "near"]
+)
+def test_more_data_are_advised_only_where_they_are_worth_it(level, words):
+    values = level + torch.linspace(-0.4, 0.4, 6)[:, None, None].expand(6, 4, 24)
+    found = evidence(0.1, values={"spearman": values}, floor={"spearman": torch.full((6, 4, 24), 0.1)})
+    verdict = judge(found, Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert words in verdict.reason
+
+
 def test_judge_is_inconclusive_on_constant_maps():
     nothing = torch.full((6, 4, 24), torch.nan)
     verdict = judge(evidence(0.1, values={"spearman": nothing}), Criterion())
