@@ -285,6 +285,30 @@ def test_the_dry_validation_says_nothing_of_what_training_may_mend(tmp_path):
         run.fit(OneClass(), patches(), patches())
 
 
+class TwoOutputs(Small):
+    """Only when it is trained do the labels tell which output holds the scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+
+    def forward(self, images):
+        return {"here": self.net(images), "there": self.other(images)}
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0])["here"], batch[1])
+
+
+def test_the_dry_validation_waits_for_what_training_tells(tmp_path):
+    measured = SaliencySanityCallback(**QUICK)
+    run = quick_trainer(tmp_path, measured, max_epochs=8, check_val_every_n_epoch=8, num_sanity_val_steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", ".*randomization test (cannot|could not)")
+        run.fit(TwoOutputs(), patches(), patches())
+    assert measured.result is not None
+
+
 def test_the_dry_look_leaves_no_trace(tmp_path):
     found = []
     for callbacks in ([], [SaliencySanityCallback(**QUICK)]):
