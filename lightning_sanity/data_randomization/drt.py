@@ -343,7 +343,6 @@ def _judged(
             groups,
             criterion,
             name in gated,
-            given["seed"],
         )
         for name in ready.lined.methods
     }
@@ -377,9 +376,8 @@ def _judge(
     groups: tuple[int, int],
     criterion: Criterion,
     gated: bool,
-    seed: int,
 ) -> Verdict:
-    verdict = judge_labels(evidence, groups, criterion, gated=gated, seed=seed)
+    verdict = judge_labels(evidence, groups, criterion, gated=gated)
     if groups[0] < 2 or evidence.trivial is not None:
         return verdict
     tables = [likeness[name].abs() if name == SIGNED else likeness[name] for name in evidence.values]

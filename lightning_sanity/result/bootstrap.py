@@ -58,9 +58,3 @@ def percentiles(values: Tensor) -> tuple[float, float]:
         return math.nan, math.nan
     tail = (1 - LEVEL) / 2
     return float(known.quantile(tail)), float(known.quantile(1 - tail))
-
-
-def variance(values: Tensor) -> float:
-    """Variance of the finite values; NaN for fewer than two."""
-    known = values[values.isfinite()]
-    return float(known.var()) if known.numel() > 1 else math.nan

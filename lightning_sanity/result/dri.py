@@ -1,22 +1,25 @@
 """Data randomization index (DRI) of models trained on true and on permuted labels, and the exchange of their kinds.
 
-With three models of a kind, an interval by Student's t would span everything; these resample models and samples.
+Both kinds of models, and the samples, are random; an interval is for new ones of all three.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from lightning_sanity.resources.random_streams import generator
-from lightning_sanity.result.bootstrap import RESAMPLES, counts, percentiles, psi, variance
-from lightning_sanity.result.psi import Interval, Sensitivity
+from lightning_sanity.result.bootstrap import psi
+from lightning_sanity.result.psi import LEVEL, Interval, Sensitivity
 from lightning_sanity.result.sanity_result import Outcome, Verdict
 from lightning_sanity.result.verdict import SIGNED, Criterion, Evidence, Wording, conclude
 
+_NORMAL = 1.96
 _GROUPINGS = 20_000
 
 LABELS = Wording(
@@ -37,14 +40,13 @@ def label_sensitivity(
     groups: tuple[int, int],
     *,
     absolute: bool = False,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> Sensitivity:
     """DRI, the data randomization index: PSI of one step, permuted labels, with retrained models for the ceiling.
 
     ``DRI = (S_seed - S_perm) / (S_seed - U)``, S_seed between models that differ in their training seed only. Its
-    interval resamples the models of either kind and the samples; a draw of one true-label model alone has no S_seed and
-    is left out. With three models of a kind such an interval is rough, and rather too narrow.
+    interval is a jackknife's: leave out each true-label model, each random-label model and each sample in turn, add up
+    the three variances, and take the quantile of Student's t at Satterthwaite's degrees of freedom. Of a kind with one
+    model nothing can be left out: the interval then holds for this model.
 
     Args:
         values: Similarity of every true-label model's maps to every permuted-label model's, the latter changing
@@ -54,30 +56,45 @@ def label_sensitivity(
             one such model, similarity of repeats of its explanation ``(repeats, N)``.
         groups: Ks and Kr.
         absolute: See ``sensitivity``.
-        seed: Of the resampling.
-        resamples: Number of bootstrap resamples.
+
+    Tukey 1958; Satterthwaite 1946. Resampling three models with replacement is too narrow: see
+    ``benchmarks/label_findings.py``.
     """
     values, floor, ceiling = (t.double().abs() if absolute else t.double() for t in (values, floor, ceiling))
-    samples, rng = values.shape[-1], generator(seed, "bootstrap")
-    by_true, by_permuted, by_sample = (counts(size, resamples, rng) for size in (*groups, samples))
+    sizes = (*groups, values.shape[-1])
+    one, other = torch.triu_indices(groups[0], groups[0], 1)
 
-    def estimate(true: Tensor, permuted: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """DRI and separation for weights of true-label models, random-label models and samples, ``(B, size)`` each."""
+        true, permuted, sample = weights
         pairs = (true[:, :, None] * permuted[:, None]).flatten(1)
-        one, other = torch.triu_indices(groups[0], groups[0], 1)
-        return psi(values, floor, ceiling, pairs, sample, true[:, one] * true[:, other] if groups[0] > 1 else None)
+        again = true[:, one] * true[:, other] if groups[0] > 1 else None
+        if groups[0] == 2:  # without either of two there is no pair
+            again = torch.ones_like(again)  # type: ignore[arg-type]
+        return psi(values, floor, ceiling, pairs, sample, again)
 
-    alone = [torch.ones(1, size, dtype=torch.float64) for size in (*groups, samples)]
-    point, separation = estimate(*alone)
-    both, apart = estimate(by_true, by_permuted, by_sample)
-    by_models = estimate(by_true, by_permuted, alone[2].expand(resamples, -1))[0]
-    low, high = percentiles(both)
-    interval = Interval(float(point), low, high, min(1.0, variance(by_models) / max(variance(both), 1e-12)))
-    return Sensitivity(interval, float(point), float(point), float(separation), percentiles(apart)[0])
+    whole = [torch.ones(1, size, dtype=torch.float64) for size in sizes]
+    point, separation = (float(each) for each in estimate(whole))
+    spread: list[tuple[float, float]] = []  # variances of both, by models of either kind and by samples
+    for factor, size in enumerate(sizes):
+        weights = [each.expand(size, -1) for each in whole]
+        weights[factor] = 1 - torch.eye(size, dtype=torch.float64)
+        spread.append((0.0, 0.0) if size < 2 else tuple(map(_jackknifed, estimate(weights))))  # type: ignore[arg-type]
+    variances = [index for index, _ in spread]
+    total, apart = sum(variances), sum(each for _, each in spread)
+    free = total**2 / max(sum(v**2 / max(size - 1, 1) for v, size in zip(variances, sizes, strict=True)), 1e-300)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, free)) * math.sqrt(total) if total > 0 else total
+    share = (total - variances[2]) / total if total > 0 else 0.0
+    interval = Interval(point, point - reach, point + reach, share)
+    return Sensitivity(interval, point, point, separation, separation - _NORMAL * math.sqrt(apart))
 
 
-def judge_labels(
-    evidence: Evidence, groups: tuple[int, int], criterion: Criterion, *, gated: bool = True, seed: int = 0
-) -> Verdict:
+def _jackknifed(left_out: Tensor) -> float:
+    """Variance of an estimate of which these are the values with one item left out; NaN if one is undefined."""
+    return (len(left_out) - 1) * float(left_out.var(correction=0))
+
+
+def judge_labels(evidence: Evidence, groups: tuple[int, int], criterion: Criterion, *, gated: bool = True) -> Verdict:
     """The verdict on one method; see ``verdict.conclude``.
 
     Args:
@@ -85,14 +102,11 @@ def judge_labels(
         groups: How many true-label and permuted-label models there are.
         criterion: What a method must show.
         gated: Whether the method counts.
-        seed: Of the resampling.
     """
     if evidence.trivial is not None:
         return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
     found = {
-        name: label_sensitivity(
-            values, evidence.floor[name], evidence.ceiling[name], groups, absolute=name == SIGNED, seed=seed
-        )
+        name: label_sensitivity(values, evidence.floor[name], evidence.ceiling[name], groups, absolute=name == SIGNED)
         for name, values in evidence.values.items()
         if not bool(values.isnan().all())
     }

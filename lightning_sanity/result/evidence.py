@@ -191,14 +191,12 @@ def _judge(result: SanityResult, method: str, grounds: Grounds, criterion: Crite
     evidence = _evidence(result, method, grounds)
     if result.settings.get("test") != OF_LABELS:
         return judge(evidence, criterion, gated=gated)
-    groups, seed = result.settings.get("models"), result.settings.get("seed")
+    groups = result.settings.get("models")
     sizes = tuple(groups) if isinstance(groups, list) else ()
     pairs = {len(values) for values in evidence.values.values()} or {math.prod(sizes)}
     if len(sizes) != 2 or not all(type(n) is int and n > 0 for n in sizes) or pairs != {math.prod(sizes)}:
         raise ValueError(f"'settings.models' does not fit the pairs of models in the curves of {method}")
-    if type(seed) is not int:
-        raise ValueError("'settings.seed' must be an integer")
-    verdict = judge_labels(evidence, (sizes[0], sizes[1]), criterion, gated=gated, seed=seed)
+    verdict = judge_labels(evidence, (sizes[0], sizes[1]), criterion, gated=gated)
     return verdict if result.settings.get("memorization") is not None else unchecked(verdict)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -152,18 +153,37 @@ def test_models_and_random_streams_are_left_as_they_were(kinds):
 # ---------------------------------------------------------------------------------------------------------- statistics
 
 
-def test_interval_agrees_with_a_slow_bootstrap_over_models_and_samples():
+def test_interval_agrees_with_a_slow_jackknife():
     values, floor, seeds = 0.3 + 0.2 * torch.rand(6, 1, 12), 0.1 * torch.rand(6, 1, 12), 0.6 + 0.2 * torch.rand(3, 12)
-    pairs, rng, draws = list(combinations(range(3), 2)), np.random.default_rng(0), []
-    while len(draws) < 1500:
-        a, b, n = rng.integers(3, size=3), rng.integers(2, size=2), rng.integers(12, size=12)
-        again = [seeds[pairs.index((min(i, j), max(i, j)))][n].mean() for i, j in combinations(a, 2) if i != j]
-        if again:
-            rows = [2 * i + j for i, j in product(a, b)]
-            ceiling, unrelated = np.mean(again), floor[rows][:, 0, n].mean()
-            draws.append(float((ceiling - values[rows][:, 0, n].mean()) / (ceiling - unrelated)))
-    found = label_sensitivity(values, floor, seeds, (3, 2), resamples=4000).psi
-    assert [found.low, found.high] == pytest.approx(np.quantile(draws, [0.025, 0.975]).tolist(), abs=0.015)
+    pairs, everything = list(combinations(range(3), 2)), [list(range(size)) for size in (3, 2, 12)]
+
+    def index(a, b, n):
+        again = np.mean([seeds[k][n].mean() for k, pair in enumerate(pairs) if set(pair) <= set(a)])
+        rows = [2 * i + j for i, j in product(a, b)]
+        unrelated = floor[rows][:, 0, n].mean()
+        return float((again - values[rows][:, 0, n].mean()) / (again - unrelated))
+
+    variances = []
+    for factor, items in enumerate(everything):
+        without = [
+            index(*(items[:k] + items[k + 1 :] if f == factor else each for f, each in enumerate(everything)))
+            for k in items
+        ]
+        variances.append((len(items) - 1) * np.var(without))
+    freedom = sum(variances) ** 2 / sum(v**2 / (len(items) - 1) for v, items in zip(variances, everything, strict=True))
+    reach = student.ppf(0.975, freedom) * np.sqrt(sum(variances))
+    found = label_sensitivity(values, floor, seeds, (3, 2)).psi
+    assert found.value == pytest.approx(index(*everything), abs=1e-6)
+    assert [found.low, found.high] == pytest.approx([found.value - reach, found.value + reach], abs=1e-5)
+    assert found.trial_share == pytest.approx(sum(variances[:2]) / sum(variances), abs=1e-5)
+
+
+def test_one_model_of_a_kind_leaves_samples_and_the_other_kind_to_chance():
+    values, floor, again = torch.rand(3, 1, 12), torch.rand(3, 1, 12) / 9, torch.ones(1, 12)
+    alone = label_sensitivity(values[:1], floor[:1], again, (1, 1)).psi
+    assert alone.trial_share == 0
+    assert alone.low < alone.value < alone.high
+    assert label_sensitivity(values, floor, again, (1, 3)).psi.trial_share > 0
 
 
 def test_permutation_probability_agrees_with_an_enumeration():
