@@ -247,9 +247,7 @@ def main():
                             print("       ", measure, {key: round(value, 2) for key, value in values.items()})
     for size in SIZES:
         shares = [each["coverage"] for row in rows for each in row[f"{size}+{size}"][0].values()]
-        print(
-            f"{size}+{size}: mean coverage {statistics.mean(shares):.3f}, least {min(shares):.2f}, {len(shares)} indices"
-        )
+        print(f"{size}+{size}: coverage {statistics.mean(shares):.3f}, least {min(shares):.2f}, of {len(shares)}")
     if arguments.json:
         print(json.dumps(rows, indent=1))
 
