@@ -17,6 +17,7 @@ from lightning_sanity.callback.narration import Narration
 from lightning_sanity.callback.released_weights import Ledger, subject
 from lightning_sanity.callback.trainer import gatherer, interruptible, occasion, progress_lines
 from lightning_sanity.data_randomization.drt import data_randomization_test
+from lightning_sanity.data_randomization.logged import memorization_logged
 from lightning_sanity.explanation.options import DEFAULTS as COMMON
 from lightning_sanity.explanation.probe import Probe
 from lightning_sanity.model import checkpoint
@@ -178,7 +179,7 @@ class Instrument:
                 result = parameter_randomization_test(
                     measured, probe.inputs, **options, max_seconds=self.parts.test, share=share, progress=tick
                 )
-            labels = self._compared(measured, probe, options, kept)
+            labels = self._compared(trainer, measured, probe, options, kept)
         digest = result.weights_digest if measured is module or share.rank else weights_digest(module)
         step = self._ledger.measure(trainer, digest)
         settings = {**result.settings, **occasion(trainer)}
@@ -196,7 +197,12 @@ class Instrument:
         return probe.labels
 
     def _compared(
-        self, measured: nn.Module, probe: Probe, options: Mapping[str, Any], kept: SanityResult | None
+        self,
+        trainer: pl.Trainer,
+        measured: nn.Module,
+        probe: Probe,
+        options: Mapping[str, Any],
+        kept: SanityResult | None,
     ) -> SanityResult | Exception | None:
         """The data randomization test against the stored model; every rank runs it, with the same result.
 
@@ -209,12 +215,15 @@ class Instrument:
             return kept
         shared = {name: options[name] for name in ("target", "labels", "methods", "pictures", *COMMON)}
         try:
+            learned = memorization_logged(trainer, self._tests.reference)
             other = clone(measured, options["clone_fn"])
             try:
                 other.load_state_dict(checkpoint.load(self._tests.reference))
             except RuntimeError as error:
                 raise ValueError(f"`reference_checkpoint` does not fit the model: {error}") from error
             with self._allowance.timing("labels"):
-                return data_randomization_test(measured, other, probe.inputs, progress=False, **shared)
+                return data_randomization_test(
+                    measured, other, probe.inputs, memorization=learned, progress=False, **shared
+                )
         except Exception as error:
             return error if self._tests.raises else error.with_traceback(None)

@@ -8,6 +8,7 @@ learned_labels.py did every model learn the labels it was given, and were they r
 association.py    do the labels that a model was given go together with the true ones?
 tallies.py        how well predictions fit labels of any kind, as sums over batches
 evidence.py       measured on the data module that models were trained with
+logged.py         as trainings wrote it down themselves
 experiment.py     trains both kinds of models and compares them
 recorder.py       the record of each of its trainings
 fingerprint.py    what an experiment trains: whose folder is it?
