@@ -73,7 +73,7 @@ def captum_method(method: Any, layer: str | None = None) -> Method:
             raise ValueError(f"captum's {cls.__name__} returned shape {tuple(found.shape)}, no map of the input")
         return resized(layout.grid(found).sum(1, keepdim=True), value)
 
-    return Method(cls.__name__, attribute, stochastic=stochastic, refuses=_refuses(cls, build))
+    return Method(cls.__name__, attribute, stochastic=stochastic, refuses=_refuses(cls, build), guarded=True)
 
 
 def _builder(cls: type, given: Any, layer: str | None) -> Callable[[nn.Module, Any], Any]:
