@@ -109,8 +109,8 @@ class Guests:
             attribute=attribution(method.attribute),
             refuses=method.refuses and refuses,
             prepare=method.prepare and once,
-            completeness=complete and (lambda *asked: self._call(name, complete, *asked, limit=limit)),
-            settle=settle and (lambda *asked: self._guarded(name, self._call(name, settle, *asked, limit=limit))),
+            completeness=complete and (lambda m, x, t: self._call(name, complete, m, x, t, limit)),
+            settle=settle and (lambda m, x, t: self._guarded(name, self._call(name, settle, m, x, t, limit))),
             over=over and (lambda parts: self._guarded(name, over(parts))),
         )
 
@@ -380,11 +380,6 @@ def _set_filters(kept: list[Any]) -> None:
     warnings._filters_mutated()  # type: ignore[attr-defined]
 
 
-def _set_environment(kept: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(kept)
-
-
 def _folder() -> str | None:
     try:
         return os.getcwd()
@@ -417,7 +412,6 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     ("NumPy's error handling", np.geterr, lambda kept: np.seterr(**kept)),
     ("the warning filters", lambda: list(warnings.filters), _set_filters),
-    ("the environment", lambda: dict(os.environ), _set_environment),
     ("the working directory", _folder, _enter),
 )
 

@@ -251,6 +251,24 @@ class Adapted(nn.Module):
         self.model = model
         self._forward = forward
 
-    def forward(self, *inputs: Any) -> Tensor:
-        """Outputs ``(N, classes)`` or ``(N,)``."""
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Outputs ``(N, classes)`` or ``(N,)``; all that the model itself returns, to who asks it with options."""
+        if options:
+            return self.model(*inputs, **options)
         return logits(self._forward(self.model, *inputs) if self._forward is not None else self.model(*inputs))
+
+    def __getattr__(self, name: str) -> Any:
+        """The model's own attributes, for methods that know it."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.model, name)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """A module by its name in the model."""
+        try:
+            return super().get_submodule(target)
+        except AttributeError:
+            return self.model.get_submodule(target)

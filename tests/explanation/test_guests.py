@@ -178,7 +178,6 @@ def replaces_a_function_of_torch(model, x, target):
 
 def hides_warnings(model, x, target):
     warnings.simplefilter("ignore")
-    os.environ["OMP_DYNAMIC"] = "TRUE"
     os.chdir("/")
 
 
@@ -208,7 +207,6 @@ def settings():
         torch.backends.cudnn.benchmark,
         np.geterr(),
         list(warnings.filters),
-        dict(os.environ),
         os.getcwd(),
         nn.ReLU.forward,
         F.linear,
