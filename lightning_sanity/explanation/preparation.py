@@ -241,6 +241,12 @@ def settled_effort(methods: Mapping[str, Method]) -> dict[str, dict[str, int]]:
     return {name: dict(method.settled) for name, method in methods.items() if method.settled}
 
 
+def layers_taken(functions: Mapping[str, AttributionFn]) -> dict[str, str]:
+    """The module that each class activation map is made of, by its name in the user's model."""
+    layers = {name: getattr(function, "layer", None) for name, function in functions.items()}
+    return {name: layer.name.removeprefix("model.") for name, layer in layers.items() if layer is not None}
+
+
 def within_reach(
     what: Explanation, place: Embedding | None, mask: Tensor | None, max_batch: int | None = None
 ) -> Tensor | None:
