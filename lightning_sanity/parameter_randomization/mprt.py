@@ -138,7 +138,7 @@ def parameter_randomization_test(
     """
     started = time.perf_counter()
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}: pass what that was made from")
     given = settled_for(model, settled(options, "parameter_randomization_test()"))
     gated = {
         name for name, method in resolve_all(methods, cast("str | None", given["layer"])).items() if not method.control
