@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_sanity.attribution.batching import rows_of
 from lightning_sanity.attribution.method import Method, first, replaced
 from lightning_sanity.explanation.axes import as_asked, layout_of, of_shape
-from lightning_sanity.explanation.inputs import as_tensors
+from lightning_sanity.explanation.inputs import NAMES, as_tensors
 from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_ids, of_ids
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved, refuse_fixed
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lightning_sanity.explanation.options import CommonOptions
 
 Forward = Callable[..., Any]
-_NAMES = ("input_ids", "image", "images", "input", "inputs", "pixel_values", "x")
 
 
 @dataclass(frozen=True)
@@ -351,7 +350,7 @@ def _chosen_name(names: list[int | str], values: list[Any], explain: int | str |
         if explain not in tensors:
             raise ValueError(f"explain={explain!r} is no input tensor; there are {', '.join(map(repr, tensors))}")
         return explain
-    usual = [name for name in _NAMES if name in tensors]
+    usual = [name for name in NAMES if name in tensors]
     if usual:
         return usual[0]
     if names == list(range(len(names))):

@@ -79,9 +79,34 @@ def test_lists_in_a_tuple_reach_the_model_as_lists():
     seen = []
     values, forward = as_tensors(([IMAGES, IMAGES * 2], IMAGES * 3), None)
     forward(lambda pair, single: seen.append((pair, single)), *values)
-    ((pair, single),) = seen
-    assert [torch.equal(one, k * IMAGES) for one, k in zip(pair, (1, 2), strict=True)] == [True, True]
-    assert torch.equal(single, 3 * IMAGES)
+    torch.testing.assert_close(seen, [([IMAGES, IMAGES * 2], IMAGES * 3)])
+
+
+def test_of_a_dictionary_in_a_tuple_the_image_is_explained_and_the_rest_rides_along():
+    seen = []
+    given = {"label": torch.arange(6), "mask": IMAGES > 0.5, "image": IMAGES, "name": ["a"] * 6}
+    values, forward = as_tensors((given,), None)
+    assert values[0] is IMAGES
+    forward(seen.append, *values)
+    assert seen[0]["name"] == ["a"] * 6
+    assert all(torch.equal(seen[0][key], given[key]) for key in ("label", "mask", "image"))
+
+
+def test_a_model_of_a_whole_batch_is_measured_as_the_model_of_its_images(plain):
+    class OfBatch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, batch):
+            assert len(batch["name"]) > 0
+            return self.net(batch["image"])
+
+    batch = {"label": torch.arange(6) % 3, "image": IMAGES, "name": ["a"] * 6}
+    result = measured(OfBatch().eval(), (batch,), torch.arange(6) % 3)
+    for name in METHODS:
+        shades = result.trained_maps[name].int() - plain.trained_maps[name].int()
+        assert int(shades.abs().max()) <= 1
 
 
 @pytest.mark.parametrize(
