@@ -33,6 +33,7 @@ from lightning_sanity.resources.budget import Interrupted, alarm
 
 _visiting: ContextVar[bool] = ContextVar("visiting", default=False)
 _PARTS = {"_parameters": "parameters", "_buffers": "buffers", "_modules": "submodules", "training": "the mode"}
+_REGISTERED = {"_parameters", "_buffers", "_modules"}
 _CONTAINERS = (dict, list, set)
 
 
@@ -56,8 +57,10 @@ class Guests:
 
     def __init__(self, models: Iterable[tuple[nn.Module, nn.Module]], deadline: float | None = None) -> None:
         self._trainable: list[Tensor] = []
+        self._sharded = False
         for theirs, copied in models:
             asked = {name for name, p in getattr(theirs, "_orig_mod", theirs).named_parameters() if p.requires_grad}
+            self._sharded |= is_sharded(copied)
             self._trainable += [p for name, p in copied.named_parameters() if name in asked and p.is_floating_point()]
         self._said: dict[str, dict[str, None]] = {}
         self._known: set[str] = set()
@@ -132,7 +135,7 @@ class Guests:
         limit: float = math.inf,
     ) -> Any:
         left: list[str] = []
-        seconds, rule = self._patience(model, limit)
+        seconds, rule = self._patience(limit)
         hangs = f"did not return within {seconds:.3g} s, {rule}"
         token = _visiting.set(True)
         try:
@@ -156,9 +159,9 @@ class Guests:
             for what in left:
                 self._say(name, f"changed {what}, which was put back after the call")
 
-    def _patience(self, model: nn.Module, limit: float) -> tuple[float, str]:
+    def _patience(self, limit: float) -> tuple[float, str]:
         """Seconds that a call may take, and what says so; any, where other processes wait for the model's passes."""
-        if is_sharded(model):
+        if self._sharded:
             return math.inf, ""
         if self._deadline is not None:
             short = max((self._deadline - time.perf_counter()) / 2, self._least)
@@ -189,7 +192,7 @@ class Guests:
         what was changed. It is always undone. Shards are the model's own, measured in place: FSDP resizes their
         memory while it gathers them, so they are not copied, and what is written to them stays.
         """
-        if is_sharded(model):
+        if self._sharded:
             yield
             return
         originals = [(where, tensor, tensor.data, tensor.grad, tensor.requires_grad) for where, tensor in _held(model)]
@@ -247,9 +250,10 @@ def _held(model: nn.Module) -> list[tuple[str, Tensor]]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         for key, value in vars(module).items():
-            for leaf in tree_leaves(value) if isinstance(value, Tensor) or _filled(value) else ():
-                if isinstance(leaf, Tensor):
-                    found.setdefault(id(leaf), (prefix + key, leaf))
+            if key not in _REGISTERED and (isinstance(value, Tensor) or _filled(value)):
+                for leaf in tree_leaves(value):
+                    if isinstance(leaf, Tensor):
+                        found.setdefault(id(leaf), (prefix + key, leaf))
         for key, leaf in (*module._parameters.items(), *module._buffers.items()):
             if leaf is not None:
                 found[id(leaf)] = prefix + key, leaf
@@ -257,7 +261,13 @@ def _held(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _filled(value: Any) -> bool:
-    return isinstance(value, (dict, list, tuple)) and len(value) > 0
+    """Whether it may hold tensors, unlike the sizes and strides that most modules keep."""
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    return any(type(each) not in _NUMBERS for each in (value.values() if isinstance(value, dict) else value))
+
+
+_NUMBERS = {int, float, bool, str, type(None)}
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -355,6 +365,8 @@ def _put_back(now: dict[str, Any], before: _Attributes, *, whole: bool = True) -
 
 
 def _holds(value: Any, held: Any) -> bool:
+    if not held:
+        return not value
     if isinstance(value, dict):
         pairs = zip(value.items(), held.items(), strict=False)
         return len(value) == len(held) and all(a is b and x is y for (a, x), (b, y) in pairs)
