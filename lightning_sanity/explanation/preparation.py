@@ -112,9 +112,12 @@ def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     return values, run(values)
 
 
+_OTHER_TYPE = (
+    "calling it on the probe failed, whose inputs are of another type than its weights: convert them as your own "
+    "transforms do, as in inputs.float() / 255"
+)
 _HINTS = {
-    "should be the same": "its inputs are of another type than its weights: convert them as your own transforms do, as "
-    "in inputs.float() / 255",
+    **dict.fromkeys(("should be the same", "must have the same dtype", "expected scalar type"), _OTHER_TYPE),
     "not attached to a `Trainer`": "its forward needs a Trainer, which a clone does not have",
     "inference tensor": "it was run in inference mode, which gathered shards never leave; use "
     "Trainer(inference_mode=False)",

@@ -324,7 +324,7 @@ def _scores(model: nn.Module, asked: Request, outputs: Any, rows: int, seed: int
         found = _watched(model, asked, 0, seed) if are_labels(known) else None
         if found is None or not are_labels(known):
             raise
-        return scores_among(found[1], found[2], classes=classes, labels=known)
+        return scores_among(found.outputs, found.rows, classes=classes, labels=known)
 
 
 def explainable(inputs: Any) -> tuple[int | str, ...]:

@@ -249,7 +249,6 @@ def test_told_by_the_first_validation_once(tmp_path, model, arguments, words):
     ("model", "arguments", "words"),
     [
         (Rows, {}, ("(8, 3, 4)", "target=")),
-        (Small, {"probe": 1000}, ("probe=1000 samples were asked for", "only 64")),
         (Small, {"probe": torch.rand(8, 1, 9, 9)}, ("float32 (8, 1, 9, 9)", "batch float32 (16, 1, 8, 8)")),
         (Small, {"target": 7}, ("target 7 is out of range",)),
         (Small, {"similarities": ["ssim"], "probe": torch.rand(8, 64)}, ("'ssim' means nothing here",)),
