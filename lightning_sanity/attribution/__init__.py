@@ -8,7 +8,7 @@ differences.py, rescale.py  DeepLift and DeepSHAP, and their rules
 relevance.py              LRP and excitation backprop, through zennit
 gradient_cam.py           Grad-CAM and relatives; layers.py: feature maps inside a network
 class_activation.py       CAM in its original, exact form
-attention.py              attention rollout, attention weighted by its gradient
+attention.py              attention of the last layer, rolled out, or weighted by its gradient
 perturbation.py           occlusion, RISE, and what their kin share
 prediction_difference.py  prediction difference analysis
 superpixels.py            feature ablation, LIME, KernelSHAP; segmentation.py: what is hidden together
@@ -32,7 +32,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_sanity.attribution.attention import attention_rollout, gradient_attention
+from lightning_sanity.attribution.attention import attention_rollout, gradient_attention, last_attention
 from lightning_sanity.attribution.class_activation import cam
 from lightning_sanity.attribution.controls import (
     constant,
@@ -117,6 +117,7 @@ __all__ = [
     "integrated_gradients_local",
     "internal_influence",
     "kernel_shap",
+    "last_attention",
     "layercam",
     "lime",
     "lrp_alpha_beta",
@@ -166,6 +167,7 @@ _METHODS: dict[str, Callable[..., Method]] = {
         scorecam,
         guided_gradcam,
         internal_influence,
+        last_attention,
         attention_rollout,
         gradient_attention,
         lrp_epsilon,

@@ -241,12 +241,21 @@ def _prepare(layer: str | None, cam: _OnLayer) -> Callable[[nn.Module, Any], Att
         if at is None:
             raise ValueError(_NO_MAP)
 
-        def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-            return resized(cam(model, inputs, target, at), first(inputs))
-
+        attribute = _At(at, cam)
         return Derived(attribute, cam.combine, (), at) if isinstance(cam, _BySlope) else attribute
 
     return prepare
+
+
+@dataclass(frozen=True)
+class _At:
+    """A map of one layer, at the input's size."""
+
+    layer: Layer
+    cam: _OnLayer
+
+    def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
+        return resized(self.cam(model, inputs, target, self.layer), first(inputs))
 
 
 def _attribute(layer: str | None, cam: _OnLayer) -> AttributionFn:

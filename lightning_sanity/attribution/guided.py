@@ -1,5 +1,7 @@
 """Guided Backprop and the deconvnet on whatever rectifies: modules, functional calls, in-place and bounded ones.
 
+Rectifiers that are written out, ``torch.where(x > 0, x, 0)`` and the like, are found as well.
+
 Hooks on ``nn.ReLU`` modules miss ``F.relu`` and ``ReLU6``, and the method then silently equals the plain gradient. Here
 the rectifying calls themselves are intercepted while the model runs.
 """
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.derived import Derived
@@ -25,9 +28,11 @@ from lightning_sanity.attribution.method import (
     leaf,
     not_differentiable,
     output_gradient,
+    outputs_of,
     replaced,
 )
 from lightning_sanity.model.graph import trace
+from lightning_sanity.model.operations import rectifies
 
 
 class _Rectify(torch.autograd.Function):
@@ -88,6 +93,93 @@ _CLAMP = {torch.clamp, Tensor.clamp, torch.clamp_min, Tensor.clamp_min}
 _CLAMP_ = {torch.clamp_, Tensor.clamp_, torch.clamp_min_, Tensor.clamp_min_}
 
 
+class WrittenOut:
+    """Finds rectifiers that are written out, such as ``torch.where(x > 0, x, 0)``, ``x * (x > 0)``, ``maximum(x, 0)``.
+
+    What was compared with zero, and what is zero, is remembered as calls go by. All of it is kept alive meanwhile, so
+    that an identity means one tensor.
+    """
+
+    def __init__(self) -> None:
+        self._signs: dict[int, tuple[Tensor, Tensor, bool]] = {}  # a mask, what it is of, whether it marks what stays
+        self._zeros: dict[int, Tensor] = {}
+
+    def rectified(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """What this call rectifies, if it does."""
+        name, given = getattr(func, "__name__", ""), (*args, *kwargs.values())
+        if name in _MULTIPLY and len(given) == 2:
+            return next((x for x, mask in (given, given[::-1]) if self._marks(mask, x, True)), None)
+        if name == "where" and len(given) == 3:
+            mask, one, other = (
+                given
+                if isinstance(given[0], Tensor) and given[0].dtype == torch.bool
+                else (given[1], given[0], given[2])
+            )
+            if self._marks(mask, one, True) and self._is_zero(other):
+                return one
+            return other if self._marks(mask, other, False) and self._is_zero(one) else None
+        if name == "masked_fill" and len(given) == 3:
+            return given[0] if self._marks(given[1], given[0], False) and self._is_zero(given[2]) else None
+        if name in _MAXIMUM and len(given) == 2 and all(isinstance(each, Tensor) for each in given):
+            return next((x for x, other in (given, given[::-1]) if self._is_zero(other)), None)
+        return None
+
+    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
+        """Remember what this call found out."""
+        if not isinstance(made, Tensor):
+            return
+        name, given = getattr(func, "__name__", ""), (*args, *kwargs.values())
+        if name in _ABOVE | _BELOW and len(given) == 2 and isinstance(given[0], Tensor) and self._is_zero(given[1]):
+            self._signs[id(made)] = made, given[0], name in _ABOVE
+        elif name in _CAST and given and id(given[0]) in self._signs:
+            self._signs[id(made)] = (made, *self._signs[id(given[0])][1:])
+        elif name in _ZEROS or (name in ("tensor", "scalar_tensor") and given and self._is_zero(given[0])):
+            self._zeros[id(made)] = made
+
+    def _marks(self, mask: Any, x: Any, stays: bool) -> bool:
+        known = self._signs.get(id(mask))
+        return known is not None and known[1] is x and known[2] is stays
+
+    def _is_zero(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return id(value) in self._zeros
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
+
+
+_MULTIPLY = {"mul", "multiply", "__mul__", "__rmul__"}
+_MAXIMUM = {"maximum", "max", "fmax"}
+_ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"}
+_BELOW = {"lt", "le", "less", "less_equal", "__lt__", "__le__"}
+_CAST = {"to", "float", "double", "half", "bfloat16", "type_as", "type"}
+_ZEROS = {"zeros", "zeros_like", "new_zeros"}
+
+
+class _Hidden(TorchDispatchMode):
+    """Counts operations that no one would call a rectifier, but whose result is one's: by its numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run the operation and compare."""
+        kwargs = kwargs or {}
+        before = [x.clone() if func._schema.is_mutable else x for x in args if isinstance(x, Tensor)]
+        made = func(*args, **kwargs)
+        if isinstance(made, Tensor) and made.is_floating_point() and not rectifies(func, args, kwargs):
+            candidates = [x for x in before if x.shape == made.shape and x.is_floating_point()]
+            self.found += any(bool((x < 0).any()) and torch.equal(made, x.clamp_min(0)) for x in candidates)
+        return made
+
+
+def rectifiers_in(model: nn.Module, inputs: Any) -> int:
+    """How many rectifiers run on these inputs, under whatever name."""
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    with torch.no_grad(), _Hidden() as hidden:
+        model(*arguments)
+    return trace(model, arguments).rectifiers + hidden.found
+
+
 class GuidedRectifiers(TorchFunctionMode):
     """While active, every rectifier backpropagates only positive gradients; counts those it met.
 
@@ -99,17 +191,21 @@ class GuidedRectifiers(TorchFunctionMode):
     def __init__(self, masked: bool = True) -> None:
         super().__init__()
         self.met, self.masked = 0, masked
+        self._written_out = WrittenOut()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Replace rectifying calls, pass on all others."""
         kwargs = kwargs or {}
-        bounds = rectifier_bounds(func, args, kwargs)
-        if bounds is None:
-            return func(*args, **kwargs)
+        bounds, x = rectifier_bounds(func, args, kwargs), args[0] if args else kwargs.get("input")
+        if bounds is None and (rectified := self._written_out.rectified(func, args, kwargs)) is not None:
+            bounds, x = (math.inf, False), rectified
+        if bounds is None or not torch.is_grad_enabled():  # as inside an autograd function, which has its own way down
+            made = func(*args, **kwargs)
+            self._written_out.see(func, args, kwargs, made)
+            return made
         self.met += 1
-        x = args[0] if args else kwargs.get("input")
         return _Rectify.apply(x, *bounds, self.masked)
 
 
@@ -126,13 +222,18 @@ class Steering(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.rule = "gradient"
+        self._written_out = WrittenOut()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the call and hook its node in the graph if it rectified."""
-        made = func(*args, **(kwargs or {}))
-        if rectifier_bounds(func, args, kwargs or {}) is not None and made.grad_fn is not None:
+        kwargs = kwargs or {}
+        rectified = self._written_out.rectified(func, args, kwargs)
+        made = func(*args, **kwargs) if rectified is None else torch.relu(rectified)
+        self._written_out.see(func, args, kwargs, made)
+        rectifies_now = rectified is not None or rectifier_bounds(func, args, kwargs) is not None
+        if rectifies_now and made.grad_fn is not None:
             made.grad_fn.register_prehook(self._above)
             made.grad_fn.register_hook(self._below)
         return made
@@ -157,14 +258,16 @@ def not_guidable(model: nn.Module, inputs: Any, target: Tensor | None) -> str | 
 
 def _not_guidable(model: nn.Module, inputs: Any) -> str | None:
     value = replaced(inputs, leaf(first(inputs)))
-    arguments = value if isinstance(value, tuple) else (value,)
-    present = trace(model, arguments).rectifiers
-    with GuidedRectifiers() as guided, torch.no_grad():
-        model(*arguments)
+    present = rectifiers_in(model, value)
+    with GuidedRectifiers() as guided, torch.enable_grad():
+        outputs_of(model, value)
     if present == 0:
         return "the network has no rectifier (ReLU, ReLU6, ...): nothing to guide, the map is the plain gradient"
     if guided.met < present:
-        return f"only {guided.met} of the network's {present} rectifiers can be guided (scripted or compiled code?)"
+        return (
+            f"only {guided.met} of the network's {present} rectifiers can be guided (in an autograd function "
+            "of its own, or scripted or compiled code?)"
+        )
     return None
 
 

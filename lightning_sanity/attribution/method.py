@@ -50,6 +50,9 @@ class Method:
         settled: What was decided so, by the names of its parameters.
         foreign: Whether a user wrote it, for their model as it is, which may take its input with channels last. A
             function from outside this package says so itself.
+        guarded: Whether a call may leave something behind, as another library's hooks may be, and is watched; a
+            foreign method always is.
+        max_seconds: After which a call of a guarded method is said to hang, and the method is given up.
     """
 
     name: str
@@ -67,10 +70,14 @@ class Method:
     settle: Callable[[nn.Module, Any, Tensor | None], Method] | None = None
     settled: Mapping[str, int] = field(default_factory=dict)
     foreign: bool = False
+    guarded: bool = False
+    max_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         if not (getattr(self.attribute, "__module__", None) or "").startswith("lightning_sanity."):
             object.__setattr__(self, "foreign", True)
+        if not self.max_seconds > 0:
+            raise ValueError(f"max_seconds of method '{self.name}' must be positive, not {self.max_seconds!r}")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """As the call that made it, where a factory did: its functions know its parameters, and cannot be pickled."""

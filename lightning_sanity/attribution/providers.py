@@ -10,9 +10,9 @@ import torch
 from captum import attr
 from torch import Tensor, nn
 
+from lightning_sanity.attribution.guided import rectifiers_in
 from lightning_sanity.attribution.layers import last_map, layout_of, no_positions, resized, sides_of, submodule
 from lightning_sanity.attribution.method import Method, Refusal, first, leaf, outputs_of, rest
-from lightning_sanity.model.graph import trace
 
 _HOOKS_MODULES = (attr.GuidedBackprop, attr.Deconvolution, attr.GuidedGradCam, attr.DeepLift, attr.DeepLiftShap)
 _OURS = {
@@ -73,7 +73,7 @@ def captum_method(method: Any, layer: str | None = None) -> Method:
             raise ValueError(f"captum's {cls.__name__} returned shape {tuple(found.shape)}, no map of the input")
         return resized(layout.grid(found).sum(1, keepdim=True), value)
 
-    return Method(cls.__name__, attribute, stochastic=stochastic, refuses=_refuses(cls, build))
+    return Method(cls.__name__, attribute, stochastic=stochastic, refuses=_refuses(cls, build), guarded=True)
 
 
 def _builder(cls: type, given: Any, layer: str | None) -> Callable[[nn.Module, Any], Any]:
@@ -164,8 +164,7 @@ def _refuses(cls: type, build: Callable[[nn.Module, Any], Any]) -> Refusal:
 
     def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
         if issubclass(cls, _HOOKS_MODULES):
-            arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-            present, reached = trace(model, arguments).rectifiers, _module_rectifiers(model, inputs)
+            present, reached = rectifiers_in(model, inputs), _module_rectifiers(model, inputs)
             if present == 0 and not issubclass(cls, (attr.DeepLift, attr.DeepLiftShap)):
                 return "the network has no rectifier (ReLU, ...): captum would return the plain gradient"
             if reached < present:

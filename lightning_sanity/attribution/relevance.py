@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def excitation_backprop() -> Method:
 
 def composite_method(composite: Any) -> Method:
     """A zennit composite as a method: its rules, started from the explained output alone."""
-    return _from_composite(type(composite).__name__, lambda: composite, probability=True)
+    return replace(_from_composite(type(composite).__name__, lambda: composite, probability=True), guarded=True)
 
 
 def is_composite(method: Any) -> bool:

@@ -60,7 +60,7 @@ class FixedProbe:
             with going_on("what validation reads could not be kept for the probe of the randomization test"):
                 self._read = reads(trainer, self._given) if first else self._read
                 if self._read is not None:
-                    self._read.offer(batch)
+                    self._read.offer(probes.as_called(batch, trainer.lightning_module.forward))
 
     def early(self, trainer: Any, module: Any) -> Probe | None:
         """What ``of`` will give on this process, before anything is measured; None where reading it costs samples."""
@@ -97,6 +97,10 @@ class FixedProbe:
             if before is not None and before != formed.digest:
                 self._narration.warn(
                     "the probe differs from the one of the checkpoint: the curves before and after do not join"
+                )
+            if isinstance(self._given, int) and len(formed) < self._given:
+                self._narration.warn(
+                    f"probe={self._given} samples were asked for, and validation has {len(formed)}: all are explained"
                 )
             self._probe = formed
         return self._probe
@@ -193,7 +197,7 @@ def form_probe(
 
     def transfer(batch: Any) -> Any:
         batch = module._on_before_batch_transfer(convert(batch), dataloader_idx=0)
-        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        return probes.as_called(trainer.strategy.batch_to_device(batch, dataloader_idx=0), module.forward)
 
     loader = _first_loader(trainer)
     formed = None if read is None else read.probe()

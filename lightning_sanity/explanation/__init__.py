@@ -1,6 +1,7 @@
 """What is explained, and how maps are made of it; shared by both tests.
 
 probe.py         the fixed batch that is explained, how it is chosen and how it is recognised
+inputs.py        arrays and lists as tensors
 request.py       of which input, by which call, for which number per sample
 targets.py       numbers to explain where a class index does not say it: masks, positions, boxes, embeddings
 tokens.py        token ids, explained at their embeddings

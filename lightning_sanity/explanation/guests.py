@@ -7,7 +7,12 @@ compared for that, because it never held the originals. The library's own method
 
 from __future__ import annotations
 
+import math
+import os
 import random
+import sys
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,9 +29,11 @@ from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.layers import resized
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.model.weights import is_sharded
+from lightning_sanity.resources.budget import Interrupted, alarm
 
 _visiting: ContextVar[bool] = ContextVar("visiting", default=False)
 _PARTS = {"_parameters": "parameters", "_buffers": "buffers", "_modules": "submodules", "training": "the mode"}
+_REGISTERED = {"_parameters", "_buffers", "_modules"}
 _CONTAINERS = (dict, list, set)
 
 
@@ -44,20 +51,25 @@ class Guests:
 
     Args:
         models: The user's models, each with the copy that is explained.
+        deadline: Value of ``time.perf_counter()`` by which the test is to be done, if any: a call that takes half of
+            what is left until then is said to hang, so that its neighbours have the other half.
     """
 
-    def __init__(self, models: Iterable[tuple[nn.Module, nn.Module]]) -> None:
+    def __init__(self, models: Iterable[tuple[nn.Module, nn.Module]], deadline: float | None = None) -> None:
         self._trainable: list[Tensor] = []
+        self._sharded = False
         for theirs, copied in models:
             asked = {name for name, p in getattr(theirs, "_orig_mod", theirs).named_parameters() if p.requires_grad}
+            self._sharded |= is_sharded(copied)
             self._trainable += [p for name, p in copied.named_parameters() if name in asked and p.is_floating_point()]
         self._said: dict[str, dict[str, None]] = {}
         self._known: set[str] = set()
+        self._deadline = deadline
+        self._least = 0.0 if deadline is None else (deadline - time.perf_counter()) / 4
 
     def invite(self, methods: Mapping[str, Method]) -> dict[str, Method]:
-        """The same methods, the foreign ones guarded."""
-        foreign = {name for name, each in methods.items() if each.foreign and not isinstance(each.attribute, Derived)}
-        return {name: self._guarded(name, each) if name in foreign else each for name, each in methods.items()}
+        """The same methods, the foreign ones and those through other libraries' hooks guarded."""
+        return {name: self._guarded(name, each) if _is_guest(each) else each for name, each in methods.items()}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -65,19 +77,20 @@ class Guests:
         return tuple(f"method '{name}' {'; it '.join(said)}" for name, said in self._said.items())
 
     def _guarded(self, name: str, method: Method) -> Method:
-        over, prepare, settle = method.over, method.prepare, method.settle
+        over, prepare, settle, limit = method.over, method.prepare, method.settle, method.max_seconds
 
         def attribution(function: AttributionFn) -> AttributionFn:
-            return lambda model, inputs, target: self._attribution(name, function, model, inputs, target)
+            return lambda model, inputs, target: self._attribution(name, function, model, inputs, target, limit)
 
         def prepared(model: nn.Module, inputs: Any) -> AttributionFn:
             assert prepare is not None
-            return attribution(self._call(name, lambda model, inputs, target: prepare(model, inputs), model, inputs))
+            made = self._call(name, lambda model, inputs, target: prepare(model, inputs), model, inputs, limit=limit)
+            return attribution(made)
 
         def refuses(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
             assert method.refuses is not None
             try:
-                reason: str | None = self._call(name, method.refuses, model, inputs, target)
+                reason: str | None = self._call(name, method.refuses, model, inputs, target, limit)
             except Exception as error:
                 return f"asking whether it applies raised {type(error).__name__}: {error}"
             return reason
@@ -99,23 +112,31 @@ class Guests:
             attribute=attribution(method.attribute),
             refuses=method.refuses and refuses,
             prepare=method.prepare and once,
-            completeness=complete and (lambda model, inputs, target: self._call(name, complete, model, inputs, target)),
-            settle=settle and (lambda *asked: self._guarded(name, self._call(name, settle, *asked))),
+            completeness=complete and (lambda m, x, t: self._call(name, complete, m, x, t, limit)),
+            settle=settle and (lambda m, x, t: self._guarded(name, self._call(name, settle, m, x, t, limit))),
             over=over and (lambda parts: self._guarded(name, over(parts))),
         )
 
     def _attribution(
-        self, name: str, function: AttributionFn, model: nn.Module, inputs: Any, target: Tensor | None
+        self, name: str, function: AttributionFn, model: nn.Module, inputs: Any, target: Tensor | None, limit: float
     ) -> Tensor:
-        found, remark = attribution_of(self._call(name, function, model, inputs, target), first(inputs))
+        found, remark = attribution_of(self._call(name, function, model, inputs, target, limit), first(inputs))
         if remark is not None:
             self._say(name, remark)
         return found
 
     def _call(
-        self, name: str, function: Callable[..., Any], model: nn.Module, inputs: Any, target: Tensor | None = None
+        self,
+        name: str,
+        function: Callable[..., Any],
+        model: nn.Module,
+        inputs: Any,
+        target: Tensor | None = None,
+        limit: float = math.inf,
     ) -> Any:
         left: list[str] = []
+        seconds, rule = self._patience(limit)
+        hangs = f"did not return within {seconds:.3g} s, {rule}"
         token = _visiting.set(True)
         try:
             with (
@@ -125,12 +146,28 @@ class Guests:
                 self._on_copies(model, left, thorough=name not in self._known),
                 _modules_kept(model, left),
             ):
-                return function(model, tree_map(_fresh, inputs), _fresh(target))
+                values, asked = tree_map(_fresh, inputs), _fresh(target)
+                with alarm(seconds, hangs):
+                    return function(model, values, asked)
+        except Interrupted as error:
+            if str(error) != hangs:
+                raise
+            raise NoAttribution(hangs) from None
         finally:
             _visiting.reset(token)
             self._known.add(name)
             for what in left:
                 self._say(name, f"changed {what}, which was put back after the call")
+
+    def _patience(self, limit: float) -> tuple[float, str]:
+        """Seconds that a call may take, and what says so; any, where other processes wait for the model's passes."""
+        if self._sharded:
+            return math.inf, ""
+        if self._deadline is not None:
+            short = max((self._deadline - time.perf_counter()) / 2, self._least)
+            if short < limit:
+                return short, "half of the time that was left of the test's limit"
+        return limit, "the max_seconds of its Method"
 
     def _say(self, name: str, remark: str) -> None:
         self._said.setdefault(name, {})[remark] = None
@@ -155,7 +192,7 @@ class Guests:
         what was changed. It is always undone. Shards are the model's own, measured in place: FSDP resizes their
         memory while it gathers them, so they are not copied, and what is written to them stays.
         """
-        if is_sharded(model):
+        if self._sharded:
             yield
             return
         originals = [(where, tensor, tensor.data, tensor.grad, tensor.requires_grad) for where, tensor in _held(model)]
@@ -189,6 +226,10 @@ class Guests:
             left += [f"{what} of '{where}'" for what, where in changed.items()]
 
 
+def _is_guest(method: Method) -> bool:
+    return (method.foreign or method.guarded) and not isinstance(method.attribute, Derived)
+
+
 def _fresh(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
@@ -209,9 +250,10 @@ def _held(model: nn.Module) -> list[tuple[str, Tensor]]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         for key, value in vars(module).items():
-            for leaf in tree_leaves(value) if isinstance(value, Tensor) or _filled(value) else ():
-                if isinstance(leaf, Tensor):
-                    found.setdefault(id(leaf), (prefix + key, leaf))
+            if key not in _REGISTERED and (isinstance(value, Tensor) or _filled(value)):
+                for leaf in tree_leaves(value):
+                    if isinstance(leaf, Tensor):
+                        found.setdefault(id(leaf), (prefix + key, leaf))
         for key, leaf in (*module._parameters.items(), *module._buffers.items()):
             if leaf is not None:
                 found[id(leaf)] = prefix + key, leaf
@@ -219,7 +261,13 @@ def _held(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _filled(value: Any) -> bool:
-    return isinstance(value, (dict, list, tuple)) and len(value) > 0
+    """Whether it may hold tensors, unlike the sizes and strides that most modules keep."""
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    return any(type(each) not in _NUMBERS for each in (value.values() if isinstance(value, dict) else value))
+
+
+_NUMBERS = {int, float, bool, str, type(None)}
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -249,6 +297,7 @@ def _modules_kept(model: nn.Module, left: list[str]) -> Iterator[None]:
     """Attributes, hooks, modes and classes of all modules, and torch's hooks on every module, as they were before."""
     state = [(f"'{path or type(m).__name__}'", m, type(m), _attributes(vars(m))) for path, m in model.named_modules()]
     everywhere = _attributes({key: value for key, value in vars(torch_modules).items() if key.startswith("_global")})
+    code = _code_of(model)
     try:
         yield
     finally:
@@ -261,7 +310,31 @@ def _modules_kept(model: nn.Module, left: list[str]) -> Iterator[None]:
                 changed.setdefault(_PARTS.get(key) or ("hooks" if "hooks" in key else f"attribute {key}"), where)
         if _put_back(vars(torch_modules), everywhere, whole=False):
             left.append("torch's hooks on all modules")
+        left += [f"{key} of {where.__name__}" for where, before in code for key in _rewritten(where, before)]
         left += [f"{what} of {where}" for what, where in changed.items()]
+
+
+def _code_of(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
+    """The classes of all modules, the files that they come from and torch's functions, with what stands in them.
+
+    Some libraries explain by replacing methods of classes, or functions of a file, for the rest of the process.
+    """
+    classes = dict.fromkeys(base for kind in dict.fromkeys(map(type, model.modules())) for base in kind.__mro__[:-1])
+    files = dict.fromkeys(sys.modules.get(kind.__module__) for kind in classes)
+    return [(where, dict(vars(where))) for where in (*classes, *files, nn.functional) if where is not None]
+
+
+def _rewritten(where: Any, before: Mapping[str, Any]) -> list[str]:
+    """Functions and classes that were replaced, put back; what is merely new, as a late import is, stays."""
+    now = vars(where)
+    changed = [key for key, value in before.items() if now.get(key) is not value and _is_code(value)]
+    for key in changed:
+        setattr(where, key, before[key])
+    return changed
+
+
+def _is_code(value: Any) -> bool:
+    return callable(value) or isinstance(value, (staticmethod, classmethod, property))
 
 
 _Attributes = dict[str, tuple[Any, Any]]
@@ -292,6 +365,8 @@ def _put_back(now: dict[str, Any], before: _Attributes, *, whole: bool = True) -
 
 
 def _holds(value: Any, held: Any) -> bool:
+    if not held:
+        return not value
     if isinstance(value, dict):
         pairs = zip(value.items(), held.items(), strict=False)
         return len(value) == len(held) and all(a is b and x is y for (a, x), (b, y) in pairs)
@@ -310,6 +385,23 @@ def _set_device(device: torch.device) -> None:
 def _set_cudnn(flags: list[bool]) -> None:
     for name, flag in zip(_CUDNN, flags, strict=True):
         setattr(torch.backends.cudnn, name, flag)
+
+
+def _set_filters(kept: list[Any]) -> None:
+    warnings.filters[:] = kept  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed meanwhile
+        return None
+
+
+def _enter(folder: str | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
 
 
 _CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
@@ -331,6 +423,8 @@ _SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("the precision of matmul", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     ("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     ("NumPy's error handling", np.geterr, lambda kept: np.seterr(**kept)),
+    ("the warning filters", lambda: list(warnings.filters), _set_filters),
+    ("the working directory", _folder, _enter),
 )
 
 

@@ -182,8 +182,8 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
     except (Exception, SystemExit) as error:
         if must_end(error):
             raise
-        hint = _hint(error, what) if isinstance(error, Exception) else ""
-        raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}{hint}") from error
+        meaning = hint(error, what) if isinstance(error, Exception) else ""
+        raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}{meaning}") from error
     return reduced(attribution, name, what)
 
 
@@ -211,7 +211,7 @@ def reduced(attribution: Tensor, name: str, what: Explanation) -> Maps:
     return _reduced(attribution, value, name)
 
 
-def _hint(error: Exception, what: Explanation) -> str:
+def hint(error: Exception, what: Explanation) -> str:
     """What the usual errors of gradient methods mean, and what to do."""
     text = str(error)
     if "does not require grad" in text or "not have been used in the graph" in text:

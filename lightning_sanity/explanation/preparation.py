@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution import resolve
+from lightning_sanity.attribution.batching import out_of_memory
 from lightning_sanity.attribution.method import AttributionFn, Method
-from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.explanation.maps import Explanation, hint
 from lightning_sanity.explanation.measures import reach_of
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.tokens import Embedding
@@ -32,6 +33,7 @@ from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.sharded import stand_in
 from lightning_sanity.model.weights import own_class
 from lightning_sanity.resources.bystanders import put_back
+from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import isolated_rng
 from lightning_sanity.result.verdict import HALF, NOT_APPLICABLE
@@ -59,6 +61,7 @@ def quiet_copy(
         torch.inference_mode(False),
         torch.enable_grad(),
         eager(),
+        differentiable_recurrence(model, device),
         put_back(*(hook.function for hook in users_hooks(model))),
         stand_in(model, clone_fn, share) as (copied, kept),
     ):
@@ -78,6 +81,20 @@ def quiet_copy(
         yield copied, explained, values, device, kept, graph
 
 
+@contextmanager
+def differentiable_recurrence(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Recurrent layers on a GPU without cuDNN, whose kernels keep nothing for the way down in eval mode."""
+    if device.type != "cuda" or not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
 def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[Any], Tensor]:
     return lambda values: logits(_call(model, values, forward))
 
@@ -88,14 +105,19 @@ def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     few = tree_map(lambda t: t[:2] if isinstance(t, Tensor) else t, values)
     try:
         outputs = run(few)
-        if len(outputs) == min(2, samples):
+        if outputs.ndim and len(outputs) == min(2, samples):
             return few, outputs
     except ValueError:
         pass
     return values, run(values)
 
 
+_OTHER_TYPE = (
+    "calling it on the probe failed, whose inputs are of another type than its weights: convert them as your own "
+    "transforms do, as in inputs.float() / 255"
+)
 _HINTS = {
+    **dict.fromkeys(("should be the same", "must have the same dtype", "expected scalar type"), _OTHER_TYPE),
     "not attached to a `Trainer`": "its forward needs a Trainer, which a clone does not have",
     "inference tensor": "it was run in inference mode, which gathered shards never leave; use "
     "Trainer(inference_mode=False)",
@@ -211,12 +233,18 @@ def prepared_methods(
     refused: dict[str, str] = {}
     prepared: dict[str, tuple[Method, AttributionFn]] = {}
     for name, open_method in chosen.items():
-        method, reason = _settled(open_method, parts)
+        try:
+            method, reason = _settled(open_method, parts)
+            ready = method.prepare is None or len(parts) > 1 or reason is not None
+            function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]
+        except RuntimeError as error:  # no gradient, for one; what is wrong with an argument is a ValueError
+            if must_end(error) or out_of_memory(error):
+                raise
+            refused[name] = f"not applicable: it raised {type(error).__name__}: {error}{hint(error, what)}"
+            continue
         if reason is not None:
             refused[name] = f"{NOT_APPLICABLE}: {reason}"
         else:
-            ready = method.prepare is None or len(parts) > 1
-            function = method.attribute if ready else method.prepare(what.model, what.inputs)  # type: ignore[misc]
             prepared[name] = method, function
     return refused, prepared
 
@@ -239,6 +267,12 @@ def _settled(method: Method, parts: Sequence[Explanation]) -> tuple[Method, str 
 def settled_effort(methods: Mapping[str, Method]) -> dict[str, dict[str, int]]:
     """What was decided on the trained model for every method that had left something open."""
     return {name: dict(method.settled) for name, method in methods.items() if method.settled}
+
+
+def layers_taken(functions: Mapping[str, AttributionFn]) -> dict[str, str]:
+    """The module that each class activation map is made of, by its name in the user's model."""
+    layers = {name: getattr(function, "layer", None) for name, function in functions.items()}
+    return {name: layer.name.removeprefix("model.") for name, layer in layers.items() if layer is not None}
 
 
 def within_reach(

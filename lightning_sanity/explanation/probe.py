@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,6 +125,36 @@ def split(batch: Any) -> tuple[tuple[Any, ...] | dict[str, Any], Tensor | None]:
     )
 
 
+def as_called(batch: Any, forward: Callable[..., Any]) -> Any:
+    """A batch with the inputs that a ``forward`` asks for gathered in its first entry.
+
+    A ``forward`` of several arguments gets the first entries of a tuple, or those of a mapping that bear its
+    arguments' names, or else all but the labels if their number fits. One whose only argument is called ``batch`` gets
+    the batch. Any other batch stays as it is.
+    """
+    parameters = inspect.signature(forward).parameters.values()
+    names = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if isinstance(batch, Mapping):
+        label = next(((batch[key],) for key in _LABEL_KEYS if key in batch), ())
+        others = {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+        if names == ["batch"]:
+            return ((dict(batch),), *label)
+        if len(names) < 2 or any(key in batch for key in _KEYWORD):
+            return batch
+        if all(name in batch for name in names):
+            return (tuple(batch[name] for name in names), *label)
+        tensors = tuple(value for value in others.values() if isinstance(value, Tensor))
+        return (tensors, *label) if len(tensors) == len(names) else batch
+    if not isinstance(batch, (list, tuple)) or not batch or not isinstance(batch[0], Tensor):
+        return batch
+    if names == ["batch"]:
+        return ((batch,), *batch[1:2])
+    several = 1 < len(names) <= len(batch)
+    return (tuple(batch[: len(names)]), *batch[len(names) :]) if several else batch
+
+
 def _class_labels(value: Any) -> Tensor | None:
     """Integer labels, one per sample; None for regression targets, masks and the like."""
     if value is None or isinstance(value, (str, bytes)):
@@ -167,14 +198,15 @@ def from_dataset(
     """A class-balanced probe of ``size`` samples from a map-style dataset, the same for the same seed.
 
     Samples are looked at in a seeded order, at most ``max(50 * size, 1000)`` of them, and taken in turns from the
-    classes that were found.
+    classes that were found; no further than the first few, where these have no class. Of a smaller data set all
+    samples are taken.
 
     Raises:
-        ProbeError: If the dataset is smaller than ``size``.
+        ProbeError: If the dataset holds no two samples.
     """
     total = len(dataset)  # type: ignore[arg-type]
-    if total < size:
-        raise ProbeError(f"probe={size} samples were asked for, but the data set has only {total}: lower probe=")
+    if total < _LEAST:
+        raise ProbeError(f"probe={size} samples were asked for, but the data set has only {total}: {_WHY}")
     with _unnoticed(seed, dataset, collate):
         order = torch.randperm(total, generator=generator(seed, "probe")).tolist()[: max(50 * size, 1000)]
         by_class: dict[int | None, list[int]] = {}
@@ -182,6 +214,9 @@ def from_dataset(
             label = split(dataset[index])[1]
             one = label is not None and label.numel() == 1  # several labels of a sample are no class to balance by
             by_class.setdefault(int(label) if label is not None and one else None, []).append(index)
+            if list(by_class) == [None] and len(by_class[None]) == _TELLING:
+                by_class[None] = order[:size]
+                break
             if len(by_class) > 1 and min(map(len, by_class.values())) * len(by_class) >= 4 * size:
                 break  # every class seen so far has plenty
         classes = sorted(by_class, key=lambda label: -1 if label is None else label)
@@ -201,7 +236,19 @@ def from_ids(
     """The probe made of the given indices of ``dataset``."""
     with _unnoticed(seed, dataset, collate):
         samples = [dataset[index] for index in ids]
-        return from_batch(transfer((collate or default_collate)(samples)), ids)
+        try:
+            batch = (collate or default_collate)(samples)
+        except RuntimeError as error:
+            if "equal size" not in str(error):
+                raise
+            shapes = sorted(
+                {tuple(t.shape) for sample in samples for t in tree_leaves(sample) if isinstance(t, Tensor)}
+            )
+            raise ProbeError(
+                f"the samples of the probe have different shapes, {', '.join(map(str, shapes[:3]))}: maps of unlike "
+                "sides cannot be compared; pass probe= as tensors that are cropped, resized or padded to one"
+            ) from error
+        return from_batch(transfer(batch), ids)
 
 
 def from_ids_of(loader: Any, ids: Sequence[int], *, seed: int = 0, transfer: Step = _as_is) -> Probe:
@@ -221,7 +268,7 @@ def from_loader(loader: Iterable[Any], size: int, *, seed: int = 0, transfer: St
     """A probe from a loader: class-balanced where its data set can be indexed, else its first samples.
 
     Raises:
-        ProbeError: If there are fewer than ``size`` samples.
+        ProbeError: If there are no two samples.
     """
     dataset = getattr(loader, "dataset", None)
     if dataset is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
@@ -236,19 +283,22 @@ def from_loader(loader: Iterable[Any], size: int, *, seed: int = 0, transfer: St
 
 
 def first_of(batches: Sequence[Probe], size: int) -> Probe:
-    """The first ``size`` samples of some batches.
+    """The first ``size`` samples of some batches, or all.
 
     Raises:
-        ProbeError: If there are fewer.
+        ProbeError: If there are no two.
     """
-    if sum(map(len, batches)) < size:
-        raise ProbeError(
-            f"probe={size} samples were asked for, but the loader gave {sum(map(len, batches))}: lower probe="
-        )
-    inputs = tree_map(lambda *parts: torch.cat(parts)[:size], *(p.inputs for p in batches))
+    total = sum(map(len, batches))
+    if total < _LEAST:
+        raise ProbeError(f"probe={size} samples were asked for, but the loader gave {total}: {_WHY}")
+    inputs = tree_map(_joined(size), *(p.inputs for p in batches))
     labelled = [p.labels for p in batches if p.labels is not None]
     labels = torch.cat(labelled)[:size] if len(labelled) == len(batches) else None
     return Probe(inputs, labels, None, digest(inputs))
+
+
+def _joined(size: int) -> Callable[..., Any]:
+    return lambda *parts: torch.cat(parts)[:size] if isinstance(parts[0], Tensor) else parts[0]
 
 
 def form(given: Any, loader: Iterable[Any] | None, *, seed: int = 0, transfer: Step = _as_is) -> Probe:
@@ -311,6 +361,8 @@ def check_probe(given: Any) -> None:
 
 
 _LEAST = 2
+_TELLING = 4
+"""Samples without a class after which no other is expected to have one."""
 _KINDS = "a number of samples, tensors, (inputs, labels), a data set or a loader"
 _WHY = "every map is compared with another sample's, so at least 2 are needed; 16 to 64 are usual"
 

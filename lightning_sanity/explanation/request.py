@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 from lightning_sanity.attribution.batching import rows_of
 from lightning_sanity.attribution.method import Method, first, replaced
 from lightning_sanity.explanation.axes import as_asked, layout_of, of_shape
+from lightning_sanity.explanation.inputs import NAMES, as_tensors
 from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_ids, of_ids
 from lightning_sanity.explanation.targets import Target
-from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved
+from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved, refuse_fixed
 from lightning_sanity.model.detached import stand_in_for, users_hooks
 from lightning_sanity.model.outputs import Output, OutputError, are_labels, classes_of, scores_among
 from lightning_sanity.model.weights import is_sharded
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from lightning_sanity.explanation.options import CommonOptions
 
 Forward = Callable[..., Any]
-_NAMES = ("input_ids", "image", "images", "input", "inputs", "pixel_values", "x")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Request:
         layout: What the axes of the explained input are, as the user gave it.
         output: Which of the model's outputs holds the scores.
         own: ``forward``, of the inputs as the user gave them.
+        remarks: What had to be done to the inputs, a sentence each.
     """
 
     inputs: Any
@@ -64,6 +65,7 @@ class Request:
     layout: Layout | None = None
     output: Output = field(default_factory=Output)
     own: Forward | None = None
+    remarks: tuple[str, ...] = ()
 
     def guest(self, method: Method) -> Method:
         """A method that a user wrote, for the user's model and inputs as they are; any other as it is."""
@@ -79,7 +81,8 @@ class Request:
     def notes(self) -> tuple[str, ...]:
         """What a reader of the result must know of what was explained."""
         of_output = (f"explained is the model's output '{self.output.name}': {self.output.known}",)
-        return (of_output if self.output.path else ()) + (() if self.layout is None else self.layout.notes)
+        found = (of_output if self.output.path else ()) + (() if self.layout is None else self.layout.notes)
+        return found + self.remarks
 
 
 def ask(
@@ -136,12 +139,14 @@ def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions, l
     if labels is not None and not (isinstance(labels, Tensor) and labels.ndim == 1):
         shown = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels must be a tensor of one class index per sample (N,), not {shown}")
+    refuse_fixed(model)
+    inputs, forward = as_tensors(inputs, given["forward"])
     asked = ask(
         model,
         inputs,
         target,
         explain=given["explain"],
-        forward=given["forward"],
+        forward=forward,
         output=given["output"],
         seed=seed,
     )
@@ -178,9 +183,10 @@ def understood(
     Raises:
         ValueError: If several outputs could be the scores, or an option names an axis that is not there.
     """
-    value, samples = first(asked.inputs), len(first(asked.inputs)) if first(asked.inputs).ndim else 0
+    asked, seen = _fitting(model, asked, seed)
+    value = first(asked.inputs)
     shape = tuple(value.shape)
-    told, outputs, rows = _watched(model, asked, min(samples, _FEW), seed) or (of_shape(shape), None, 0)
+    told, outputs, rows = (of_shape(shape), None, 0) if seen is None else (seen.layout, seen.outputs, seen.rows)
     layout = of_ids(value) if are_ids(value) else as_asked(replace(told, shape=shape), channel_axis, feature_axis)
     output = Output()
     if asked.target_name == "class" and outputs is not None:
@@ -208,11 +214,58 @@ def understood(
     return replace(found, inputs=given, forward=turned, chosen=None if chosen is None else choosing)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass showed: the input's axes, the outputs, for how many rows, and whether the inputs were written to."""
+
+    layout: Layout
+    outputs: Any
+    rows: int
+    wrote: bool
+
+
+def _fitting(model: nn.Module, asked: Request, seed: int) -> tuple[Request, _Seen | None]:
+    """The question with inputs of a type that the model takes and that can be differentiated by, copied if need be."""
+    value = first(asked.inputs)
+    few = min(len(value), _FEW) if value.ndim else 0
+    seen, remarks = _watched(model, asked, few, seed), []
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    wanted = next(iter(dtypes)) if len(dtypes) == 1 else None
+    number = value.dtype
+    if value.is_floating_point() and seen is None and wanted not in (None, number):
+        number = wanted
+        remarks.append(f"inputs of {value.dtype} were converted to {wanted}, the type of the model's weights")
+    elif _counts(value) and seen is not None:
+        number = torch.float32
+        remarks.append(f"inputs of {value.dtype} are explained as the same numbers in {number}")
+    if number != value.dtype:
+        cast = replace(asked, inputs=replaced(asked.inputs, value.to(number)))
+        found = _watched(model, cast, few, seed)
+        asked, seen = (cast, found) if found is not None else (asked, seen)
+        remarks = remarks if found is not None else []
+    if seen is not None and seen.wrote:
+        asked = replace(asked, forward=_on_copies(asked.forward or _plainly))
+        remarks.append("the model writes into its inputs, so that every pass is given copies of them")
+    return replace(asked, remarks=(*asked.remarks, *remarks)), seen
+
+
+def _counts(value: Tensor) -> bool:
+    """Whether it is whole numbers that measure something, as the bytes of an image do, and are no ids."""
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool) and value.ndim > 2
+
+
+def _on_copies(run: Forward) -> Forward:
+    def copying(model: nn.Module, *values: Any) -> Any:
+        return run(model, *(value.clone() if isinstance(value, Tensor) else value for value in values))
+
+    return copying
+
+
 _FEW = 3
 """Samples that show what the axes are: more than one, and no likely length of another axis."""
 
 
-def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Layout, Any, int] | None:
+def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> _Seen | None:
     """What a pass over a few samples shows, or over all; None where it fails, which who copies the model will tell."""
     run, total = asked.forward or _plainly, len(first(asked.inputs)) if first(asked.inputs).ndim else 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -220,6 +273,7 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Lay
         with _undisturbed(model, device, seed) as unheard:
             values = launder(rows_of(asked.inputs, slice(0, count)), device)
             given = values if isinstance(values, tuple) else (values,)
+            before = _versions(given)
             try:
                 layout, outputs = layout_of(unheard, given, given[0], lambda: run(unheard, *given))  # noqa: B023
             except OutputError:
@@ -227,8 +281,12 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> tuple[Lay
             except Exception:
                 continue
         if _rows_in(outputs) == count or count == total:
-            return layout, outputs, count
+            return _Seen(layout, outputs, count, _versions(given) != before)
     return None
+
+
+def _versions(values: Any) -> list[int]:
+    return [value._version for value in values if isinstance(value, Tensor)]
 
 
 @contextmanager
@@ -266,7 +324,7 @@ def _scores(model: nn.Module, asked: Request, outputs: Any, rows: int, seed: int
         found = _watched(model, asked, 0, seed) if are_labels(known) else None
         if found is None or not are_labels(known):
             raise
-        return scores_among(found[1], found[2], classes=classes, labels=known)
+        return scores_among(found.outputs, found.rows, classes=classes, labels=known)
 
 
 def explainable(inputs: Any) -> tuple[int | str, ...]:
@@ -292,7 +350,7 @@ def _chosen_name(names: list[int | str], values: list[Any], explain: int | str |
         if explain not in tensors:
             raise ValueError(f"explain={explain!r} is no input tensor; there are {', '.join(map(repr, tensors))}")
         return explain
-    usual = [name for name in _NAMES if name in tensors]
+    usual = [name for name in NAMES if name in tensors]
     if usual:
         return usual[0]
     if names == list(range(len(names))):

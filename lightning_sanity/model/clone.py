@@ -17,6 +17,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_sanity.model.detached import rebind_hooks, silence, strangers, users_hooks
@@ -47,11 +48,8 @@ def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None =
         CloneError: If copying fails; names the attribute where that can be told.
     """
     module = getattr(module, "_orig_mod", module)  # torch.compile(model) hides the model itself there
-    if isinstance(module, torch.jit.ScriptModule) and clone_fn is None:
-        raise CloneError(
-            f"{type(module).__name__} is scripted or traced: no copy of it can be watched or re-initialised layer by "
-            "layer. Pass the module that it was made from, with the same weights."
-        )
+    if clone_fn is None:
+        refuse_fixed(module)
     with torch.inference_mode(False), torch.no_grad():
         try:
             made = clone_fn(module) if clone_fn is not None else _deepcopy(module)
@@ -238,6 +236,28 @@ def as_one_operation(function: Callable[..., Any], *arguments: Any) -> Any:
     )
 
 
+def refuse_fixed(module: nn.Module) -> None:
+    """Refuse a module whose computation is fixed in another form, or whose weights are not there yet.
+
+    Raises:
+        CloneError: Which, and what to pass instead.
+    """
+    fixed = "scripted or traced" if isinstance(module, torch.jit.ScriptModule) else None
+    if isinstance(module, torch.fx.GraphModule) and "eval" in vars(module):  # which torch.export forbids there
+        fixed = "exported"
+    if fixed is not None:
+        raise CloneError(
+            f"{type(module).__name__} is {fixed}: no copy of it can be watched or re-initialised layer by layer. Pass "
+            "the module that it was made from, with the same weights."
+        )
+    lazy = next((name for name, p in module.named_parameters() if is_lazy(p)), None)
+    if lazy is not None:
+        raise CloneError(
+            f"'{lazy}' of {type(module).__name__} is lazy and has no shape yet: run the model on one batch first, or "
+            "load its weights"
+        )
+
+
 class Adapted(nn.Module):
     """A module whose call returns the explained outputs ``(N, classes)`` alone.
 
@@ -251,6 +271,24 @@ class Adapted(nn.Module):
         self.model = model
         self._forward = forward
 
-    def forward(self, *inputs: Any) -> Tensor:
-        """Outputs ``(N, classes)`` or ``(N,)``."""
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Outputs ``(N, classes)`` or ``(N,)``; all that the model itself returns, to who asks it with options."""
+        if options:
+            return self.model(*inputs, **options)
         return logits(self._forward(self.model, *inputs) if self._forward is not None else self.model(*inputs))
+
+    def __getattr__(self, name: str) -> Any:
+        """The model's own attributes, for methods that know it."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.model, name)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """A module by its name in the model."""
+        try:
+            return super().get_submodule(target)
+        except AttributeError:
+            return self.model.get_submodule(target)

@@ -26,6 +26,7 @@ from lightning_sanity.explanation.preparation import (
     as_arguments,
     explained_target,
     in_half,
+    layers_taken,
     other_paths,
     prepared_methods,
     quiet_copy,
@@ -119,7 +120,8 @@ def parameter_randomization_test(
         max_seconds: About how long the test may take. Depths and trials are dropped evenly until it fits, then
             methods; the result's settings and notes say which. The plan rests on the time that explanations of the
             trained model and a walk over its depths take; ``settings["cost"]`` has what was expected and what was
-            measured. A method or a walk that hangs for twice as long ends the test.
+            measured. A function of yours that takes half of what is left is given up, the others go on; a method
+            or a walk of this library that hangs for twice as long ends the test.
         share: This process's part where several of them run the same test together; their number changes no result.
         **options: See ``WalkOptions``.
 
@@ -136,7 +138,7 @@ def parameter_randomization_test(
     """
     started = time.perf_counter()
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}: pass what that was made from")
     given = settled_for(model, settled(options, "parameter_randomization_test()"))
     gated = {
         name for name, method in resolve_all(methods, cast("str | None", given["layer"])).items() if not method.control
@@ -146,8 +148,8 @@ def parameter_randomization_test(
         raise ValueError(f"max_seconds must be positive, not {max_seconds!r}")
     share = share or share_of(model, given["clone_fn"])
     asked = asked_of(model, inputs, target, given, labels)
-    with _prepared(model, asked, methods, given, share) as ready:
-        deadline = None if max_seconds is None else started + max_seconds
+    deadline = None if max_seconds is None else started + max_seconds
+    with _prepared(model, asked, methods, given, share, deadline) as ready:
         samples = pictures_module.samples(batch_size(ready.values)) if pictures else ()
         with progress_bar(progress) as tick:
             walked = given if ready.problem is None else {**given, **_IN_VAIN}
@@ -218,7 +220,7 @@ def rehearse(
         if labels is None or given["output"] is not None:
             raise
         return  # which of the outputs predicts the labels may be seen when the model is trained
-    with _prepared(model, asked, methods, given, Share()):
+    with _prepared(model, asked, methods, given, Share(), None):
         pass
 
 
@@ -291,7 +293,9 @@ class _Ready:
 
 
 @contextmanager
-def _prepared(model: nn.Module, asked: Request, methods: Methods, given: WalkOptions, share: Share) -> Iterator[_Ready]:
+def _prepared(
+    model: nn.Module, asked: Request, methods: Methods, given: WalkOptions, share: Share, deadline: float | None
+) -> Iterator[_Ready]:
     prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"], share)
     with prepared_copy as (copied, explained, values, device, kept, graph):
         half = in_half(copied, device)
@@ -306,7 +310,7 @@ def _prepared(model: nn.Module, asked: Request, methods: Methods, given: WalkOpt
             given["reinitialize"], copied, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
-        guests = Guests([(model, copied)])
+        guests = Guests([(model, copied)], deadline)
         limits = given["max_batch"], given["max_memory"]
         lined = lineup(methods, [what], graph.outputs.to(device)[None], asked, given, guests, *limits)
         max_batch, max_memory = (None, None) if lined.in_one else limits
@@ -437,6 +441,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
             "trials_run": {name: len(found.norm) for name, found in walk.measured.items()},
             "thinned": walk.thinned,
             "effort": settled_effort({name: method for name, (method, _) in ready.study.methods.items()}),
+            "cam_layers": layers_taken({name: function for name, (_, function) in ready.study.methods.items()}),
             "cost": walk.cost,
             "memory": walk.memory,
             "engine": walk.engines,

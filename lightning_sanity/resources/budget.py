@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -190,13 +191,20 @@ class _Alarm(BaseException):
     """Rings inside a method; no ``except Exception`` of its own stops it."""
 
 
+class _Ring:
+    """What the signal calls; one per block, so that a block knows its own alarm from that of a block around it."""
+
+    def __call__(self, number: int, frame: Any) -> None:
+        raise _Alarm(self)
+
+
 @contextmanager
 def alarm(seconds: float | None, message: str) -> Iterator[None]:
     """End a block that hangs, the way Ctrl-C would: by an exception between two Python operations.
 
-    It needs Unix, the main thread and a process that uses neither ``SIGALRM`` nor its timer; elsewhere it does
-    nothing. It cannot end a call that never comes back to Python, such as a device kernel or a lock in C. What the
-    block was working on must be thrown away afterwards.
+    Alarms may be set inside one another; the one that is due first rings. It needs Unix, the main thread and a process
+    that uses neither ``SIGALRM`` nor its timer; elsewhere it does nothing. It cannot end a call that never comes back
+    to Python, such as a device kernel or a lock in C. What the block was working on must be thrown away afterwards.
 
     Args:
         seconds: After which it rings; None never.
@@ -205,13 +213,11 @@ def alarm(seconds: float | None, message: str) -> Iterator[None]:
     Raises:
         Interrupted: If the block took longer.
     """
-    if seconds is None or not _alarm_is_free():
+    left, begun = _before_it_rings(), time.monotonic()
+    if seconds is None or left is None or seconds >= left:
         yield
         return
-
-    def ring(number: int, frame: Any) -> None:
-        raise _Alarm
-
+    ring = _Ring()
     previous = signal.signal(signal.SIGALRM, ring)
     try:
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
@@ -219,16 +225,21 @@ def alarm(seconds: float | None, message: str) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except _Alarm:
+    except _Alarm as rung:
+        if rung.args != (ring,):
+            raise
         raise Interrupted(message) from None
     finally:
         signal.signal(signal.SIGALRM, previous)
+        if left < math.inf:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-3))
 
 
-def _alarm_is_free() -> bool:
-    return (
-        hasattr(signal, "setitimer")
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
-        and signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    )
+def _before_it_rings() -> float | None:
+    """Seconds that an alarm of ours around this block leaves it; infinite without one; None where none can be set."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return None
+    handler, left = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0]
+    if isinstance(handler, _Ring) and left > 0:
+        return left
+    return math.inf if handler is signal.SIG_DFL and left == 0 else None

@@ -92,3 +92,82 @@ def test_a_second_run_forms_a_probe_of_its_own(tmp_path):
             trainer(tmp_path, [measured], max_epochs=1).fit(Small(), loader(data), loader(data))
         digests.append(measured.result.probe_digest)
     assert digests[0] != digests[1]
+
+
+# ------------------------------------------------------------------------------------------------ the batch as it is
+
+
+class OfTwo(Small):
+    """Takes two images; a step calls it with what it takes of its batch."""
+
+    def forward(self, image, other):
+        return super().forward(image) + super().forward(other)
+
+    def training_step(self, batch, batch_idx):
+        return self(*batch[:2]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self(*batch[:2])
+
+
+class OfPairs(OfTwo):
+    def training_step(self, batch, batch_idx):
+        return self(*batch[0]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self(*batch[0])
+
+
+class OfKeys(OfTwo):
+    def forward(self, site, img):
+        return super().forward(img, site)
+
+    def training_step(self, batch, batch_idx):
+        return self(batch["site"], batch["img"]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self(batch["site"], batch["img"])
+
+
+class OfBatches(OfTwo):
+    def forward(self, batch):
+        assert all(name.startswith("scan") for name in batch["name"])
+        return super().forward(batch["img"], batch["site"])
+
+    def training_step(self, batch, batch_idx):
+        return self(batch).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self(batch)
+
+
+def pairs(form):
+    images = Images(drawing("none"), size=24)
+    return [form(image, image.flip(-1), index % CLASSES) for index, (image, _) in enumerate(images)]
+
+
+BATCHES = {
+    "(a, b, y)": (OfTwo, lambda a, b, y: (a, b, y)),
+    "((a, b), y)": (OfPairs, lambda a, b, y: ((a, b), y)),
+    "a dictionary with a key per argument": (OfKeys, lambda a, b, y: {"img": a, "site": b, "y": y}),
+    "a dictionary as it is": (OfBatches, lambda a, b, y: {"y": y, "name": f"scan {y}", "site": b, "img": a}),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_a_model_is_given_its_batch_as_its_forward_takes_it(tmp_path, kind):
+    module, form = BATCHES[kind]
+    watch = observer(target=1)
+    with quiet():
+        trainer(tmp_path, [watch], max_epochs=1).fit(module(), loader(pairs(form)), loader(pairs(form)))
+    assert watch.result is not None
+    assert ("gradient", "spearman") in watch.result.curves
+
+
+def test_a_validation_set_smaller_than_the_probe_is_explained_whole(tmp_path):
+    images = Images(drawing("none"), size=12)
+    watch = observer(probe=16, target=1)
+    run = trainer(tmp_path, [watch], max_epochs=1)
+    with quiet(), pytest.warns(UserWarning, match="probe=16 samples were asked for, and validation has 12"):
+        run.fit(Small(), loader(images), loader(images))
+    assert len(watch.result.probe_ids) == 12

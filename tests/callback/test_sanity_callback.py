@@ -296,10 +296,12 @@ def test_nan_outputs_are_inconclusive_and_no_scalar_is_nan(tmp_path, loaders):
     assert all(value.isfinite() for key, value in run.callback_metrics.items() if key.startswith("sanity/"))
 
 
-def test_a_probe_larger_than_the_data_is_reported_and_training_goes_on(tmp_path, loaders):
-    run = trainer(tmp_path, callback(probe=1000), max_epochs=1)
-    with pytest.warns(UserWarning, match="probe=1000 samples were asked for, but the data set has only 397"):
-        run.fit(demo.DigitsClassifier(), *loaders)
+def test_a_validation_set_of_one_sample_is_reported_and_training_goes_on(tmp_path, loaders):
+    training, validation = loaders
+    one = torch.utils.data.DataLoader(torch.utils.data.Subset(validation.dataset, [0]))
+    run = trainer(tmp_path, callback(), max_epochs=1)
+    with pytest.warns(UserWarning, match="the data set has only 1: every map is compared with another sample's"):
+        run.fit(demo.DigitsClassifier(), training, one)
     assert run.current_epoch == 1
 
 

@@ -1,9 +1,12 @@
 """A method that is not ours may do what it likes: it costs its own verdict only."""
 
 import copy
+import os
 import random
 import sys
+import time
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -165,9 +168,33 @@ def returns_one_sample(model, x, target):
     return x[:1]
 
 
+def replaces_the_code_of_a_class(model, x, target):
+    nn.ReLU.forward = lambda self, value: value * 0
+
+
+def replaces_a_function_of_torch(model, x, target):
+    F.linear = lambda *given: torch.zeros(6, 4)
+
+
+def hides_warnings(model, x, target):
+    warnings.simplefilter("ignore")
+    os.chdir("/")
+
+
+def sleeps_for_ever(model, x, target):
+    while True:
+        time.sleep(9)
+
+
+def computes_for_ever(model, x, target):
+    while True:
+        model(x).sum().backward()
+
+
 HOSTILE = [value for name, value in list(globals().items()) if callable(value) and name.split("_")[0].endswith("s")]
 HOSTILE = [each for each in HOSTILE if isinstance(each, types.FunctionType) and each.__module__ == __name__]
-NONSENSE = {fails_behind_a_hook, changes_the_default_device, exits, returns_a_word, returns_one_sample}
+ENDLESS = {sleeps_for_ever, computes_for_ever}
+NONSENSE = {fails_behind_a_hook, changes_the_default_device, exits, returns_a_word, returns_one_sample} | ENDLESS
 
 
 def settings():
@@ -179,6 +206,10 @@ def settings():
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.benchmark,
         np.geterr(),
+        list(warnings.filters),
+        os.getcwd(),
+        nn.ReLU.forward,
+        F.linear,
         dict(nn.modules.module._global_forward_hooks),
     )
 
@@ -198,8 +229,9 @@ def test_neighbours_of_a_hostile_guest_measure_what_they_measure_alone(alone, ho
         returned = hostile(model, x, target)
         return torch.ones_like(INPUTS) * torch.arange(16) if returned is None else returned
 
+    brief = Method("brief", method, stochastic=True, max_seconds=0.2 if hostile in ENDLESS else 60)
     before = settings()
-    result = walked({"visitor": method, **NEIGHBOURS, "the last": method})
+    result = walked({"visitor": brief, **NEIGHBOURS, "the last": brief})
     assert settings() == before
     for key, curve in alone.curves.items():
         for part in ("values", "floor", "ceiling"):
@@ -308,10 +340,10 @@ def test_everything_is_where_it_was():
     before = copy.deepcopy(model.state_dict())
     places = {name: (id(value), value.data_ptr()) for name, value in model.state_dict(keep_vars=True).items()}
     modules = dict(model.named_modules())
-    for hostile in HOSTILE:
+    for hostile in (each for each in HOSTILE if each not in ENDLESS):
         try:
             guest(model, method=lambda model, x, target, act=hostile: act(model, x, target) or x)
-        except (KeyError, RuntimeError, SystemExit, NoAttribution):
+        except (KeyError, RuntimeError, SystemExit, ValueError):
             assert hostile in NONSENSE
     after = model.state_dict(keep_vars=True)
     assert {name: (id(value), value.data_ptr()) for name, value in after.items()} == places
@@ -338,6 +370,8 @@ def test_everything_is_where_it_was():
         (changes_the_default_dtype, "the default dtype"),
         (turns_gradients_off, "the grad mode"),
         (replaces_a_forward, "attribute forward of '2'"),
+        (replaces_the_code_of_a_class, "forward of ReLU"),
+        (hides_warnings, "the warning filters"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
@@ -417,6 +451,46 @@ def test_a_textbook_method_explains_tokens_at_their_embeddings():
     found = parameter_randomization_test(Reader(), ids, torch.arange(6) % 3, methods=methods, **options)
     mine, ours = found.curves["textbook", "spearman"].values, found.curves["gradient", "spearman"].values
     torch.testing.assert_close(mine, ours, rtol=0, atol=1e-6, equal_nan=True)
+
+
+def test_a_guest_that_hangs_leaves_half_of_the_limited_time_to_its_neighbours():
+    def once_more(model, x, target):
+        if model[-1].weight[0, 0] != trained:
+            time.sleep(60)
+        return textbook(model, x, target)
+
+    model = convolutional()
+    trained = model[-1].weight[0, 0].clone()
+    began = time.perf_counter()
+    result = walked({"visitor": once_more, "gradient": "gradient"}, model, max_seconds=2)
+    assert time.perf_counter() - began < 4
+    assert "did not return within" in result.verdicts["visitor"].reason
+    assert ("gradient", "spearman") in result.curves
+
+
+def test_captum_and_zennit_are_guests_where_they_are_brought_and_not_where_they_are_ours():
+    from captum import attr
+    from zennit.composites import EpsilonPlus
+
+    assert resolve(attr.Saliency).guarded
+    assert resolve(attr.LayerGradCam).guarded
+    assert resolve(EpsilonPlus()).guarded
+    assert not any(resolve(name).guarded for name in ("integrated_gradients", "lrp_epsilon", "gradient"))
+
+
+def test_a_captum_class_that_fails_behind_its_hooks_harms_nobody(alone):
+    from captum import attr
+
+    class Fails(attr.GuidedBackprop):
+        def attribute(self, inputs, target=None):
+            self.model.apply(self._register_hooks)
+            raise RuntimeError("out of luck")
+
+    model = convolutional()
+    result = walked({"broken": Fails, **NEIGHBOURS}, model)
+    assert "out of luck" in result.verdicts["broken"].reason
+    for key, curve in alone.curves.items():
+        torch.testing.assert_close(result.curves[key].values, curve.values, rtol=0, atol=0, equal_nan=True)
 
 
 # ------------------------------------------------------------------------------------------------ what it may return

@@ -75,3 +75,19 @@ def test_the_number_of_steps_is_found_at_embeddings_too():
     options = {"trials": 1, "repeats": 1, "controls": False}
     found = parameter_randomization_test(Reader(), ids, TARGET, methods=["integrated_gradients"], **options)
     assert found.settings["effort"]["integrated_gradients"]["n_steps"] in (32, 64, 128, 256)
+
+
+def test_the_result_says_which_layer_a_class_activation_map_is_made_of():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return {"logits": self.pooled(self.body(x).mean((2, 3)))}
+
+    torch.manual_seed(0)
+    methods, options = ["gradcam", "scorecam", "gradient"], {"trials": 1, "repeats": 1, "controls": False}
+    x, target = torch.rand(4, 1, 12, 12), torch.arange(4) % 3
+    taken = parameter_randomization_test(Named(), x, target, methods=methods, **options).settings["cam_layers"]
+    assert taken == {"gradcam": "body", "scorecam": "body"}

@@ -252,3 +252,23 @@ def test_shared_maps_that_are_not_a_methods_own_are_not_used(digits_network):
     wrong = Derived(output_gradient, lambda rows, seen: seen.mean["gradient"].flip(-1))
     maps = run(digits_network, {"wrong": wrong, "gradient": "gradient"}, 1000.0, repeats=3).trained_maps
     torch.testing.assert_close(maps["wrong"], maps["gradient"], rtol=0, atol=1)  # of 255
+
+
+@pytest.mark.parametrize(("outer", "inner", "rings"), [(5.0, 0.05, "inner"), (0.05, 5.0, "outer")])
+def test_of_two_alarms_the_one_that_is_due_first_rings(outer, inner, rings):
+    with pytest.raises(Interrupted, match=rings), alarm(outer, "outer"), alarm(inner, "inner"):
+        time.sleep(2)
+
+
+def test_an_alarm_inside_another_leaves_the_other_its_time():
+    def work():
+        with pytest.raises(Interrupted, match="inner"), alarm(0.05, "inner"):
+            time.sleep(2)
+        with alarm(0.1, "over in time"):
+            pass
+        time.sleep(2)
+
+    begun = time.monotonic()
+    with pytest.raises(Interrupted, match="outer"), alarm(0.2, "outer"):
+        work()
+    assert 0.2 <= time.monotonic() - begun < 1
