@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import AttributionFn, Method
 from lightning_sanity.explanation.maps import Explanation
-from lightning_sanity.explanation.measures import reach_of
 from lightning_sanity.explanation.probe import batch_size
-from lightning_sanity.explanation.tokens import Embedding
 from lightning_sanity.model.clone import (
     Adapted,
     check_fidelity,
@@ -239,12 +236,3 @@ def _settled(method: Method, parts: Sequence[Explanation]) -> tuple[Method, str 
 def settled_effort(methods: Mapping[str, Method]) -> dict[str, dict[str, int]]:
     """What was decided on the trained model for every method that had left something open."""
     return {name: dict(method.settled) for name, method in methods.items() if method.settled}
-
-
-def within_reach(
-    what: Explanation, place: Embedding | None, mask: Tensor | None, max_batch: int | None = None
-) -> Tensor | None:
-    """The mask ``(N, H, W)`` of what is compared, less what the explained numbers do not depend on; None = all."""
-    plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
-    reach = reach_of(what, plain.attribute, max_batch)
-    return mask if reach is None else reach if mask is None else mask & reach
