@@ -145,7 +145,7 @@ def shown(row):
         f"({row['seconds'][0]:.0f} + {row['seconds'][1]:.0f} s)"
     ]
     for name, v in row["verdicts"].items():
-        if name in METHODS or name in INSENSITIVE or name in SENSITIVE:
+        if name in {**METHODS, **INSENSITIVE, **SENSITIVE, "output_pattern": None}:
             interval = f"{v['psi']:5.2f} [{v['low']:5.2f}, {v['high']:5.2f}]"
             rest = f"by {v['measure']}" if not math.isnan(v["psi"]) else v["reason"][:110]
             lines.append(f"  {name:27s} {interval} {v['outcome']:12s} {rest}")

@@ -386,7 +386,7 @@ NETWORKS = {
     "vit_digits": Study(lambda: Attending(Patches(1, 48), 16, 48, 10, 3), epochs=12),
     "vit_photos": Study(lambda: Attending(Patches(3, 48), 64, 48, len(PHOTOGRAPHS), 3), photographs, epochs=8),
     "ensemble": Study(lambda: Ensemble(lambda: plain(nn.ReLU), 3)),
-    "two_heads": Study(TwoHeads, loss=_reconstructing),
+    "two_heads": Study(TwoHeads, loss=_reconstructing, given=lambda: {"output": 0}),
     "wide_and_deep": Study(WideAndDeep, epochs=10),
     "single_logit": Study(
         single,
