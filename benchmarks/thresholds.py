@@ -1,10 +1,11 @@
 """Question: is ``min_psi = 0.65`` a sensible threshold, and is any verdict wrong, on networks of two dozen families?
 
 Every network of ``measuring/studied.py`` is trained in seconds on real data. Every method gets its PSI with the 95 %
-interval; so do planted methods, of which the truth is known. Counted are false PASSes, false FAILs, and how many of the
-methods on which the literature agrees are left INCONCLUSIVE; the last lines say which thresholds would separate.
+interval; so do planted methods, of which the truth is known. Counted are false PASSes, false FAILs, and how many
+verdicts are left INCONCLUSIVE: of planted methods on all networks, of published ones on those that the literature's
+verdicts are about, convolutional networks on images. The last lines say which thresholds would separate.
 
-    python benchmarks/thresholds.py [--trials 5] [--samples 16] [--networks resnet mlp] [--json]
+    python benchmarks/thresholds.py [--trials auto] [--samples 16] [--networks resnet mlp] [--json]
     python benchmarks/thresholds.py --draws [--networks plain_relu]
 
 ``--draws`` asks for one network what the number of draws does to methods that draw.
@@ -128,12 +129,14 @@ def counted(rows):
     wrong = {"false PASS": [], "false FAIL": [], "open": []}
     judged, least, most = 0, [], []
     for row in rows:
-        must, must_not = applicable(row, (*PASSING, *SENSITIVE)), applicable(row, (*FAILING, *INSENSITIVE))
+        known = NETWORKS[row["network"]].agreed
+        must = applicable(row, (*PASSING, *SENSITIVE) if known else ())
+        must_not = applicable(row, (*FAILING, *INSENSITIVE) if known else INSENSITIVE)
+        published = {name: v for name, v in {**must, **must_not}.items() if name in METHODS}
         wrong["false FAIL"] += [(row["network"], name) for name, v in must.items() if v["outcome"] == "FAIL"]
         wrong["false PASS"] += [(row["network"], name) for name, v in must_not.items() if v["outcome"] == "PASS"]
-        agreed = applicable(row, (*PASSING, *FAILING))
-        judged += len(agreed)
-        wrong["open"] += [(row["network"], name) for name, v in agreed.items() if v["outcome"] == "INCONCLUSIVE"]
+        wrong["open"] += [(row["network"], name) for name, v in published.items() if v["outcome"] == "INCONCLUSIVE"]
+        judged += len(published)
         least += [(v["psi"], row["network"], name) for name, v in must.items() if not math.isnan(v["psi"])]
         most += [(v["psi"], row["network"], name) for name, v in must_not.items() if not math.isnan(v["psi"])]
     return {**wrong, "judged": judged, "least": sorted(least)[:8], "most": sorted(most, reverse=True)[:8]}
@@ -184,7 +187,7 @@ def drawing(name, trials, samples, draws=(20, 100, 500, 2500)):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", choices=list(NETWORKS))
-    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--trials", type=lambda text: text if text == "auto" else int(text), default="auto")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
