@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -349,7 +349,7 @@ _FIRST = 1_000_003  # their number among the trials, beyond any that is walked
 
 def _with_other_weights(
     what: Explanation, copied: nn.Module, drawer: Reinitializer, planned: Plan, kept: Mapping[str, Tensor]
-) -> Iterator[Explanation]:
+) -> Generator[Explanation, None, None]:
     """The explanation with the trained weights, then with random ones; the copy is trained again at the end."""
     yield what
     saved = snapshot(copied, kept)
