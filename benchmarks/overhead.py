@@ -22,7 +22,7 @@ import tempfile
 import lightning.pytorch as pl
 import torch
 from measuring import now, parser, publish
-from thresholds import PHOTOGRAPHS, photographs
+from measuring.studied import PHOTOGRAPHS, photographs
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18

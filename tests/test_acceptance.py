@@ -1,6 +1,6 @@
 """What the literature found on real data, as orderings that any correct implementation reproduces."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -168,13 +168,9 @@ def test_dead_maps_are_counted_and_left_out(digits_network):
 
 
 @pytest.mark.slow
-def test_a_deeper_network_orders_the_methods_the_same_way():
-    spec = importlib.util.spec_from_file_location(
-        "thresholds", Path(__file__).parent.parent / "benchmarks" / "thresholds.py"
-    )
-    thresholds = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(thresholds)
-    model, images, accuracy = thresholds.fitted("resnet", epochs=5)
+def test_a_deeper_network_orders_the_methods_the_same_way(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    model, images, accuracy = importlib.import_module("measuring.studied").fitted("resnet", epochs=5)
     assert accuracy > 0.9
     result = parameter_randomization_test(
         model, images[:16], methods=METHODS, trials=3, max_steps=6, pictures=False, progress=False

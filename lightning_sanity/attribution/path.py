@@ -174,7 +174,7 @@ def integrated_gradients_local(
 
 @factory
 def smooth_integrated_gradients(
-    n_steps: int = 32,
+    n_steps: int | Literal["auto"] = "auto",
     n_samples: int = 8,
     noise: float = 0.15,
     baseline: Baseline = 0.0,
@@ -189,6 +189,13 @@ def smooth_integrated_gradients(
     name = "smooth_integrated_gradients"
     at_least(1, name, n_samples=n_samples)
     at_least(0, name, noise=noise)
+    if n_steps == "auto":
+        settled = _automatic(
+            name,
+            baseline,
+            lambda n: smooth_integrated_gradients(n, n_samples, noise, baseline, tolerance, max_batch),
+        )
+        return replace(settled, stochastic=True, passes=settled.passes * n_samples)
     single = integrated_gradients(n_steps, baseline, True, tolerance, max_batch)
     over = over_noise(single.attribute, name, n_samples, noise, max_batch)
     return Method(

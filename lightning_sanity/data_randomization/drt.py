@@ -57,10 +57,10 @@ from lightning_sanity.explanation.preparation import (
     in_half,
     prepared_methods,
     quiet_copy,
-    within_reach,
 )
 from lightning_sanity.explanation.probe import batch_size, different
 from lightning_sanity.explanation.provenance import provenance, settings_of
+from lightning_sanity.explanation.reach import too_narrow, within_reach
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import weights_digest
@@ -256,8 +256,9 @@ def _prepared(models: Groups, asked: Request, methods: Methods, given: CommonOpt
         ]
         lined = lineup(methods, whats, learned, asked, given, guests)
         mask = lined.mask
-        if asked.target_name != "class":
-            mask = within_reach(lined.subjects[0], lined.place, mask)
+        if problem is None:
+            mask, narrowed = within_reach(lined.subjects, lined.place, mask, given["seed"])
+            lined, problem = replace(lined, notes=lined.notes + narrowed), too_narrow(mask)
         support = support_in(values)
         kind = asked.kind(opened=lined.place is not None)
         used = suited(given["similarities"], first(values), support, mask, kind=kind)

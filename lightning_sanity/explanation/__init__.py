@@ -15,6 +15,7 @@ maps.py          attributions reduced to maps, and their comparison with the tra
 gradient_path.py  where the gradient is lost on its way to the input
 guests.py        methods that are not ours: fresh inputs, and what they leave behind is put back
 explainer.py     runs methods: one random stream for all models, within memory and time
+reach.py         where a map can differ from 0 at all
 measures.py      which similarities mean something on which inputs
 measurements.py  what a test measured of one method, filled by trials
 provenance.py    what a result says of how it came about

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_sanity.attribution.method import AttributionFn, first
+from lightning_sanity.attribution.method import first
 from lightning_sanity.explanation.kinds import TOKENS, Kind, positions, unsuited
-from lightning_sanity.explanation.maps import Explanation, explain
 from lightning_sanity.result.verdict import MEASURES
 from lightning_sanity.similarity import Similarity, resolve, support_of, within
 
@@ -88,16 +86,3 @@ def support_in(values: Any) -> Tensor | None:
     if not bool(has_background.float().mean() >= 0.5):
         return None
     return support & has_background[:, None, None]
-
-
-def reach_of(what: Explanation, gradient: AttributionFn, max_batch: int | None = None) -> Tensor | None:
-    """Positions on which the explained numbers depend at all, laid out like maps ``(N, H, W)``; None if on all.
-
-    The score of a region or of one position reaches as far as the network's receptive field. Beyond it every map of
-    every model is 0, and would be called alike.
-    """
-    if first(what.inputs).is_floating_point() and first(what.inputs).ndim < 3:
-        return None
-    parts = [what] if max_batch is None else what.chunks(max_batch)
-    reached = torch.cat([explain(gradient, "gradient", part, 0).magnitude for part in parts]) != 0
-    return None if bool(reached.all()) else reached

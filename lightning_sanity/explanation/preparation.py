@@ -11,13 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.batching import out_of_memory
 from lightning_sanity.attribution.method import AttributionFn, Method
 from lightning_sanity.explanation.maps import Explanation, hint
-from lightning_sanity.explanation.measures import reach_of
 from lightning_sanity.explanation.probe import batch_size
-from lightning_sanity.explanation.tokens import Embedding
 from lightning_sanity.model.clone import (
     Adapted,
     check_fidelity,
@@ -273,12 +270,3 @@ def layers_taken(functions: Mapping[str, AttributionFn]) -> dict[str, str]:
     """The module that each class activation map is made of, by its name in the user's model."""
     layers = {name: getattr(function, "layer", None) for name, function in functions.items()}
     return {name: layer.name.removeprefix("model.") for name, layer in layers.items() if layer is not None}
-
-
-def within_reach(
-    what: Explanation, place: Embedding | None, mask: Tensor | None, max_batch: int | None = None
-) -> Tensor | None:
-    """The mask ``(N, H, W)`` of what is compared, less what the explained numbers do not depend on; None = all."""
-    plain = resolve("gradient") if place is None else replace(place, reduce="norm").adapted(resolve("gradient"))
-    reach = reach_of(what, plain.attribute, max_batch)
-    return mask if reach is None else reach if mask is None else mask & reach

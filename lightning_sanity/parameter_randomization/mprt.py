@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
@@ -31,10 +31,10 @@ from lightning_sanity.explanation.preparation import (
     prepared_methods,
     quiet_copy,
     settled_effort,
-    within_reach,
 )
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
+from lightning_sanity.explanation.reach import too_narrow, within_reach
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.targets import Target, check_target
 from lightning_sanity.explanation.tokens import Embedding
@@ -44,7 +44,7 @@ from lightning_sanity.model.digest import unsaved_buffers
 from lightning_sanity.model.graph import Graph
 from lightning_sanity.model.outputs import OutputError
 from lightning_sanity.model.sharded import share_of
-from lightning_sanity.model.weights import own_class
+from lightning_sanity.model.weights import own_class, restore, snapshot
 from lightning_sanity.parameter_randomization.cascade import Cascade
 from lightning_sanity.parameter_randomization.coverage import (
     coverage_of,
@@ -315,8 +315,10 @@ def _prepared(
         lined = lineup(methods, [what], graph.outputs.to(device)[None], asked, given, guests, *limits)
         max_batch, max_memory = (None, None) if lined.in_one else limits
         (what,), chosen, place, mask = lined.subjects, lined.methods, lined.place, lined.mask
-        if asked.target_name != "class" and problem is None:
-            mask = within_reach(what, place, mask, max_batch)
+        if problem is None:
+            with closing(_with_other_weights(what, copied, drawer, planned, kept)) as models:
+                mask, narrowed = within_reach(models, place, mask, given["seed"], max_batch)
+            notes, problem = notes + narrowed, too_narrow(mask)
         # To find out whether a method applies, it may be run.
         with at_most(batch_size(values) if lined.in_one else rows_within(max_memory, copied, what)):
             refused, functions = prepared_methods(chosen if problem is None else {}, what, max_batch)
@@ -343,6 +345,26 @@ def _prepared(
             max_memory,
             guests,
         )
+
+
+_OTHERS = 4  # with as many random models, a unit that is off in all of them is off in one of 16 at the most
+_FIRST = 1_000_003  # their number among the trials, beyond any that is walked
+
+
+def _with_other_weights(
+    what: Explanation, copied: nn.Module, drawer: Reinitializer, planned: Plan, kept: Mapping[str, Tensor]
+) -> Generator[Explanation, None, None]:
+    """The explanation with the trained weights, then with random ones; the copy is trained again at the end."""
+    yield what
+    saved = snapshot(copied, kept)
+    try:
+        for number in range(_OTHERS):
+            redraw = drawer.start_trial(_FIRST + number)
+            for unit in planned.drawn:
+                redraw(copied, unit)
+            yield what
+    finally:
+        restore(copied, saved)
 
 
 # ----------------------------------------------------------------------------------------------------------------- walk

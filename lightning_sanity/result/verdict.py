@@ -167,8 +167,8 @@ _CUT_OFF = "; a method that cuts off negative values, as Grad-CAM does, may leav
 
 _MENTIONED = 0.1  # share of undefined pairs from which a reason says so
 
-SIGNED = "spearman_signed"
-MEASURES = ("spearman", "spearman_support", SIGNED, "ssim")
+SIGNED, _RANKS = "spearman_signed", "spearman"
+MEASURES = (_RANKS, "spearman_support", SIGNED, "ssim")
 """What a verdict rests on: failures show in different ones. Rank correlation of magnitudes sees an input factor, its
 sign sees what magnitudes hide, and structural similarity sees shapes."""
 
@@ -204,6 +204,9 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Ve
         flat = None
     trials = min((informative(evidence.values[name]) for name in telling), default=0)
     verdict = conclude(telling, evidence, criterion, WEIGHTS, trials, flat, gated=gated)
+    if verdict.outcome is Outcome.PASS:
+        own = _own_noise(evidence, criterion)
+        verdict = verdict if own is None else replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=own)
     if flat is None and blind and math.isfinite(verdict.psi):
         verdict = replace(verdict, reason=f"{verdict.reason} ({', '.join(blind)} cannot tell, and is left out)")
     return verdict
@@ -333,6 +336,27 @@ def _unstable(evidence: Evidence, criterion: Criterion) -> str | None:
     return (
         f"unstable: two runs of the method under different seeds agree only by {agreement:.2f} (rank correlation), and "
         f"maps of different samples by {unrelated:.2f}: give it more samples (n_samples)"
+    )
+
+
+def _own_noise(evidence: Evidence, criterion: Criterion) -> str | None:
+    """Why what changed may be the noise of the method's own draws and not the weights, if so.
+
+    Maps with noise of their own are never alike, whatever the weights: attenuation, Spearman 1904. Where a re-run is
+    the ceiling, the noise is in both of what is compared. That index is at most the true one, because under one seed
+    some of the noise is shared by both models, so that it can refuse a PASS and never give a FAIL.
+    """
+    if evidence.again is None or _RANKS not in evidence.values:
+        return None
+    values, floor = evidence.values[_RANKS], evidence.floor[_RANKS]
+    corrected = sensitivity(values, floor, evidence.again, weights=evidence.weights).psi.value
+    if corrected >= criterion.min_psi:
+        return None
+    plain = sensitivity(values, floor, evidence.ceiling[_RANKS], weights=evidence.weights).psi.value
+    return (
+        f"two runs of the method under different seeds agree only by {reproducibility(evidence.again):.2f} (rank "
+        f"correlation), and PSI lies between {corrected:.2f}, measured against that, and {plain:.2f}: part of what "
+        "changes may be the method's own noise; give it more samples (n_samples)"
     )
 
 

@@ -9,7 +9,12 @@ from reference import error, quietly
 from torch import nn
 
 from lightning_sanity.attribution.baselines import baseline_for
-from lightning_sanity.attribution.path import expected_gradients, integrated_gradients, integrated_gradients_local
+from lightning_sanity.attribution.path import (
+    expected_gradients,
+    integrated_gradients,
+    integrated_gradients_local,
+    smooth_integrated_gradients,
+)
 
 
 def test_expected_gradients_of_a_linear_model_is_exact_when_baselines_take_turns():
@@ -99,6 +104,18 @@ def test_steps_are_doubled_until_the_median_sample_adds_up(make):
     assert settled.refuses(model, x, None) is None
     torch.testing.assert_close(settled(model, x), make(enough)(model, x))
     torch.testing.assert_close(make()(model, x), make(enough)(model, x))
+
+
+def test_smoothed_paths_have_as_many_steps_as_plain_ones():
+    x, model = torch.rand(5, 3) + 1, Tanh(60)
+    plain = integrated_gradients().settle(model, x, None).settled["n_steps"]
+    assert plain > 32
+    method = smooth_integrated_gradients(n_samples=3)
+    assert (method.stochastic, method.passes) == (True, 96)
+    settled = method.settle(model, x, None)
+    assert (settled.settled, settled.passes, settled.stochastic) == ({"n_steps": plain}, 3 * plain, True)
+    assert method.refuses(model, x, None) is None
+    assert "raise n_steps, which is 32" in smooth_integrated_gradients(32).refuses(model, x, None)
 
 
 def test_a_settled_number_of_steps_stays_on_other_models():

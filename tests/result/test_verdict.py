@@ -3,6 +3,7 @@ import torch
 
 from lightning_sanity.result import Criterion, Outcome
 from lightning_sanity.result.verdict import Evidence, judge, scope_of
+from lightning_sanity.similarity import spearman
 
 
 def evidence(similarity, *, spread=0.02, trials=6, **changes):
@@ -164,6 +165,40 @@ def test_a_method_that_does_not_reproduce_itself_is_unstable():
     assert "unstable: two runs" in verdict.reason
     assert "agree only by 0.4" in verdict.reason
     assert judge(stable, Criterion()).outcome is Outcome.PASS
+
+
+def drawing(kept, noise, trials=6, depths=4, samples=24):
+    """Evidence of maps that share ``kept`` with every model's, and hold noise of their own for every model and seed."""
+    pattern = torch.randn(samples, 16, 16)
+
+    def maps():
+        other = torch.randn(samples, 16, 16)
+        return kept * pattern + (1 - kept) * other + noise * torch.randn(samples, 16, 16)
+
+    own = torch.randn(samples, 16, 16)
+    trained = pattern + noise * own
+    again = torch.stack([spearman(trained, pattern + noise * torch.randn_like(pattern)) for _ in range(3)])
+    walked = [[maps() for _ in range(depths)] for _ in range(trials)]
+    values, floor = (
+        torch.stack([torch.stack([spearman(trained, each.roll(shift, 0)) for each in row]) for row in walked])
+        for shift in (0, 1)
+    )
+    cross = torch.stack([spearman(trained, trained.roll(shift, 0)) for shift in range(1, 10)])
+    return evidence(0.0, values={"spearman": values}, floor={"spearman": floor}, again=again, cross=cross)
+
+
+def test_the_noise_of_its_own_draws_lets_no_method_pass():
+    """A method that ignores the weights and draws: its maps are never alike, whatever the weights are."""
+    assert judge(drawing(kept=1, noise=0.1), Criterion()).outcome is Outcome.FAIL
+    verdict = judge(drawing(kept=1, noise=1.5), Criterion())
+    assert verdict.psi > 0.65
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "part of what changes may be the method's own noise; give it more samples" in verdict.reason
+
+
+def test_a_method_that_draws_and_depends_on_the_weights_passes():
+    verdict = judge(drawing(kept=0, noise=1.5), Criterion())
+    assert verdict.outcome is Outcome.PASS
 
 
 def test_noise_under_one_seed_is_unstable_and_no_failure():
