@@ -161,7 +161,9 @@ def test_without_pictures_nothing_shows_an_input(leaving, kind):
     assert max(likeness(tensor) for _, tensor in found) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["CSV", "TensorBoard", *(pytest.param(k, marks=pytest.mark.slow) for k in ("W&B", "MLflow"))]
+)
 def test_with_pictures_the_probe_is_shown_and_the_test_sees_it(leaving, kind):
     pictures, found = held(leaving(kind, True))
     assert len(pictures) > 4
