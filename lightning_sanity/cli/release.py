@@ -123,6 +123,9 @@ def _add_gate(commands: Any) -> None:
     asked.add_argument("--verify", type=path, metavar="RECORD", help="a record of before must still say the same")
     asked.add_argument("--max-drop", type=float, metavar="X", help="by which a PSI may fall below it (default: 0.1)")
     written = parser.add_argument_group("what is written")
+    written.add_argument(
+        "-q", "--quiet", action="store_true", help="no decision on standard output: exit code and files"
+    )
     written.add_argument("--junit", type=path, metavar="FILE", help="JUnit XML, one test case per check")
     written.add_argument("--json", type=path, metavar="FILE", help="the decision")
     written.add_argument("--record", type=path, metavar="FILE", help="an in-toto Statement, as signing tools take it")
@@ -163,7 +166,8 @@ def _gate(arguments: argparse.Namespace) -> int:
         for stale in filter(None, files.values()):
             stale.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
         raise
-    print_decision(decision)
+    if not arguments.quiet:
+        print_decision(decision)
     if arguments.junit is not None:
         write_whole(arguments.junit, forms.junit(decision))
     if arguments.json is not None:

@@ -158,7 +158,7 @@ def _piece(index: Any, place: Any) -> tuple[str, Piece]:
     offsets = about.get("offset")
     if not isinstance(name, str) or not isinstance(file, str) or Path(file).name != file:
         raise ValueError("its metadata name a file that is not in the folder")
-    if not all(type(number) is int and number >= 0 for number in (start, length)):
+    if type(start) is not int or type(length) is not int or min(start, length) < 0:
         raise ValueError(f"'{name[:60]}' lies nowhere")
     if lies.get("transform_descriptors"):
         raise ValueError(f"'{name[:60]}' is compressed or encrypted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
@@ -231,7 +231,8 @@ class SanityResult:
         pictures: Small copies of inputs and maps, or None.
         diagnostics: Second opinions, ``diagnostics[method][name]``; see ``diagnostics.diagnose``. They never gate.
         trained_maps: Per method the trained model's maps of the whole probe, uint8 magnitudes ``(N, h, w)`` of at most
-            32 pixels a side, each scaled by its own largest value: what ``drift`` compares.
+            32 pixels a side, each scaled by its own largest value: what ``drift`` compares. As inputs can be read from
+            some maps, they go into a file only where pictures do.
         created: When the test ended, ISO 8601 in UTC; empty where unknown.
         grounds: ``grounds[method]``: what the verdict rests on besides the curves. Files of version 1 have none, so
             that nothing in them can be judged anew.
@@ -368,7 +369,8 @@ class SanityResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; tensors as base64 of little-endian values with their shape."""
-        own = {f.name: result_file.encode(getattr(self, f.name)) for f in fields(self) if f.name != "curves"}
+        shown = self if self.pictures is not None else replace(self, trained_maps={})
+        own = {f.name: result_file.encode(getattr(shown, f.name)) for f in fields(self) if f.name != "curves"}
         curves = [
             {"method": method, "similarity": similarity, **result_file.encode(curve)}
             for (method, similarity), curve in self.curves.items()

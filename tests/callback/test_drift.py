@@ -18,9 +18,17 @@ def before(digits_network):
     return measured(digits_network[0], digits_network[1][:12])
 
 
-def test_maps_of_the_same_model_do_not_drift(before, tmp_path):
-    again = SanityResult.from_json(before.to_json(tmp_path / "r.json"))
+def test_maps_of_the_same_model_do_not_drift(digits_network, before, tmp_path):
+    shown = measured(digits_network[0], digits_network[1][:12], pictures=True)
+    again = SanityResult.from_json(shown.to_json(tmp_path / "r.json"))
     assert drift(before, again) == pytest.approx(dict.fromkeys(before.trained_maps, 1.0))
+
+
+def test_a_file_without_pictures_holds_no_maps_either(before, tmp_path):
+    again = SanityResult.from_json(before.to_json(tmp_path / "r.json"))
+    assert again.trained_maps == {}
+    assert before.trained_maps
+    assert drift(before, again) == {}
 
 
 def test_drift_is_the_correlation_of_the_maps(digits_network, before):

@@ -169,3 +169,75 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
     subprocess.run([sys.executable, "-c", KILLS, str(tmp_path)], check=True)
     assert (tmp_path / "latest.json").exists()
     assert list(tmp_path.glob(".*.partial"))  # kills came while files were half written
+
+
+SWEEP = """
+import os, sys
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from made_hostile import Images, Small, drawing, loader, observer, quiet, trainer
+
+folder = sys.argv[1]
+workers = []
+for seed in range(4):
+    worker = os.fork()
+    if not worker:
+        pl.seed_everything(seed, verbose=False)
+        logger = TensorBoardLogger(folder) if sys.argv[2] == "TensorBoard" else False
+        run = trainer(folder, [observer(report=True)], logger=logger, max_epochs=1)
+        with quiet():
+            run.fit(Small(), loader(Images(drawing("none"))), loader(Images(drawing("none"))))
+        os._exit(0)
+    workers.append(worker)
+assert [os.waitpid(worker, 0)[1] for worker in workers] == [0] * 4
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts its runs by forking")
+@pytest.mark.parametrize("logger", ["none", "TensorBoard"])
+def test_a_sweep_of_four_processes_keeps_all_results(tmp_path, logger):
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SWEEP, str(tmp_path), logger],
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    written = list(tmp_path.rglob("step=*.json"))
+    assert len({SanityResult.from_json(path).weights_digest for path in written}) == len(written) == 4
+
+
+def wandb_logger(folder):
+    pytest.importorskip("wandb")
+    from lightning.pytorch.loggers import WandbLogger
+
+    return WandbLogger(project="test", save_dir=folder, offline=True)
+
+
+def mlflow_logger(folder):
+    pytest.importorskip("mlflow")
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    return MLFlowLogger(tracking_uri=f"file:{folder}/mlruns")
+
+
+@pytest.mark.slow  # these services take seconds to begin
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [wandb_logger, mlflow_logger, TensorBoardLogger], ids=["W&B", "MLflow", "TensorBoard"])
+def test_two_runs_of_a_real_logger_keep_both_results(tmp_path, make, monkeypatch):
+    for name, value in (("MLFLOW_ALLOW_FILE_STORE", "true"), ("WANDB_SILENT", "true"), ("WANDB_MODE", "offline")):
+        monkeypatch.setenv(name, value)
+    for seed in range(2):
+        pl.seed_everything(seed, verbose=False)
+        if make is wandb_logger:
+            wandb = pytest.importorskip("wandb")
+            wandb.teardown()  # a session reads the environment once, and another test may have begun it
+        fitted(tmp_path, make(tmp_path))
+        if make is wandb_logger:
+            wandb.finish()
+            wandb.teardown()
+    written = {
+        path.parent: SanityResult.from_json(path).weights_digest for path in tmp_path.rglob("sanity/step=6.json")
+    }
+    assert len(written) == 2
+    assert len(set(written.values())) == 2

@@ -38,7 +38,7 @@ def fit(model, callback, folder, **changes):
 def released(digits_network, tmp_path_factory):
     """The result file of a release of the trained digits network."""
     folder = tmp_path_factory.mktemp("released")
-    callback = observer()
+    callback = observer(log_images=True)  # without, the file holds no maps to compare with
     trainer = pl.Trainer(callbacks=[callback], default_root_dir=folder, **QUIET)
     trainer.validate(digits_network[0], DataLoader(demo.digits()[1], 256), verbose=False)
     digits_network[0].eval()

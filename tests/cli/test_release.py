@@ -128,6 +128,13 @@ def test_gate_writes_what_build_systems_read(folder, monkeypatch, capsys):
     assert "| ❌ | lime (fail.json) | the map keeps" in summary
 
 
+@pytest.mark.parametrize(("result", "code"), [("pass.json", 0), ("fail.json", 1)])
+def test_quiet_is_an_exit_code_and_files(result, code, folder, capsys):
+    assert main(["gate", result, "-q", "--json", "decision.json"]) == code
+    assert capsys.readouterr() == ("", "")
+    assert json.loads((folder / "decision.json").read_text())["exit_code"] == code
+
+
 def test_inconclusive_is_an_error_in_junit_and_never_a_skip(folder):
     main(["gate", "open.json", "--junit", "gate.xml"])
     suite = ElementTree.parse("gate.xml").getroot()[0]
