@@ -95,6 +95,12 @@ def differentiable_recurrence(model: nn.Module, device: torch.device) -> Iterato
         torch.backends.cudnn.enabled = before
 
 
+def recorded(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> Graph:
+    """The pass recorded again, after something of the copy has changed that its outputs do not show."""
+    again = trace(copied, as_arguments(values), lambda *arguments: explained(*arguments))
+    return replace(again, outputs=graph.outputs)
+
+
 def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[Any], Tensor]:
     return lambda values: logits(_call(model, values, forward))
 

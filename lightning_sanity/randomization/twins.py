@@ -17,6 +17,7 @@ from lightning_sanity.randomization.strategies import (
     Reinitialize,
     describe,
     device_of,
+    parameters_of,
     redraw,
     stops_signal,
 )
@@ -72,7 +73,7 @@ class Reinitializer:
 
 @torch.no_grad()
 def _set_statistics(model: nn.Module, unit: Unit, policy: str, twin: nn.Module | None) -> None:
-    source = dict(twin.named_buffers()) if twin is not None and policy == "auto" else {}
+    source = dict(twin.named_buffers(remove_duplicate=False)) if twin is not None and policy == "auto" else {}
     for name in unit.statistics:
         buffer = model.get_buffer(name)
         if name in source:
@@ -188,7 +189,7 @@ def _tried(
     stopped: tuple[str, ...] = ()
     try:
         for number in (0, 1):  # one after the other, so that only one of them takes memory
-            made = dict(_build(factory, (seed, number, "factory"), device_of(model)).named_parameters())
+            made = parameters_of(_build(factory, (seed, number, "factory"), device_of(model)), names)
             for name in names:
                 if name not in made or made[name].shape != model.get_parameter(name).shape:
                     return f"parameter '{name}' is missing or has another shape", ()
