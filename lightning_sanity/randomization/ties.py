@@ -102,12 +102,16 @@ def _slots(model: nn.Module, wanted: Collection[int], origin: Mapping[int, int])
 def _join(slots: Sequence[_Slot], turns: Mapping[str, int], read: Collection[str]) -> tuple[str, ...]:
     """Let slots share one tensor again where being parted gains nothing; names of those that are parted."""
     by_turn: dict[int | None, _Slot] = {}
+    turn_of: dict[str, int | None] = {}
     for slot in slots:
-        if slot.name in read:
-            by_turn.setdefault(turns.get(slot.name), slot)
+        # What nobody but the module itself reads needs no second slot.
+        name = next((each for each in (slot.name, slot.name + WITHIN) if each in read), None)
+        if name is not None:
+            turn_of[slot.name] = turns.get(name)
+            by_turn.setdefault(turns.get(name), slot)
     first = next(iter(by_turn.values()), slots[0])
     for slot in slots:
-        slot.hold((by_turn[turns.get(slot.name)] if slot.name in read else first).held)
+        slot.hold((by_turn[turn_of[slot.name]] if slot.name in turn_of else first).held)
     return tuple(slot.name for slot in by_turn.values()) if len(by_turn) > 1 else ()
 
 
