@@ -36,7 +36,7 @@ def measured(name: str, family: Family, fresh: bool = True):
             "steps": found.settings["steps"],
             "coverage": found.coverage.share,
             "similarity": _at_full_depth(found),
-            "engine": found.settings["engine"]["gradient"],
+            "engine": found.settings["engine"].get("gradient", "-"),
             "verdict": verdict.outcome.value,
             "psi": verdict.psi,
             "valid": found.valid,

@@ -17,7 +17,7 @@ from torch import nn
 
 from lightning_sanity.explanation import targets
 
-WORDS, LENGTH, CLASSES, LAYERS = 64, 12, 3, 2
+WORDS, LENGTH, CLASSES, LAYERS, END = 64, 12, 3, 2, 3
 TEXT = {
     "vocab_size": WORDS,
     "hidden_size": 32,
@@ -26,7 +26,7 @@ TEXT = {
     "num_labels": CLASSES,
 }
 DEEP = {**TEXT, "num_hidden_layers": LAYERS}
-DECODER = {**DEEP, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+DECODER = {**DEEP, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": END}
 VISION = {**DEEP, "image_size": 32, "patch_size": 8}
 CLASSIFIER = "AutoModelForSequenceClassification"
 IMAGES = "AutoModelForImageClassification"
@@ -54,10 +54,11 @@ class Family:
 
 
 def sentences(samples: int, length: int = LENGTH) -> dict[str, torch.Tensor]:
-    """Ids, padded on the right but for the first sentence, and their mask."""
+    """Ids that end with one of their own, padded on the right but for the first sentence, and their mask."""
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(5, WORDS, (samples, length), generator=draw)
     real = torch.arange(length) < torch.arange(length, length - samples, -1).clamp_min(5)[:, None]
+    ids[torch.arange(samples), real.sum(1) - 1] = END
     return {"input_ids": ids.where(real, torch.zeros_like(ids)), "attention_mask": real.long()}
 
 
@@ -186,11 +187,11 @@ def _boxes(outputs: Any) -> torch.Tensor:
 
 
 TOWERS = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": LAYERS}
-PAIR = {"text_config": {**TOWERS, "vocab_size": WORDS, "max_position_embeddings": 16}}
+PAIR = {"text_config": {**TOWERS, "vocab_size": WORDS, "max_position_embeddings": 16, "eos_token_id": END}}
 PAIR["vision_config"] = {**TOWERS, "image_size": 32, "patch_size": 8}
 SPEECH = {**DEEP, "conv_dim": (16, 16), "conv_stride": (4, 2), "conv_kernel": (8, 4), "num_feat_extract_layers": 2}
 SPEECH |= {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 16}
-SERIES = {"num_input_channels": 2, "context_length": 32, "patch_length": 8, "num_targets": CLASSES}
+SERIES = {"num_input_channels": 2, "context_length": 64, "patch_length": 8, "num_targets": CLASSES}
 
 
 def _pair(samples: int) -> dict[str, torch.Tensor]:
@@ -199,7 +200,7 @@ def _pair(samples: int) -> dict[str, torch.Tensor]:
 
 def _hugging_text() -> dict[str, Family]:
     encoder, decoder = 4 * LAYERS + 3, 4 * LAYERS + 2
-    narrow = {"vocab_size": WORDS, "num_labels": CLASSES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    narrow = {"vocab_size": WORDS, "num_labels": CLASSES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": END}
     gpt2 = {**narrow, "n_embd": 32, "n_layer": LAYERS, "n_head": 2, "n_positions": 16}
     bart = {**narrow, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "decoder_start_token_id": 2}
     bart |= {
@@ -288,7 +289,7 @@ def _hugging_text() -> dict[str, Family]:
         "Qwen3": (hugging("Qwen3Config", **DECODER, head_dim=16), decoder),
         "Gemma": (hugging("GemmaConfig", **DECODER, head_dim=16), decoder),
         "Phi": (hugging("PhiConfig", **DECODER), None),
-        "Mixtral": (hugging("MixtralConfig", **DECODER, num_local_experts=3, num_experts_per_tok=2), decoder),
+        "Mixtral": (hugging("MixtralConfig", **DECODER, num_local_experts=3, num_experts_per_tok=2), decoder + LAYERS),
         "T5": (
             hugging(
                 "T5Config", **narrow, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2, decoder_start_token_id=0
@@ -339,7 +340,7 @@ def _hugging_text() -> dict[str, Family]:
     )
     made["BERT, question"] = Family(
         "transformers",
-        hugging("BertConfig", "AutoModelForQuestionAnswering", **DEEP),
+        hugging("BertConfig", "AutoModelForQuestionAnswering", **{**DEEP, "num_labels": 2}),
         sentences,
         4 * LAYERS + 2,
         lambda found: found.start_logits[:, 2],
@@ -400,16 +401,17 @@ def _hugging_rest() -> dict[str, Family]:
 
     made = {
         "ViT": by_image(hugging("ViTConfig", IMAGES, **VISION), vit),
-        "DeiT": by_image(hugging("DeiTConfig", IMAGES, **VISION), vit),
+        "DeiT": by_image(hugging("DeiTConfig", "DeiTForImageClassification", **VISION), vit),
         "BEiT": by_image(hugging("BeitConfig", IMAGES, **VISION), vit),
         "DINOv2": by_image(hugging("Dinov2Config", IMAGES, **VISION), vit),
         "Swin": by_image(hugging("SwinConfig", IMAGES, **swin), 4 * 2 + 3),
-        "ConvNeXt": by_image(hugging("ConvNextConfig", IMAGES, **pyramid), 2 * 3 + 3),
+        "ConvNeXt": by_image(hugging("ConvNextConfig", IMAGES, **pyramid, num_stages=2), 2 * 3 + 3),
         "ResNet": by_image(hugging("ResNetConfig", IMAGES, **residual), None),
         "MobileViT": by_image(
             hugging(
                 "MobileViTConfig",
                 IMAGES,
+                initializer_range=0.2,
                 **small,
                 hidden_sizes=[16, 16, 16],
                 neck_hidden_sizes=[8, 8, 16, 16, 16, 16, 32],
@@ -420,7 +422,7 @@ def _hugging_rest() -> dict[str, Family]:
         "LeViT": by_image(
             hugging(
                 "LevitConfig",
-                IMAGES,
+                "LevitForImageClassification",
                 image_size=64,
                 num_labels=CLASSES,
                 hidden_sizes=[16, 24, 32],
@@ -455,7 +457,7 @@ def _hugging_rest() -> dict[str, Family]:
                 num_labels=CLASSES,
                 hidden_sizes=[16, 16, 16, 16],
                 depths=[1, 1, 1, 1],
-                mlp_ratio=2,
+                mlp_ratio=2.0,
             ),
             4 * 3 + 1,
             64,
@@ -509,7 +511,7 @@ def _hugging_rest() -> dict[str, Family]:
                 vocab_size=WORDS,
                 pad_token_id=0,
                 bos_token_id=1,
-                eos_token_id=2,
+                eos_token_id=END,
                 decoder_start_token_id=1,
             ),
             named("input_features", 8, 32),
@@ -542,7 +544,7 @@ def _hugging_rest() -> dict[str, Family]:
                 num_attention_heads=2,
                 ffn_dim=32,
             ),
-            named("past_values", 32, 2),
+            named("past_values", 64, 2),
             None,
         ),
         "PatchTSMixer": Family(
@@ -555,7 +557,7 @@ def _hugging_rest() -> dict[str, Family]:
                 d_model=16,
                 num_layers=LAYERS,
             ),
-            named("past_values", 32, 2),
+            named("past_values", 64, 2),
             None,
         ),
         "M5": Family("torch", WaveNet, numbers(800), 4),
@@ -570,10 +572,10 @@ def _images() -> dict[str, Family]:
         return Family(library, build, pictures(side), steps, target)
 
     vit = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": LAYERS, "num_heads": 2}
-    mixer = {"img_size": 32, "patch_size": 8, "num_blocks": LAYERS, "embed_dim": 32}
+    mixer = {"img_size": 64, "num_blocks": LAYERS, "embed_dim": 32}
     made = {
         "timm ResNet-10": family("timm", timm("resnet10t"), None),
-        "timm EfficientNet": family("timm", timm("efficientnet_lite0", depth_multiplier=0.4), None, 64),
+        "timm EfficientNet": family("timm", timm("efficientnet_lite0"), None, 64),
         "timm MobileNetV3": family("timm", timm("mobilenetv3_small_050"), None, 64),
         "timm ConvNeXt": family(
             "timm", timm("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)), 4 * 3 + 3 + 2, 64
@@ -593,8 +595,8 @@ def _images() -> dict[str, Family]:
             ),
             4 * 2 + 3,
         ),
-        "timm Mixer": family("timm", timm("mixer_s16_224", **mixer), 4 * LAYERS + 2),
-        "timm ResMLP": family("timm", timm("resmlp_12_224", **mixer), 3 * LAYERS + 2),
+        "timm Mixer": family("timm", timm("mixer_s16_224", **mixer), 4 * LAYERS + 2, 64),
+        "timm ResMLP": family("timm", timm("resmlp_12_224", **mixer), 3 * LAYERS + 2, 64),
         "timm CaiT": family("timm", timm("cait_xxs24_224", **vit), None),
         "timm XCiT": family("timm", timm("xcit_nano_12_p8_224", **vit), None),
         "timm LeViT": family(
@@ -608,11 +610,11 @@ def _images() -> dict[str, Family]:
         "timm GhostNet": family("timm", timm("ghostnet_050"), None, 64),
         "timm RegNet": family("timm", timm("regnetx_002"), 1 + 13 * 3 + 1, 64),
         "timm PoolFormer": family(
-            "timm", timm("poolformer_s12", layers=(1, 1, 1, 1), embed_dims=(8, 8, 16, 16)), 4 * 3 + 1, 64
+            "timm", timm("poolformer_s12", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)), 4 * 3 + 1, 64
         ),
         "timm CoAtNet": family(
             "timm",
-            timm("coatnet_nano_rw_224", img_size=64, embed_dim=(8, 8, 16, 32), depths=(1, 1, 1, 1), stem_width=8),
+            timm("coatnet_nano_rw_224", img_size=64, embed_dim=(8, 8, 32, 64), depths=(1, 1, 1, 1), stem_width=8),
             None,
             64,
         ),
