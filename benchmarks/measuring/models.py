@@ -572,7 +572,6 @@ def _images() -> dict[str, Family]:
         return Family(library, build, pictures(side), steps, target)
 
     vit = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": LAYERS, "num_heads": 2}
-    mixer = {"img_size": 64, "num_blocks": LAYERS, "embed_dim": 32}
     made = {
         "timm ResNet-10": family("timm", timm("resnet10t"), None),
         "timm EfficientNet": family("timm", timm("efficientnet_lite0"), None, 64),
@@ -595,8 +594,8 @@ def _images() -> dict[str, Family]:
             ),
             4 * 2 + 3,
         ),
-        "timm Mixer": family("timm", timm("mixer_s16_224", **mixer), 4 * LAYERS + 2, 64),
-        "timm ResMLP": family("timm", timm("resmlp_12_224", **mixer), 3 * LAYERS + 2, 64),
+        "timm Mixer": family("timm", timm("mixer_s32_224", img_size=64), 4 * 8 + 2, 64),
+        "timm ResMLP": family("timm", timm("resmlp_12_224", img_size=64), 3 * 12 + 2, 64),
         "timm CaiT": family("timm", timm("cait_xxs24_224", **vit), None),
         "timm XCiT": family("timm", timm("xcit_nano_12_p8_224", **vit), None),
         "timm LeViT": family(
@@ -609,12 +608,10 @@ def _images() -> dict[str, Family]:
         "timm EdgeNeXt": family("timm", timm("edgenext_xx_small"), None, 64),
         "timm GhostNet": family("timm", timm("ghostnet_050"), None, 64),
         "timm RegNet": family("timm", timm("regnetx_002"), 1 + 13 * 3 + 1, 64),
-        "timm PoolFormer": family(
-            "timm", timm("poolformer_s12", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)), 4 * 3 + 1, 64
-        ),
+        "timm PoolFormer": family("timm", timm("poolformer_s12"), 12 * 2 + 4 + 1, 64),
         "timm CoAtNet": family(
             "timm",
-            timm("coatnet_nano_rw_224", img_size=64, embed_dim=(8, 8, 32, 64), depths=(1, 1, 1, 1), stem_width=8),
+            timm("coatnet_nano_rw_224", img_size=64, embed_dim=(32, 32, 32, 64), depths=(1, 1, 1, 1), stem_width=8),
             None,
             64,
         ),

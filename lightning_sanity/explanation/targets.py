@@ -88,8 +88,8 @@ def position(place: int | Tensor, index: int | Tensor | None = None) -> Target:
     """Sequences: the score of a class at one position of outputs ``(N, T, classes)``.
 
     Args:
-        place: The position, one for all or one per sample ``(N,)``; negative counts from the end. Of a padded batch with
-            a mask only real tokens count, so that -1 is the last of them whichever side is padded.
+        place: The position, one for all or one per sample ``(N,)``; negative counts from the end. Of a padded batch
+            with a mask only real tokens count, so that -1 is the last of them whichever side is padded.
         index: The class there, one for all or ``(N,)``; the predicted one if None.
     """
     return _position(place, index, None)

@@ -81,8 +81,8 @@ def _few_values(value: Tensor) -> list[float] | None:
 def _by_formula(value: Tensor) -> bool:
     """Whether every line along some axis follows a formula: constant, or a linear recurrence of second order.
 
-    That covers ramps, coordinates, sines and cosines, geometric series, also with a number added. Two axes of an image may lie flat in one, with
-    or without a leading row for a class token.
+    That covers ramps, coordinates, sines and cosines, geometric series, also with a number added. Two axes of an image
+    may lie flat in one, with or without a leading row for a class token.
     """
     shaped = value.squeeze()
     if shaped.ndim == 0:

@@ -226,12 +226,9 @@ def _tried(factory: Callable[[], nn.Module], model: nn.Module, plan_: Plan, seed
 
 
 def _notes(tried: _Trial) -> tuple[str, ...]:
-    said = {
-        "redrawn by 'normal', because the factory fills in one constant that multiplies and stops the signal": (
-            tried.stopped
-        ),
-        "tables of a formula, the same in every twin; redrawn by 'normal' where they are the trained ones": tried.tables,
-    }
+    stops = "redrawn by 'normal', because the factory fills in one constant that multiplies and stops the signal"
+    fixed = "tables of a formula, the same in every twin; redrawn by 'normal' where they are the trained ones"
+    said = {stops: tried.stopped, fixed: tried.tables}
     return tuple(f"{what}: {_some(names)}" for what, names in said.items() if names)
 
 

@@ -208,7 +208,9 @@ def test_of_a_padded_batch_only_real_tokens_have_positions(side, place):
     model, sequence, length = nn.Linear(5, 7), torch.randn(3, 6, 5), torch.tensor([6, 4, 2])
     steps = torch.arange(6).expand(3, 6)
     mask = steps < length[:, None] if side == "right" else steps >= 6 - length[:, None]
-    found = gradient_of(model, {"x": sequence, "mask": mask.long()}, targets.position(place), forward=lambda m, x, mask: m(x))
+    found = gradient_of(
+        model, {"x": sequence, "mask": mask.long()}, targets.position(place), forward=lambda m, x, mask: m(x)
+    )
     counted = [row.nonzero().flatten()[at] for row, at in zip(mask, torch.as_tensor(place).expand(3), strict=True)]
     assert [row.abs().sum(1).nonzero().flatten().tolist() for row in found] == [[int(at)] for at in counted]
 
