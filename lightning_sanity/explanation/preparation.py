@@ -194,7 +194,7 @@ def explained_target(
         raise ValueError(
             f"the model returned shape {tuple(outputs.shape)} for {samples} samples; one score or one row of class "
             "scores per sample is needed: pass target=, a function outputs -> (N,) or one of lightning_sanity.targets "
-            "(class_mask for segmentation, position for sequences), or forward="
+            "(class_mask for segmentation, position for sequences; of a detector's queries, a function), or forward="
         )
     problem = None
     if not bool(outputs.isfinite().all()):
