@@ -282,9 +282,7 @@ def readers(folder: Path) -> dict[str, Reader]:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     weights = [value.numpy().tobytes() for value in state.values()]
     result = (folder / "failed.json").read_bytes()
-    policy = (
-        b"require: [copy]\nmin_psi: 0.5\nmin_trials: 2\nmin_samples: 2\nmax_age: 7d\nmax_drop: 0.1\nalpha: 0.05\n"
-    )
+    policy = b"require: [copy]\nmin_psi: 0.5\nmin_trials: 2\nmin_samples: 2\nmax_age: 7d\nmax_drop: 0.1\nalpha: 0.05\n"
     config = configuration(folder, state)
     return {
         "result": Reader(
