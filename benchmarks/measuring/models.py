@@ -130,11 +130,6 @@ def adapted(build: Callable[[], nn.Module], modules: list[str]) -> Callable[[], 
     return made
 
 
-def middle() -> targets.Target:
-    """The first class where it is predicted, of a segmentation."""
-    return targets.class_mask(0, mask=torch.ones(1))
-
-
 class WaveNet(nn.Module):
     """Convolutions over raw audio, after M5 (Dai et al., 2017)."""
 
