@@ -5,7 +5,7 @@ from made_examples import EXAMPLES, load
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lightning_sanity import attribution
+from lightning_sanity import attribution, parameter_randomization_test
 
 
 @pytest.fixture
@@ -96,3 +96,17 @@ def test_gallery_draws_the_cascade(words, tmp_path, capsys):
     pytest.importorskip("efficientnet_lite_pytorch")
     load("gallery").main(tmp_path, 64, trials=2, max_steps=3, methods=["gradient", "guided_backprop"])
     assert {"Gradient", "Backprop", "trained", "layers random"} <= words("cascade.png")
+
+
+def test_nodes_of_a_graph_are_explained_by_their_own_scores(tmp_path):
+    result = load("graph").main(tmp_path, nodes=30, steps=60, trials=2, methods="gradient")
+    assert result.verdicts["gradient"].passed
+    assert any("explained by its own score" in note for note in result.coverage.notes)
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_edges_among_the_inputs_are_refused_with_the_way_out():
+    example = load("graph")
+    features, labels, edges = example.digits(12)
+    with pytest.raises(ValueError, match=r"found \{.*the edges of a graph.*forward=lambda"):
+        parameter_randomization_test(example.GraphNetwork(), (features, edges), labels, methods="gradient")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.method import first, leaf, outputs_of, replaced, select
@@ -133,15 +135,18 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
 
 
 @contextmanager
-def _watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor], None]) -> Iterator[None]:
-    """Show every module's output; the model goes on with a copy, so that in-place operations leave it alone."""
+def _watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor, bool], None]) -> Iterator[None]:
+    """Show every module's output, and whether it is all that the module returns, or the first of a tuple.
+
+    The model goes on with a copy, so that in-place operations leave it alone.
+    """
 
     def hook_for(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             tensor = first_tensor(output)
             if tensor is None or not tensor.is_floating_point():
                 return None
-            see(name, module, tensor)
+            see(name, module, tensor, tensor is output or (type(output) is tuple and tensor is output[0]))
             return output.clone() if isinstance(output, Tensor) else None
 
         return hook
@@ -162,6 +167,8 @@ def maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
 def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
     """Modules whose output is a map of the image that the model's output depends on, in order of completion.
 
+    Of what returns several things in a structure of its own only the whole network counts, so that its scores are seen.
+
     Channel maps before, token maps only where there is no other: a vision transformer's patch embedding is a
     convolution, but its tokens are the features. The last tokens that only the class token's output follows from have
     no gradient, and do not count.
@@ -169,8 +176,13 @@ def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
     value = first(inputs)
     image = sides_of(value)
     seen: list[tuple[Layer, Tensor]] = []
+    total = len(list(model.parameters()))
+    calls: Counter[str] = Counter()
 
-    def see(name: str, module: nn.Module, tensor: Tensor) -> None:
+    def see(name: str, module: nn.Module, tensor: Tensor, alone: bool) -> None:
+        calls[name] += 1
+        if not alone and len(list(module.parameters())) < total:
+            return
         layout = layout_of(tuple(tensor.shape), image, module)
         if layout is not None and len(tensor) == len(value) and tensor.requires_grad:
             seen.append((Layer(name, layout, layout.grid(tensor).shape[1]), tensor))
@@ -189,7 +201,7 @@ def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
         for (layer, _), slope in zip(seen, slopes, strict=True)
         if slope is not None and bool((layer.layout.grid(slope) != 0).any())
     ]
-    once = [layer for layer in found if [other.name for other in found].count(layer.name) == 1]
+    once = [layer for layer in found if calls[layer.name] == 1]
     tokens = [layer for layer in once if layer.layout.kind == "tokens"]
     maps = [layer for layer in once if layer.layout.kind != "tokens"]
     # A patch embedding alone is no feature map.
@@ -270,8 +282,7 @@ def activation_and_gradient(
         kept.append(cut)
         if not gradient:
             return None
-        passed = cut.clone()  # what follows may work in place
-        return passed if isinstance(output, Tensor) else (passed, *output[1:])
+        return _exchanged(output, tensor, cut.clone())  # what follows may work in place
 
     handle = submodule(model, layer.name).register_forward_hook(hook)
     try:
@@ -286,6 +297,13 @@ def activation_and_gradient(
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(select(outputs, target).sum(), kept[0])
     return layer.layout.grid(kept[0].detach()), layer.layout.grid(slope)
+
+
+def _exchanged(output: Any, old: Tensor, new: Tensor) -> Any:
+    """What a module returned, with another tensor in the place of one."""
+    leaves, structure = tree_flatten(output)
+    place = next(place for place, each in enumerate(leaves) if each is old)
+    return tree_unflatten([*leaves[:place], new, *leaves[place + 1 :]], structure)
 
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}

@@ -59,7 +59,8 @@ class Guests:
         self._trainable: list[Tensor] = []
         self._sharded = False
         for theirs, copied in models:
-            asked = {name for name, p in getattr(theirs, "_orig_mod", theirs).named_parameters() if p.requires_grad}
+            own = getattr(theirs, "_orig_mod", theirs).named_parameters(remove_duplicate=False)
+            asked = {name for name, p in own if p.requires_grad}
             self._sharded |= is_sharded(copied)
             self._trainable += [p for name, p in copied.named_parameters() if name in asked and p.is_floating_point()]
         self._said: dict[str, dict[str, None]] = {}

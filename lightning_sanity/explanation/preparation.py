@@ -92,6 +92,12 @@ def differentiable_recurrence(model: nn.Module, device: torch.device) -> Iterato
         torch.backends.cudnn.enabled = before
 
 
+def recorded(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> Graph:
+    """The pass recorded again, after something of the copy has changed that its outputs do not show."""
+    again = trace(copied, as_arguments(values), lambda *arguments: explained(*arguments))
+    return replace(again, outputs=graph.outputs)
+
+
 def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[Any], Tensor]:
     return lambda values: logits(_call(model, values, forward))
 
@@ -185,7 +191,7 @@ def explained_target(
         raise ValueError(
             f"the model returned shape {tuple(outputs.shape)} for {samples} samples; one score or one row of class "
             "scores per sample is needed: pass target=, a function outputs -> (N,) or one of lightning_sanity.targets "
-            "(class_mask for segmentation, position for sequences), or forward="
+            "(class_mask for segmentation, position for sequences; of a detector's queries, a function), or forward="
         )
     problem = None
     if not bool(outputs.isfinite().all()):

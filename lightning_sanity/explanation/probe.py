@@ -82,7 +82,9 @@ def batch_size(inputs: Any) -> int:
     sizes = {int(leaf.shape[0]) if leaf.ndim else 0 for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)}
     if len(sizes) != 1 or 0 in sizes:
         raise ProbeError(
-            f"the inputs must be tensors with one common, non-empty first dimension; found {sizes or 'none'}"
+            "the inputs must be tensors with one common, non-empty first dimension, a row per sample; found "
+            f"{sizes or 'none'}. What belongs to no sample, the edges of a graph or a fixed prompt, comes by forward=: "
+            "forward=lambda model, nodes: model(nodes, edges)"
         )
     return sizes.pop()
 

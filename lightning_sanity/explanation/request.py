@@ -7,7 +7,7 @@ so that it is cut and repeated with its sample wherever a method does so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lightning_sanity.explanation.options import CommonOptions
 
 Forward = Callable[..., Any]
+_MASKS = ("attention_mask", "mask")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def ask(
     explain: int | str | None = None,
     forward: Forward | None = None,
     output: int | str | None = None,
+    real: Tensor | None = None,
     seed: int = 0,
 ) -> Request:
     """The question that the arguments of a test mean.
@@ -105,6 +107,7 @@ def ask(
             its first floating-point tensor, else its first tensor.
         forward: ``(model, *inputs)``, or ``(model, **inputs)`` for a mapping.
         output: The place or name of the output that is explained.
+        real: Tokens that are no padding ``(N, T)``; None = those that one of the inputs marks.
         seed: Of the streams for the target's choice.
 
     Raises:
@@ -127,7 +130,9 @@ def ask(
         tuple(names[k] for k in order),
     )
     if isinstance(target, Target):
-        return _settled(asked, model, target, seed)
+        mask = real if real is not None else mask_among(asked.names, arranged)
+        known = target if target.among is None or mask is None else target.among(mask != 0)
+        return _settled(asked, model, known, seed)
     if callable(target):
         return _with_score(asked, getattr(target, "__name__", "a function"), lambda outputs, *_: target(outputs))
     return asked
@@ -148,6 +153,7 @@ def asked_of(model: nn.Module, inputs: Any, target: Any, given: CommonOptions, l
         explain=given["explain"],
         forward=forward,
         output=given["output"],
+        real=None if given["tokens"] is None else given["tokens"].mask,
         seed=seed,
     )
     return understood(
@@ -325,6 +331,11 @@ def _scores(model: nn.Module, asked: Request, outputs: Any, rows: int, seed: int
         if found is None or not are_labels(known):
             raise
         return scores_among(found.outputs, found.rows, classes=classes, labels=known)
+
+
+def mask_among(names: Sequence[int | str], values: Sequence[Any]) -> Tensor | None:
+    """The input that marks which tokens are real, by its name."""
+    return next((value for name, value in zip(names, values, strict=False) if name in _MASKS), None)
 
 
 def explainable(inputs: Any) -> tuple[int | str, ...]:

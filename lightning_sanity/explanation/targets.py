@@ -30,11 +30,14 @@ class Target:
         score: ``(outputs, choice) -> (N,)``, differentiable.
         choose: ``outputs -> choice (N, ...)``: what is asked of each sample, one row each. Called once on the trained
             model's outputs; with ``retarget=True`` again on every re-initialised model's.
+        among: The same target, told which tokens of a padded batch are real, bool ``(N, T)``; None where that does not
+            matter. Known from an input called "attention_mask" or "mask", or from ``Tokens(mask=...)``.
     """
 
     name: str
     score: Callable[[Any, Tensor], Tensor]
     choose: Callable[[Any], Tensor]
+    among: Callable[[Tensor], Target] | None = None
 
 
 def class_mask(index: int = 0, mask: Tensor | None = None) -> Target:
@@ -85,10 +88,14 @@ def position(place: int | Tensor, index: int | Tensor | None = None) -> Target:
     """Sequences: the score of a class at one position of outputs ``(N, T, classes)``.
 
     Args:
-        place: The position, one for all or one per sample ``(N,)``; negative counts from the end.
+        place: The position, one for all or one per sample ``(N,)``; negative counts from the end. Of a padded batch
+            with a mask only real tokens count, so that -1 is the last of them whichever side is padded.
         index: The class there, one for all or ``(N,)``; the predicted one if None.
     """
+    return _position(place, index, None)
 
+
+def _position(place: int | Tensor, index: int | Tensor | None, real: Tensor | None) -> Target:
     def there(outputs: Any) -> Tensor:
         scores = logits(outputs)
         if scores.ndim != 3:
@@ -97,7 +104,10 @@ def position(place: int | Tensor, index: int | Tensor | None = None) -> Target:
 
     def choose(outputs: Any) -> Tensor:
         scores = there(outputs)
-        at = torch.as_tensor(place, device=scores.device).expand(len(scores)) % scores.shape[1]
+        counted = torch.ones(scores.shape[:2], dtype=torch.bool, device=scores.device)
+        if real is not None and real.shape == counted.shape:
+            counted = real.to(scores.device)
+        at = _counted_off(torch.as_tensor(place, device=scores.device).expand(len(scores)), counted)
         own = scores[torch.arange(len(scores), device=scores.device), at].argmax(-1)
         chosen = own if index is None else torch.as_tensor(index, device=scores.device).expand(len(scores))
         return torch.stack([at, chosen], 1)
@@ -106,7 +116,21 @@ def position(place: int | Tensor, index: int | Tensor | None = None) -> Target:
         scores = there(outputs)
         return scores[torch.arange(len(scores), device=scores.device), chosen[:, 0], chosen[:, 1]]
 
-    return Target("a class at a position", score, choose)
+    return Target("a class at a position", score, choose, lambda real: _position(place, index, real))
+
+
+def _counted_off(place: Tensor, counted: Tensor) -> Tensor:
+    """Positions ``(N,)`` of the tokens that a place means among those that count, bool ``(N, T)``."""
+    total = counted.sum(1)
+    wanted = torch.where(place < 0, total + place, place)
+    wrong = (wanted < 0) | (wanted >= total)
+    if bool(wrong.any()):
+        sample = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"position: sample {sample} has {int(total[sample])} tokens that count, so there is no position "
+            f"{int(place[sample])}; choose from {-int(total[sample])} to {int(total[sample]) - 1}"
+        )
+    return (counted & (counted.cumsum(1) - 1 == wanted[:, None])).int().argmax(1)
 
 
 def cosine_to(reference: Tensor) -> Target:

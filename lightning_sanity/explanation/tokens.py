@@ -27,12 +27,11 @@ from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
 from lightning_sanity.explanation.kinds import are_ids
 from lightning_sanity.explanation.maps import Explanation
-from lightning_sanity.explanation.request import ask
+from lightning_sanity.explanation.request import ask, mask_among
 from lightning_sanity.model.clone import Adapted, clone, launder
 from lightning_sanity.model.graph import first_tensor
 from lightning_sanity.resources.random_streams import isolated_rng
 
-_MASKS = ("attention_mask", "mask")
 _ENOUGH = 8
 """Sentences that show whether sums over dimensions cancel."""
 
@@ -328,9 +327,7 @@ def _embeddings_of(what: Explanation, ids: Tensor, named: str | None) -> list[tu
 
 def _counted(what: Explanation, ids: Tensor, names: Sequence[int | str], tokens: Tokens, module: nn.Module) -> Tensor:
     values = what.inputs if isinstance(what.inputs, tuple) else (what.inputs,)
-    mask = tokens.mask
-    if mask is None:
-        mask = next((value for name, value in zip(names, values, strict=False) if name in _MASKS), None)
+    mask = tokens.mask if tokens.mask is not None else mask_among(names, values)
     counted = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(ids.device) != 0
     if counted.shape != ids.shape:
         raise ValueError(f"Tokens: a mask of shape {tuple(counted.shape)} does not fit ids of shape {tuple(ids.shape)}")
@@ -364,7 +361,7 @@ def token_scores(
     Returns:
         Scores ``(N, T)``, each sample's divided by their Euclidean norm, and which tokens count, bool ``(N, T)``.
     """
-    asked = ask(model, inputs, target, forward=forward, seed=seed)
+    asked = ask(model, inputs, target, forward=forward, real=None if tokens is None else tokens.mask, seed=seed)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     at_embeddings(asked.inputs, tokens or Tokens())
     with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad():

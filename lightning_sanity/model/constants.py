@@ -81,8 +81,8 @@ def _few_values(value: Tensor) -> list[float] | None:
 def _by_formula(value: Tensor) -> bool:
     """Whether every line along some axis follows a formula: constant, or a linear recurrence of second order.
 
-    That covers ramps, coordinates, sines and cosines, geometric series. Two axes of an image may lie flat in one, with
-    or without a leading row for a class token.
+    That covers ramps, coordinates, sines and cosines, geometric series, also with a number added. Two axes of an image
+    may lie flat in one, with or without a leading row for a class token.
     """
     shaped = value.squeeze()
     if shaped.ndim == 0:
@@ -120,8 +120,14 @@ def _regular(table: Tensor, axis: int) -> Tensor:
     constant = (lines == lines[:1]).all(0).all(0) & torch.tensor(table.ndim > 1)
     if length < _LINE:
         return constant
+    shifted = _recurs(lines.diff(dim=0)) if length > _LINE else constant.new_zeros(lines.shape[1:])
+    return constant | (_recurs(lines) | shifted).all(0)
+
+
+def _recurs(lines: Tensor) -> Tensor:
+    """Per line ``(length, ...)``, whether it follows a linear recurrence of second order."""
     middle, around = lines[1:-1], lines[2:] + lines[:-2]
     factor = (middle * around).sum(0) / middle.square().sum(0).clamp_min(1e-300)
     missed = (around - factor * middle).abs().amax(0)
-    follows = missed <= _ROUNDING * lines.abs().amax(0)
-    return constant | follows.all(0)
+    found: Tensor = missed <= _ROUNDING * lines.abs().amax(0)
+    return found

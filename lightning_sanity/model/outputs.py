@@ -77,6 +77,11 @@ def scores_among(
             f"the model returned {type(outputs).__name__} without a tensor: pass forward=, a function "
             "(model, *inputs) -> outputs (N, classes)"
         )
+    if _detections(outputs):
+        raise OutputError(
+            "the model returns detections, boxes with scores for every sample, and no row of class scores: say which "
+            "number is explained, with target=targets.box(boxes) or a function of these outputs that returns (N,)"
+        )
     # A loss is one number and no score; what has no row per sample is none either.
     rows = {path: leaf for path, leaf in found.items() if _has_rows(leaf, samples)} or found
     flat = {path: leaf for path, leaf in rows.items() if leaf.ndim <= 2} or rows
@@ -87,6 +92,13 @@ def scores_among(
         f"several of the model's outputs could be its scores: {listed(flat, samples)}; pass output=, the place or "
         "name of the one to explain, or forward="
     )
+
+
+def _detections(outputs: Any) -> bool:
+    """Whether it is a list with one dictionary of boxes and scores per sample, as torchvision's detectors return it."""
+    if not isinstance(outputs, (list, tuple)) or not outputs:
+        return False
+    return all(isinstance(one, Mapping) and "boxes" in one and "scores" in one for one in outputs)
 
 
 def _guesses(

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from lightning_sanity.explanation.preparation import recorded
 from lightning_sanity.model.caches import Caches, caches_of
-from lightning_sanity.model.graph import Graph, trace
+from lightning_sanity.model.graph import Graph
 from lightning_sanity.model.hidden import Hidden, Reads, reads_of
 from lightning_sanity.model.weights import is_sharded
 from lightning_sanity.resources.processes import Share
@@ -140,7 +141,7 @@ def leftovers_of(
     if caches:
         explained.register_forward_pre_hook(caches)
         caches.forget()
-        graph = replace(trace(copied, values, lambda *arguments: explained(*arguments)), outputs=graph.outputs)
+        graph = recorded(copied, explained, values, graph)
         caches.forget()  # so that the next recording sees what fills them, too
     found = Leftovers(look, first.parameters | frozenset(graph.uses), caches)
     found._note(first)

@@ -30,6 +30,7 @@ from lightning_sanity.explanation.preparation import (
     other_paths,
     prepared_methods,
     quiet_copy,
+    recorded,
     settled_effort,
 )
 from lightning_sanity.explanation.probe import batch_size
@@ -62,6 +63,7 @@ from lightning_sanity.parameter_randomization.route import Route
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.randomization.ties import part
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
 from lightning_sanity.randomization.unit import Plan, plan
 from lightning_sanity.resources.budget import spread
@@ -300,12 +302,13 @@ def _prepared(
     with prepared_copy as (copied, explained, values, device, kept, graph):
         half = in_half(copied, device)
         target_, problem = explained_target(asked.target, graph.outputs, batch_size(values), half)
+        graph, tied = part(copied, graph, lambda: recorded(copied, explained, values, graph))
         left, graph = leftovers_of(
             copied, explained, as_arguments(values), graph, model, given["constants"], asked.forward
         )
         planned = plan(copied, graph, given["granularity"])
         layers = len((planned if given["granularity"] == "layer" else plan(copied, graph)).steps)
-        notes = other_paths(copied, explained, values, graph) + left_out(model, copied) + asked.notes
+        notes = other_paths(copied, explained, values, graph) + left_out(model, copied) + asked.notes + tied
         drawer = reinitializer(
             given["reinitialize"], copied, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )

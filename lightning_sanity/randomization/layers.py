@@ -19,6 +19,8 @@ from lightning_sanity.model.graph import Graph
 Place = int | tuple[str, int]
 """Where a layer stands: an operation, or the number of a layer in a recurrent module."""
 _NOWHERE = -1
+WITHIN = "_within"
+"""Ends the name of what a module's own pass reads where a copy has parted it from what others read of the module."""
 _LAYER = re.compile(r"_l(\d+)(_reverse)?$")
 
 
@@ -28,7 +30,7 @@ class Unit:
 
     Attributes:
         name: The module path a user would write, or the parameter's own name where a module holds several layers.
-        parameters: Names of its parameters; a tied parameter appears once, in the unit of its topmost use.
+        parameters: Names of its parameters; one that several layers share appears once, in the unit of its topmost use.
         statistics: Names of the running statistics that belong to its normalisation layers.
         weights: Those of the parameters that mix channels; the others scale or shift.
         beside: Parameters that become random with it and take no part in coverage: a pass need not read them.
@@ -86,6 +88,20 @@ def layers(model: nn.Module, graph: Graph, parameters: Sequence[str], statistics
     ]
 
 
+def repeated(model: nn.Module, graph: Graph, parameters: Sequence[str]) -> list[str]:
+    """The parameters by which operations at several distances from the explained output mix channels.
+
+    A layer that is called several times, with no tensor of its own for each call; PyTorch's recurrent layers apart.
+
+    Args:
+        model: The recorded model.
+        graph: The recording.
+        parameters: Names of the parameters that reach the explained output.
+    """
+    sites = _Sites(model, graph, parameters)
+    return [name for name in parameters if recurrent_layer(model, name) is None and len(sites.distances(name)) > 1]
+
+
 class _Sites:
     """The operations at which layers can stand."""
 
@@ -126,6 +142,10 @@ class _Sites:
 
     def _topmost(self, uses: Iterable[int]) -> int:
         return min(uses, key=lambda use: (self._distance[use], -use))
+
+    def distances(self, name: str) -> set[int]:
+        """How far from the explained output a parameter mixes channels, in operations that do."""
+        return {self._distance[use] for use in self._mixing(name)}
 
     def place_of(self, name: str) -> tuple[Place, int]:
         """The layer that a parameter or statistic belongs to, and its use there."""

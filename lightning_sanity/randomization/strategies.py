@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lightning_sanity.model.weights import whole
-from lightning_sanity.randomization.layers import owner_of
+from lightning_sanity.randomization.layers import WITHIN, owner_of
 from lightning_sanity.randomization.unit import RandomizationError, Unit, units
 from lightning_sanity.resources.random_streams import generator as make_generator
 from lightning_sanity.resources.random_streams import isolated_rng
@@ -139,8 +140,8 @@ def _draw_beside(act: _Act, model: nn.Module, unit: Unit, rng: torch.Generator) 
     names, strategies = unit.beside, dict[str, str]()
     if isinstance(act, partial) and act.func is _copy_from:  # a twin need not have what no pass of it reads
         (twin,) = act.args
-        theirs = {name: parameter.shape for name, parameter in twin.named_parameters()}
-        missing = tuple(name for name in names if theirs.get(name) != model.get_parameter(name).shape)
+        theirs = parameters_of(twin, names)
+        missing = tuple(n for n in names if n not in theirs or theirs[n].shape != model.get_parameter(n).shape)
         names = tuple(name for name in names if name not in missing)
         strategies |= _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, missing), rng) if missing else {}
     return strategies | (act(model, Unit(unit.name, names), rng) if names else {})
@@ -367,15 +368,33 @@ def _apply_callable(
     with isolated_rng(int(torch.randint(2**62, (), generator=rng)), device_of(model)):
         for owner, module in _owners(model, unit).items():
             prefix = f"{owner}." if owner else ""
-            outside = {
-                key: value.detach().clone() for key, value in module.state_dict().items() if prefix + key not in names
-            }
-            function(module)
-            current = module.state_dict(keep_vars=True)
-            for key, value in outside.items():
-                if key in current and current[key].shape == value.shape:
-                    current[key].data.copy_(value)
+            inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            with _within_as_own(module, inside) as own:
+                outside = {key: value.detach().clone() for key, value in module.state_dict().items() if key not in own}
+                function(module)
+                current = module.state_dict(keep_vars=True)
+                for key, value in outside.items():
+                    if key in current and current[key].shape == value.shape:
+                        current[key].data.copy_(value)
     return dict.fromkeys(unit.parameters, name or describe(function))
+
+
+@contextmanager
+def _within_as_own(module: nn.Module, names: Collection[str]) -> Iterator[set[str]]:
+    """What only the module's own pass reads bears its usual name, for functions that know no other; see ``ties``."""
+    held = module._parameters
+    parted = [name for name in names if name.endswith(WITHIN) and name in held]
+
+    def swap() -> None:
+        for name in parted:
+            own = name.removesuffix(WITHIN)
+            held[own], held[name] = held[name], held[own]
+
+    swap()
+    try:
+        yield {name.removesuffix(WITHIN) if name in parted else name for name in names}
+    finally:
+        swap()
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -397,14 +416,21 @@ def stops_signal(name: str, value: Tensor) -> bool:
     return bool((values == values[0]).all()) and bool(values[0] != 1)
 
 
+def parameters_of(twin: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """A twin's parameters by the names that a copy gives to them, where it has them; see ``ties``."""
+    theirs = dict(twin.named_parameters(remove_duplicate=False))
+    meant = {name: name if name in theirs else name.removesuffix(WITHIN) for name in names}
+    return {name: theirs[own].detach() for name, own in meant.items() if own in theirs}
+
+
 def _copy_from(twin: nn.Module, model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[str, str]:
     """Copy the unit from a fresh twin, but draw what would stop the signal, and what has the trained value itself."""
-    source = dict(twin.named_parameters())
+    source = parameters_of(twin, unit.parameters)
     strategies: dict[str, str] = {}
     drawn: dict[str, str] = {}
     for name in unit.parameters:
         parameter = model.get_parameter(name)
-        value = source[name].detach().to(parameter.device, parameter.dtype)
+        value = source[name].to(parameter.device, parameter.dtype)
         if stops_signal(name, value):
             drawn[name] = "the twin's value being one constant that multiplies"
         elif torch.equal(parameter.detach(), value):

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from lightning_sanity.model.constants import Role, kind_of
 from lightning_sanity.randomization.strategies import (
     Change,
     Redraw,
     Reinitialize,
     describe,
     device_of,
+    parameters_of,
     redraw,
     stops_signal,
 )
@@ -72,7 +74,7 @@ class Reinitializer:
 
 @torch.no_grad()
 def _set_statistics(model: nn.Module, unit: Unit, policy: str, twin: nn.Module | None) -> None:
-    source = dict(twin.named_buffers()) if twin is not None and policy == "auto" else {}
+    source = dict(twin.named_buffers(remove_duplicate=False)) if twin is not None and policy == "auto" else {}
     for name in unit.statistics:
         buffer = model.get_buffer(name)
         if name in source:
@@ -125,10 +127,10 @@ def reinitializer(
     place = device_named(twin_device)
     if not isinstance(how, str) and _is_factory(how):
         factory = _on(place, how)
-        problem, stopped = _tried(factory, model, plan_, seed)
-        if problem is not None:
-            raise ValueError(f"reinitialize={describe(how)} does not build a twin of this model: {problem}")
-        return Reinitializer("twin", how, seed, norm_stats, _note(stopped), _twins(factory, model, seed))
+        tried = _tried(factory, model, plan_, seed)
+        if tried.problem is not None:
+            raise ValueError(f"reinitialize={describe(how)} does not build a twin of this model: {tried.problem}")
+        return Reinitializer("twin", how, seed, norm_stats, _notes(tried), _twins(factory, model, seed))
     redraw(how)  # raises on an unknown name
     return Reinitializer(how if isinstance(how, str) else describe(how), how, seed, norm_stats)
 
@@ -179,35 +181,57 @@ def _twins(factory: Callable[[], nn.Module], model: nn.Module, seed: int) -> Cal
     return lambda trial: _build(factory, (seed, trial, "twin"), device_of(model))
 
 
-def _tried(
-    factory: Callable[[], nn.Module], model: nn.Module, plan_: Plan, seed: int
-) -> tuple[str | None, tuple[str, ...]]:
-    """Why the factory's modules cannot serve as twins, or None; and the parameters that are not theirs all the same."""
-    heads: list[dict[str, torch.Tensor]] = []
-    names = [name for unit in plan_.drawn for name in unit.parameters]
+@dataclass(frozen=True)
+class _Trial:
+    """What two modules of a factory show.
+
+    Attributes:
+        problem: Why they cannot serve as twins, or None.
+        stopped: Parameters that are one constant that multiplies.
+        tables: Parameters that follow a formula and are the same in every module.
+    """
+
+    problem: str | None = None
     stopped: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+def _tried(factory: Callable[[], nn.Module], model: nn.Module, plan_: Plan, seed: int) -> _Trial:
+    """Build two modules, one after the other, so that only one of them takes memory, and compare them."""
+    names = [name for unit in plan_.drawn for name in unit.parameters]
+    heads: dict[str, torch.Tensor] = {}
+    stopped: list[str] = []
+    same: dict[str, str | None] = {}
     try:
-        for number in (0, 1):  # one after the other, so that only one of them takes memory
-            made = dict(_build(factory, (seed, number, "factory"), device_of(model)).named_parameters())
+        for number in (0, 1):
+            made = parameters_of(_build(factory, (seed, number, "factory"), device_of(model)), names)
             for name in names:
                 if name not in made or made[name].shape != model.get_parameter(name).shape:
-                    return f"parameter '{name}' is missing or has another shape", ()
-            heads.append({name: made[name].detach().reshape(-1)[:_HEAD].clone() for name in made})
-            stopped = tuple(name for name in names if stops_signal(name, made[name]))
+                    return _Trial(f"parameter '{name}' is missing or has another shape")
+            for name, value in made.items():
+                head = value.reshape(-1)[:_HEAD].clone()
+                if number == 0:
+                    heads[name] = head
+                elif stops_signal(name, value):
+                    stopped.append(name)
+                elif head.numel() > 1 and torch.equal(head, heads[name]) and not bool((head == head[0]).all()):
+                    same[name] = kind_of(value, {Role.MIXES})
             del made
     except Exception as error:
-        return f"building one raised {type(error).__name__}: {error}", ()
-    for name, one in ((name, heads[0][name]) for name in names):
-        if one.numel() > 1 and torch.equal(one, heads[1][name]) and not bool((one == one[0]).all()):
-            return f"parameter '{name}' comes out the same every time (pretrained weights?)", ()
-    return None, stopped
+        return _Trial(f"building one raised {type(error).__name__}: {error}")
+    fixed = next((name for name, kind in same.items() if kind is None), None)
+    if fixed is not None:
+        return _Trial(f"parameter '{fixed}' comes out the same every time (pretrained weights?)")
+    return _Trial(None, tuple(stopped), tuple(same))
 
 
-def _note(stopped: Sequence[str]) -> tuple[str, ...]:
-    if not stopped:
-        return ()
-    more = f" and {len(stopped) - _NAMED} more" if len(stopped) > _NAMED else ""
-    return (
-        "redrawn by 'normal', because the factory fills in one constant that multiplies and stops the signal: "
-        f"{', '.join(stopped[:_NAMED])}{more}",
-    )
+def _notes(tried: _Trial) -> tuple[str, ...]:
+    stops = "redrawn by 'normal', because the factory fills in one constant that multiplies and stops the signal"
+    fixed = "tables of a formula, the same in every twin; redrawn by 'normal' where they are the trained ones"
+    said = {stops: tried.stopped, fixed: tried.tables}
+    return tuple(f"{what}: {_some(names)}" for what, names in said.items() if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

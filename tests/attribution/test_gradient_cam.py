@@ -142,3 +142,44 @@ def test_a_network_for_one_size_of_batch_is_asked_with_that(name):
     method, images = resolve(name), torch.rand(5, 3, 8, 8)
     assert method.refuses(Fixed(), images, torch.zeros(5, dtype=torch.long)) is None
     assert len(method(Fixed(), images, torch.zeros(5, dtype=torch.long))) == 5
+
+
+class Backbone(nn.Module):
+    """Features in a structure of its own, and a layer that runs at both ends of the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.low, self.high, self.drop = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1), nn.Dropout()
+
+    def forward(self, x):
+        low = self.drop(self.low(x)).relu()
+        return {"high": self.drop(self.high(low)).relu(), "low": low}
+
+
+class Detector(nn.Module):
+    """Reads both levels of its backbone by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = Backbone(), nn.Linear(14, 4)
+
+    def forward(self, x):
+        found = self.backbone(x)
+        return self.head(torch.cat([found["high"].mean((2, 3)), found["low"].mean((2, 3))], 1))
+
+
+def test_the_default_layer_returns_one_map_and_runs_once():
+    torch.manual_seed(0)
+    found = last_map(Detector().eval(), torch.rand(3, 3, 16, 16))
+    assert found.name == "backbone.high"
+
+
+def test_a_layer_that_returns_a_structure_may_be_named():
+    torch.manual_seed(0)
+    model, images, target = Detector().eval(), torch.rand(3, 3, 16, 16), torch.tensor([0, 1, 2])
+    ours = resolve("gradcam", layer="backbone")(model, images, target)
+    high = model.backbone(images)["high"].detach()
+    weights = model.head.weight[target, :8].detach() / high[0, 0].numel()
+    expected = (high * weights[:, :, None, None]).sum(1, keepdim=True).relu()
+    expected = nn.functional.interpolate(expected, size=(16, 16), mode="bilinear")
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)

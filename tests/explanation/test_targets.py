@@ -200,3 +200,22 @@ def test_a_box_of_a_torchvision_detector_is_tested_end_to_end():
     assert result.settings["target"] == "the score of a box"
     assert result.coverage.share == 1.0
     assert result.curves["gradient", "spearman"].values.isfinite().all()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("place", [-1, 0, torch.tensor([1, -2, 0])])
+def test_of_a_padded_batch_only_real_tokens_have_positions(side, place):
+    model, sequence, length = nn.Linear(5, 7), torch.randn(3, 6, 5), torch.tensor([6, 4, 2])
+    steps = torch.arange(6).expand(3, 6)
+    mask = steps < length[:, None] if side == "right" else steps >= 6 - length[:, None]
+    found = gradient_of(
+        model, {"x": sequence, "mask": mask.long()}, targets.position(place), forward=lambda m, x, mask: m(x)
+    )
+    counted = [row.nonzero().flatten()[at] for row, at in zip(mask, torch.as_tensor(place).expand(3), strict=True)]
+    assert [row.abs().sum(1).nonzero().flatten().tolist() for row in found] == [[int(at)] for at in counted]
+
+
+def test_a_position_that_a_sentence_is_too_short_for_names_the_sentence():
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    with pytest.raises(ValueError, match="sample 1 has 1 tokens that count, so there is no position -2"):
+        ask(nn.Linear(5, 7), torch.randn(2, 3, 5), targets.position(-2), real=mask)

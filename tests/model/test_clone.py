@@ -59,6 +59,13 @@ def test_liveness_check_names_a_dead_copy():
         check_liveness(dead, model(inputs), lambda: model(inputs))
 
 
+def test_a_head_of_zeros_says_nothing_of_a_copy():
+    model, inputs = nn.Linear(4, 3), torch.randn(2, 4)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    check_liveness(model, model(inputs), lambda: model(inputs))
+
+
 def test_liveness_check_restores_the_weights():
     copied, inputs = clone(Net()), torch.randn(3, 4)
     before = {name: p.detach().clone() for name, p in copied.named_parameters()}

@@ -23,6 +23,7 @@ FORMULAS = {
     "the same below a class token": torch.cat([torch.zeros(1, 16), flat_square(7, 8)]),
     "cosine transform": torch.cos(torch.pi / 20 * (torch.arange(20.0)[:, None] + 0.5) * torch.arange(20)),
     "frequencies": 10000.0 ** -(torch.arange(0, 32, 2) / 32),
+    "sinusoids, standardised": (sinusoids(50, 16) - sinusoids(50, 16).mean()) / 3,
     "coordinates": torch.stack(torch.meshgrid(torch.linspace(-1, 1, 9), torch.linspace(-1, 1, 7), indexing="ij"), -1),
     "blur": (torch.tensor([1.0, 2, 1])[:, None] * torch.tensor([1.0, 2, 1]) / 16).expand(8, 1, 3, 3),
 }

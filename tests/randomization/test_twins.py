@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torchvision import models
 
 from lightning_sanity import parameter_randomization_test
@@ -87,3 +88,58 @@ def test_a_head_of_zeros_leaves_maps_that_can_be_compared():
 def test_a_factory_that_switches_nothing_off_is_not_annotated():
     _, _, twins = drawer(lambda: nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)), torch.randn(4, 8))
     assert twins.notes == ()
+
+
+class Scanned(nn.Module):
+    """Positions by sines, a state-space model's decay rates, and a spectral norm: none of them is drawn."""
+
+    def __init__(self):
+        super().__init__()
+        angle = torch.arange(8.0)[:, None] * 100.0 ** (-torch.arange(4) / 4)
+        self.positions = nn.Parameter(torch.cat([angle.sin(), angle.cos()], 1))
+        self.decay = nn.Parameter(torch.arange(1.0, 9.0).log().repeat(8, 1))
+        self.layer, self.head = spectral_norm(nn.Linear(8, 8)), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.layer(x + self.positions) @ torch.exp(-self.decay)
+        return self.head(x.mean(1))
+
+
+def test_tables_of_a_formula_do_not_stop_a_factory_and_are_named():
+    model, planned, twins = drawer(Scanned, torch.randn(4, 8, 8))
+    (note,) = twins.notes
+    assert "positions" in note
+    assert "decay" in note
+    act = twins.start_trial(0)
+    assert all(bool(change.relative > 0) for unit in planned.units for change in act(model, unit))
+    assert torch.equal(model.decay, Scanned().decay)
+
+
+def test_a_table_that_nobody_trained_is_drawn_all_the_same():
+    torch.manual_seed(4)
+    model = Scanned().eval()
+    result = parameter_randomization_test(
+        model, torch.randn(6, 8, 8), torch.arange(6) % 3, methods="gradient", reinitialize=Scanned, trials=1, repeats=1
+    )
+    strategies = {n: s for unit in result.coverage.units for n, s in zip(unit.parameters, unit.strategy, strict=True)}
+    assert strategies["positions"].startswith("normal")
+    assert result.coverage.share == 1
+
+
+def test_a_twins_spectral_norm_is_that_of_its_own_weight():
+    model, planned, twins = drawer(Scanned, torch.randn(4, 8, 8))
+    act = twins.start_trial(0)
+    for unit in planned.units:
+        act(model, unit)
+    assert float(torch.linalg.matrix_norm(model.layer.weight.detach(), 2)) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("how", ["normal", "reset", "shuffle"])
+def test_a_spectral_norm_keeps_to_one_however_its_weight_is_drawn(how):
+    model, planned, _ = drawer(Scanned, torch.randn(4, 8, 8))
+    trained = float(torch.linalg.matrix_norm(model.layer.weight.detach(), 2))
+    act = reinitializer(how, model, planned, seed=0).start_trial(0)
+    for unit in planned.units:
+        act(model, unit)
+    found = float(torch.linalg.matrix_norm(model.layer.weight.detach(), 2))
+    assert 0.5 * min(trained, 1) < found < 2 * max(trained, 1)
