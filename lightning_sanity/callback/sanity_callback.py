@@ -24,6 +24,7 @@ from lightning_sanity.callback.measurement import Instrument, Measurement, Tests
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
 from lightning_sanity.callback.narration import Narration
 from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, unaveraged
+from lightning_sanity.callback.scalars import beside_baseline, beside_random_labels
 from lightning_sanity.callback.scalars import scalars as scalars_of
 from lightning_sanity.callback.trainer import going_on, logged_step, never_validates
 from lightning_sanity.explanation.options import (
@@ -485,10 +486,11 @@ class SaliencySanityCallback(pl.Callback):
             age=max(trainer.global_step - self._measured_step, 0),
             seconds=self._seconds,
             moved=self._drift,
-            baseline=self._baseline,
-            labels=self.label_result,
-            compares_labels=self.reference_checkpoint is not None,
         )
+        if self._baseline is not None:
+            found |= beside_baseline(self.result, self._baseline, self._gated)
+        if self.reference_checkpoint is not None:
+            found |= beside_random_labels(self.label_result, self._gated)
         return {f"{self._prefix}/{key}": value for key, value in found.items()}
 
     def _outdate(self, trainer: pl.Trainer) -> None:

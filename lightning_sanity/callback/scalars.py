@@ -17,9 +17,6 @@ def scalars(
     age: int,
     seconds: float,
     moved: Mapping[str, float],
-    baseline: SanityResult | None = None,
-    labels: SanityResult | None = None,
-    compares_labels: bool = False,
 ) -> dict[str, float]:
     """What is logged; what is undefined, or was not measured, has the worst value.
 
@@ -32,17 +29,12 @@ def scalars(
         age: Steps since the last test.
         seconds: That the last test took, with all that was shown of it.
         moved: See ``drift``, against the test before.
-        baseline: Of the last release.
-        labels: Of the data randomization test.
-        compares_labels: Whether that test is run at all.
     """
     values = {
         "passed": float(result is not None and result.passed),
         "age": float(age),
         "seconds": 0.0 if result is None else seconds,
     }
-    comparable = result is not None and baseline is not None and result.probe_digest == baseline.probe_digest
-    from_baseline = drift(result, baseline) if comparable and result is not None and baseline is not None else {}
     for method in methods:
         verdict = None if result is None else result.verdicts[method]
         values[f"{method}/passed"] = float(verdict is not None and verdict.passed)
@@ -55,14 +47,27 @@ def scalars(
             curve = None if result is None else result.curves.get((method, key))
             values[f"{method}/{key}"] = _finite(None if curve is None else float(curve.mean[-1]), 1.0)
             values[f"{method}/{key}_auc"] = _finite(None if curve is None else float(curve.mean.nanmean()), 1.0)
-        if baseline is not None:
-            before = baseline.verdicts.get(method)
-            change = verdict.psi - before.psi if comparable and verdict is not None and before is not None else None
-            values[f"{method}/baseline_drift"] = _finite(from_baseline.get(method), 0.0)
-            values[f"{method}/baseline_change"] = _finite(change, -1.0)
-        if compares_labels:
-            values[f"{method}/dri"] = _finite(None if labels is None else labels.verdicts[method].psi, 0.0)
     return values
+
+
+def beside_baseline(result: SanityResult | None, baseline: SanityResult, methods: Sequence[str]) -> dict[str, float]:
+    """How far maps and indices are from those of the last release; the worst value where the probes differ."""
+    comparable = result is not None and result.probe_digest == baseline.probe_digest
+    moved = drift(result, baseline) if comparable and result is not None else {}
+    values = {}
+    for method in methods:
+        now, before = None if result is None else result.verdicts[method], baseline.verdicts.get(method)
+        change = now.psi - before.psi if comparable and now is not None and before is not None else None
+        values[f"{method}/baseline_drift"] = _finite(moved.get(method), 0.0)
+        values[f"{method}/baseline_change"] = _finite(change, -1.0)
+    return values
+
+
+def beside_random_labels(labels: SanityResult | None, methods: Sequence[str]) -> dict[str, float]:
+    """The indices of the data randomization test."""
+    return {
+        f"{method}/dri": _finite(None if labels is None else labels.verdicts[method].psi, 0.0) for method in methods
+    }
 
 
 def _finite(value: float | None, worst: float) -> float:

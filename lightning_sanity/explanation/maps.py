@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_map
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.explanation.gradient_path import lost_gradient
-from lightning_sanity.explanation.guests import ADVICE, NoAttribution, stacked, turned, visiting
+from lightning_sanity.explanation.guests import visiting
 from lightning_sanity.explanation.kinds import summed
+from lightning_sanity.explanation.returned import ADVICE, NoAttribution, stacked, turned
 from lightning_sanity.resources.ending import must_end
 from lightning_sanity.resources.random_streams import generator, reseed
 from lightning_sanity.similarity import Similarity

@@ -60,11 +60,10 @@ def deletion_auc(
         inputs,
         attributions,
         target,
-        name="deletion_auc",
+        rows=Rows(max_batch, "deletion_auc"),
         baseline=baseline,
         steps=steps,
         probability=probability,
-        max_batch=max_batch,
     )
 
 
@@ -89,11 +88,10 @@ def insertion_auc(
         inputs,
         attributions,
         target,
-        name="insertion_auc",
+        rows=Rows(max_batch, "insertion_auc"),
         baseline=baseline,
         steps=steps,
         probability=probability,
-        max_batch=max_batch,
     )
 
 
@@ -104,12 +102,12 @@ def _area(
     attributions: Tensor,
     target: Tensor | None,
     *,
-    name: str,
+    rows: Rows,
     baseline: Baseline,
     steps: int,
     probability: Callable[[Tensor], Tensor] | None,
-    max_batch: int,
 ) -> Tensor:
+    name = rows.name
     whole(name, 1, steps=steps)
     check_baseline(baseline, name)
     if target is None and probability is not None:
@@ -129,7 +127,6 @@ def _area(
     def read(outputs: Tensor, classes: Tensor | None) -> Tensor:
         return select(outputs if probability is None else probability(outputs), classes)
 
-    rows = Rows(max_batch, name)
     with evaluating(model):
         curve = wide(perturbed_outputs(model, inputs, target, len(counts), perturb, rows, read))  # (k, N)
     area = torch.trapezoid(curve, (counts / pixels).to(curve), dim=0)

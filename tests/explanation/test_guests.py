@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from lightning_sanity import Outcome, data_randomization_test, parameter_randomization_test
 from lightning_sanity.attribution import Method, resolve, resolve_all, smoothed
-from lightning_sanity.explanation.guests import Guests, NoAttribution, attribution_of
+from lightning_sanity.explanation.guests import Guests
+from lightning_sanity.explanation.returned import NoAttribution, attribution_of
 from tests.made_networks import classes, convolutional, images
 
 INPUTS, TARGET = images(6), classes(6)
