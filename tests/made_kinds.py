@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from made_hidden import ByAttribute, experts
 from made_mixing import WAYS, Mixing
-from made_paths import AttentionPooling, Branches, Flat, OwnRecurrent, RankOne, TiedWeights
+from made_paths import AttentionPooling, Branches, Flat, OwnRecurrent, RankOne
 from reference_walk import shifts_of, steps_of, unit_of, walk
 from torch import nn
 from torch.nn import functional as F
@@ -346,7 +346,16 @@ KINDS = {
         ["0.w3", "0.w2 0.b2 0.scale", "0.w1 0.b1"],
         blocks=["0.w3 + 0.w2 0.b2 0.scale + 0.w1 0.b1"],
     ),
-    "tied weights": Kind(TiedWeights, (6,), ["head", "first.weight third.bias", "second", "first.bias"]),
+    "one layer used twice": Kind(
+        lambda: of(
+            lambda m, x: m.head(m.again(m.again(m.first(x).tanh()).tanh()).tanh()),
+            first=nn.Linear(6, 8),
+            again=nn.Linear(8, 8),
+            head=nn.Linear(8, 3),
+        ),
+        (6,),
+        ["head", "again", "first"],
+    ),
     "adapter of rank one": Kind(
         RankOne, (6,), ["head", "base + high", "low", "first"], scores=first_score, one=True, options={"target": 0}
     ),

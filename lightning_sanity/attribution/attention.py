@@ -35,6 +35,7 @@ _MOST_PREFIX = 9
 """Tokens that may stand before the patches: the class token, one of distillation, registers."""
 
 
+@factory
 def last_attention() -> Method:
     """What the tokens that the outputs are read from attend to in the last layer, on average over its heads.
 
