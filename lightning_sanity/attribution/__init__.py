@@ -1,6 +1,7 @@
 """Attribution methods by name; any function ``(model, inputs, target) -> attribution`` works in their place.
 
 method.py                 what a method is, and what the test must know about it
+registry.py               methods by name; a function, a class of captum or a composite of zennit as one
 gradients.py              gradient, input x gradient, SmoothGrad and relatives
 path.py                   integrated gradients and relatives; completeness.py: do they add up?
 guided.py                 Guided Backprop and the deconvnet
@@ -22,16 +23,6 @@ derived.py                attributions that follow from what a pass shows
 input_gradients.py        operations whose gradient at their input is cheaper than torch's own
 """
 
-from __future__ import annotations
-
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import Any
-
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention, last_attention
 from lightning_sanity.attribution.class_activation import cam
 from lightning_sanity.attribution.controls import (
@@ -42,7 +33,6 @@ from lightning_sanity.attribution.controls import (
     output_pattern,
     random,
 )
-from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.differences import deeplift, deeplift_local, deepshap, deepshap_local
 from lightning_sanity.attribution.gradient_cam import (
     gradcam,
@@ -72,19 +62,15 @@ from lightning_sanity.attribution.path import (
 )
 from lightning_sanity.attribution.perturbation import occlusion, rise
 from lightning_sanity.attribution.prediction_difference import prediction_difference_analysis
-from lightning_sanity.attribution.providers import captum_method, is_captum
 from lightning_sanity.attribution.regions import xrai
+from lightning_sanity.attribution.registry import available, resolve, resolve_all, table
 from lightning_sanity.attribution.relevance import (
-    composite_method,
     excitation_backprop,
-    is_composite,
     lrp_alpha_beta,
     lrp_epsilon,
     lrp_z_plus,
-    require,
 )
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
-from lightning_sanity.resources.choices import unknown
 
 __all__ = [
     "AttributionFn",
@@ -140,195 +126,3 @@ __all__ = [
     "vargrad",
     "xrai",
 ]
-
-_METHODS: dict[str, Callable[..., Method]] = {
-    factory.__name__: factory
-    for factory in (
-        gradient,
-        input_x_gradient,
-        competition_input_x_gradient,
-        integrated_gradients,
-        integrated_gradients_local,
-        smoothgrad,
-        smoothgrad_squared,
-        vargrad,
-        smooth_integrated_gradients,
-        expected_gradients,
-        deeplift,
-        deeplift_local,
-        deepshap,
-        deepshap_local,
-        guided_backprop,
-        deconvnet,
-        cam,
-        gradcam,
-        gradcam_plus_plus,
-        layercam,
-        scorecam,
-        guided_gradcam,
-        internal_influence,
-        last_attention,
-        attention_rollout,
-        gradient_attention,
-        lrp_epsilon,
-        lrp_z_plus,
-        lrp_alpha_beta,
-        excitation_backprop,
-        occlusion,
-        feature_ablation,
-        lime,
-        kernel_shap,
-        rise,
-        prediction_difference_analysis,
-        meaningful_perturbation,
-        extremal_perturbation,
-        xrai,
-        output_pattern,
-        edge_detector,
-        input_copy,
-        input_plus_gradient,
-        random,
-        constant,
-    )
-}
-
-_ALSO = {
-    "saliency": "gradient",
-    "vanilla": "gradient",
-    "vanillagradient": "gradient",
-    "gradients": "gradient",
-    "ig": "integrated_gradients",
-    "gradxinput": "input_x_gradient",
-    "gradientxinput": "input_x_gradient",
-    "inputxgradients": "input_x_gradient",
-    "cams": "cam",
-    "gradcampp": "gradcam_plus_plus",
-    "gbp": "guided_backprop",
-    "guidedbackpropagation": "guided_backprop",
-    "deconvolution": "deconvnet",
-    "shap": "kernel_shap",
-    "gradientshap": "expected_gradients",
-    "lrp": "lrp_epsilon",
-    "ablation": "feature_ablation",
-    "rollout": "attention_rollout",
-}
-"""What others call a method."""
-
-
-def available() -> tuple[str, ...]:
-    """Names of all methods, controls included."""
-    return tuple(_METHODS)
-
-
-def table() -> list[dict[str, Any]]:
-    """What is known of every method of ``available()``: one row each, for people and for the command line.
-
-    Returns:
-        Rows of name, kind (the module here that holds it), signed, stochastic, passes, needs, control and summary.
-    """
-    rows = []
-    for name, factory in _METHODS.items():
-        method = factory()
-        summary = (inspect.getdoc(factory) or "").split("\n\n")[0].replace("\n", " ").replace("`", "")
-        rows.append(
-            {
-                "name": name,
-                "kind": factory.__module__.rpartition(".")[2],
-                "signed": method.signed,
-                "stochastic": method.stochastic,
-                "passes": method.passes,
-                "needs": method.needs,
-                "control": method.control,
-                "summary": summary,
-            }
-        )
-    return rows
-
-
-def resolve(method: Any, layer: str | None = None) -> Method:
-    """The method of that name, or the given object as one.
-
-    Args:
-        method: A name of ``available()``, a ``Method``, a captum attribution class or object, a zennit composite, or
-            any function ``(model, inputs, target) -> attribution``.
-        layer: For methods that explain by a module's feature map: the module to use.
-
-    Raises:
-        ValueError: If the name is unknown, or a captum object cannot be rebuilt on another model.
-        ImportError: If the method needs a package that is not installed; says how to install it.
-        TypeError: If it is none of these.
-    """
-    resolved = _resolved(method, layer)
-    if resolved.needs is not None:
-        require(resolved.needs, resolved.name)
-    return resolved
-
-
-def _resolved(method: Any, layer: str | None) -> Method:
-    if isinstance(method, Method):
-        return method
-    if isinstance(method, str):
-        if method not in _METHODS:
-            raise ValueError(f"{unknown('attribution method', method, available(), _ALSO)} (or pass a function)")
-        factory = _METHODS[method]
-        return factory(layer=layer) if "layer" in inspect.signature(factory).parameters else factory()
-    if is_captum(method):
-        return captum_method(method, layer)
-    if is_composite(method):
-        return composite_method(method)
-    if isinstance(method, type):
-        raise TypeError(f"an attribution method is a name or a function, not the class {method.__name__}")
-    if method in _METHODS.values():
-        raise TypeError(f"pass '{method.__name__}' or {method.__name__}(...), not the function that makes the method")
-    if callable(method):
-        # Nothing is known about a user's function, so its repeatability is measured.
-        known = isinstance(method, Derived)  # which is walked with others, and leaves its inputs alone
-        attribute = method if known else _with_own_inputs(method)
-        name = getattr(method, "__name__", type(method).__name__)
-        return Method(name, attribute, stochastic=True, foreign=True)
-    raise TypeError(f"an attribution method is a name or a function, not {type(method).__name__}: {method!r}")
-
-
-def _with_own_inputs(function: AttributionFn) -> AttributionFn:
-    """The function on copies of its inputs: as in every tutorial it may ask them for gradients, or write into them."""
-
-    def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-        own = tree_map(lambda value: value.detach().clone() if isinstance(value, Tensor) else value, inputs)
-        return function(model, own, target)
-
-    return attribute
-
-
-def _counted(name: str, method: Method) -> Method:
-    """The method; a control under another name than its own is one like any other, for nobody could tell."""
-    known = _METHODS.get(name)
-    return method if not method.control or (known is not None and known().control) else replace(method, control=False)
-
-
-def resolve_all(methods: Any, layer: str | None = None) -> dict[str, Method]:
-    """``name -> method``; what ``resolve`` takes, a sequence of that, or a mapping that gives the names itself.
-
-    Raises:
-        ValueError: If a name is unknown or stands for two methods, or there is no method.
-    """
-    if isinstance(methods, Mapping):
-        wrong = next((name for name in methods if not (isinstance(name, str) and name.strip())), None)
-        if wrong is not None or not methods:
-            problem = "it is empty" if not methods else f"one name is {wrong!r}"
-            raise ValueError(f"methods as a dictionary must give every method a name, a string: {problem}")
-        return {name: _counted(name, resolve(method, layer)) for name, method in methods.items()}
-    if methods is None or not (isinstance(methods, (str, Iterable)) or callable(methods)):
-        raise TypeError(
-            f"methods must be a name, a function, or several of them as a list or as {{name: method}}, not {methods!r}"
-        )
-    single = isinstance(methods, str) or callable(methods) or is_captum(methods) or is_composite(methods)
-    given = [methods] if single else list(methods)
-    found: dict[str, Method] = {}
-    for method in given:
-        resolved = resolve(method, layer)
-        if resolved.name in found:
-            raise ValueError(f"two methods are called '{resolved.name}': pass a dictionary that names them apart")
-        found[resolved.name] = _counted(resolved.name, resolved)
-    if not found:
-        raise ValueError(f"no attribution method given; choose from: {', '.join(available())}")
-    return found

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.method import first, leaf, outputs_of, replaced, select
 from lightning_sanity.model.graph import first_tensor
-from lightning_sanity.resources.choices import alike
+from lightning_sanity.resources.suggestions import alike
 
 _CHANNELS_LAST = (nn.LayerNorm, nn.Linear)
 _SEQUENTIAL = (*_CHANNELS_LAST, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)

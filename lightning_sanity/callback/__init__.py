@@ -10,7 +10,7 @@ released_weights.py  the measured weights must be the released ones: what can co
 monitors.py          other callbacks that act on what is logged
 scalars.py           the numbers a dashboard shows: always the same keys
 drift.py             how far maps moved between two results on the same probe
-home.py              where a run keeps its results: beside its checkpoints, in files that replace no other's
+result_files.py      where a run keeps its results: beside its checkpoints, in files that replace no other's
 deferred_report.py   files at once, figures and page when there is time
 """
 

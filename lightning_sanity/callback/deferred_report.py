@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_sanity.callback.home import Folder
+from lightning_sanity.callback.result_files import Folder
 from lightning_sanity.report.loggers import log_result
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 

@@ -16,8 +16,8 @@ from lightning_sanity.callback.trainer import going_on
 from lightning_sanity.explanation import probe as probes
 from lightning_sanity.explanation.probe import Probe, described
 from lightning_sanity.model.clone import preserved
-from lightning_sanity.resources.bystanders import put_back, streams
 from lightning_sanity.resources.processes import Share
+from lightning_sanity.resources.restored_state import put_back, streams
 
 
 class FixedProbe:

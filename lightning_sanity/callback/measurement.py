@@ -24,7 +24,7 @@ from lightning_sanity.model import checkpoint
 from lightning_sanity.model.clone import clone, weights_digest
 from lightning_sanity.model.sharded import measured_in_place
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test, rehearse
-from lightning_sanity.resources.ending import must_end
+from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.sanity_result import SanityResult
 

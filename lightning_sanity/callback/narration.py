@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_sanity.report.account import account, line, reasons
+from lightning_sanity.report.text import account, line, reasons
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _DOUBTS = (

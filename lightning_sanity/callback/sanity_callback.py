@@ -18,12 +18,12 @@ from lightning_sanity.attribution import Method, resolve_all
 from lightning_sanity.callback.deferred_report import Publication
 from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.fixed_probe import FixedProbe, stream_warning
-from lightning_sanity.callback.home import home
 from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.measurement import Instrument, Measurement, Tests
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
 from lightning_sanity.callback.narration import Narration
 from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, unaveraged
+from lightning_sanity.callback.result_files import home
 from lightning_sanity.callback.scalars import beside_baseline, beside_random_labels
 from lightning_sanity.callback.scalars import scalars as scalars_of
 from lightning_sanity.callback.trainer import going_on, logged_step, never_validates

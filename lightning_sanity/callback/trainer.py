@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sanity.resources.budget import Interrupted
-from lightning_sanity.resources.ending import must_end
+from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.processes import everyone
 from lightning_sanity.resources.progress import Progress
 

@@ -20,8 +20,8 @@ from lightning_sanity.cli.terminal import say
 from lightning_sanity.explanation.probe import from_dataset
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
 from lightning_sanity.report import figures
-from lightning_sanity.report.account import account
 from lightning_sanity.report.loggers import log_result
+from lightning_sanity.report.text import account
 from lightning_sanity.result.sanity_result import SanityResult
 
 PASSING = ("gradient", "smoothgrad", "gradcam", "integrated_gradients_local")

@@ -12,7 +12,7 @@ from torchvision.transforms import functional as transform
 from lightning_sanity.cli.terminal import say
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test
 from lightning_sanity.report import figures
-from lightning_sanity.report.account import account
+from lightning_sanity.report.text import account
 
 NEEDS = 'the photographs need: pip install "lightning-sanity[photos]"'
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

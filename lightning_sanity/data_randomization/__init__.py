@@ -12,7 +12,7 @@ logged.py         as trainings wrote it down themselves
 experiment.py     trains both kinds of models and compares them
 recorder.py       the record of each of its trainings
 fingerprint.py    what an experiment trains: whose folder is it?
-bench.py          a Trainer that trains nothing, for data and hooks that ask for one
+idle_trainer.py   a Trainer that trains nothing, for data and hooks that ask for one
 datamodule.py     RandomLabelDataModule: any data, with labels that say nothing about the inputs
 random_labels.py  which label each sample gets instead of its own
 label_access.py   where a sample carries its label, and how it is replaced there

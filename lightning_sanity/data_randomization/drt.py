@@ -41,7 +41,6 @@ from lightning_sanity.explanation.measurements import (
     grounds_of,
     spread_of,
 )
-from lightning_sanity.explanation.measures import suited, support_in
 from lightning_sanity.explanation.options import (
     DEFAULTS,
     METHODS,
@@ -62,6 +61,7 @@ from lightning_sanity.explanation.probe import batch_size, different
 from lightning_sanity.explanation.provenance import provenance, settings_of
 from lightning_sanity.explanation.reach import too_narrow, within_reach
 from lightning_sanity.explanation.request import Request, asked_of
+from lightning_sanity.explanation.suitable_measures import suited, support_in
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.resources.progress import Progress, progress_bar

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from lightning_sanity.data_randomization.bench import loaders_in, on_the_bench
 from lightning_sanity.data_randomization.datamodule import RandomLabelDataModule
+from lightning_sanity.data_randomization.idle_trainer import loaders_in, on_the_bench
 from lightning_sanity.data_randomization.label_access import Path, label_of, path_of, usual_path
 from lightning_sanity.data_randomization.learned_labels import Agreement, Memorization, agreement, combined
 from lightning_sanity.data_randomization.random_labels import RandomLabels

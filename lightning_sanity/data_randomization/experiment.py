@@ -21,10 +21,10 @@ from torch.utils.data import IterableDataset
 
 from lightning_sanity.attribution import resolve_all
 from lightning_sanity.data_randomization import fingerprint
-from lightning_sanity.data_randomization.bench import loaders_in, on_the_bench
 from lightning_sanity.data_randomization.datamodule import RandomLabelDataModule
 from lightning_sanity.data_randomization.distinct import SEEDED
 from lightning_sanity.data_randomization.drt import check_explainable, data_randomization_test
+from lightning_sanity.data_randomization.idle_trainer import loaders_in, on_the_bench
 from lightning_sanity.data_randomization.label_access import (
     LabelError,
     TargetKey,

@@ -13,9 +13,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
-from lightning_sanity.data_randomization.bench import loaders_in
 from lightning_sanity.data_randomization.datamodule import RandomLabelDataModule
 from lightning_sanity.data_randomization.evidence import agreement_in, scores_of, taken_apart
+from lightning_sanity.data_randomization.idle_trainer import loaders_in
 from lightning_sanity.data_randomization.label_access import LabelError, all_labels
 from lightning_sanity.data_randomization.label_access import Path as LabelPath
 from lightning_sanity.data_randomization.learned_labels import Agreement, agreement, chance, independent_samples

@@ -17,7 +17,7 @@ guests.py        methods that are not ours: fresh inputs, and what they leave be
 returned.py      what such a method returned, as an attribution
 explainer.py     runs methods: one random stream for all models, within memory and time
 reach.py         where a map can differ from 0 at all
-measures.py      which similarities mean something on which inputs
+suitable_measures.py  which similarities mean something on which inputs
 measurements.py  what a test measured of one method, filled by trials
 provenance.py    what a result says of how it came about
 """

@@ -19,7 +19,7 @@ from lightning_sanity.explanation.gradient_path import lost_gradient
 from lightning_sanity.explanation.guests import visiting
 from lightning_sanity.explanation.kinds import summed
 from lightning_sanity.explanation.returned import ADVICE, NoAttribution, stacked, turned
-from lightning_sanity.resources.ending import must_end
+from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.random_streams import generator, reseed
 from lightning_sanity.similarity import Similarity
 

@@ -16,9 +16,9 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from lightning_sanity.attribution.layers import submodule
-from lightning_sanity.explanation.measures import measures_of
+from lightning_sanity.explanation.suitable_measures import measures_of
 from lightning_sanity.explanation.tokens import Tokens
-from lightning_sanity.resources.choices import alike, unknown
+from lightning_sanity.resources.suggestions import alike, unknown
 from lightning_sanity.result.verdict import Criterion
 from lightning_sanity.similarity import Similarity
 

@@ -29,10 +29,10 @@ from lightning_sanity.model.graph import Graph, trace
 from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.sharded import stand_in
 from lightning_sanity.model.weights import own_class
-from lightning_sanity.resources.bystanders import put_back
-from lightning_sanity.resources.ending import must_end
+from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import isolated_rng
+from lightning_sanity.resources.restored_state import put_back
 from lightning_sanity.result.verdict import HALF, NOT_APPLICABLE
 
 _REACTS = 1e-5  # share of the largest output by which outputs must differ over samples: more than rounding does

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_sanity.model.digest import update_digest
-from lightning_sanity.resources.bystanders import put_back, streams
 from lightning_sanity.resources.random_streams import generator, isolated_rng
+from lightning_sanity.resources.restored_state import put_back, streams
 
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 _INPUT_KEYS = ("image", "images", "input", "inputs", "pixel_values", "x")

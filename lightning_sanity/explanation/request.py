@@ -26,8 +26,8 @@ from lightning_sanity.model.clone import as_one_operation, eager, evaluating, la
 from lightning_sanity.model.detached import stand_in_for, users_hooks
 from lightning_sanity.model.outputs import Output, OutputError, are_labels, classes_of, scores_among
 from lightning_sanity.model.weights import is_sharded
-from lightning_sanity.resources.bystanders import put_back
 from lightning_sanity.resources.random_streams import isolated_rng
+from lightning_sanity.resources.restored_state import put_back
 
 if TYPE_CHECKING:
     from lightning_sanity.explanation.options import CommonOptions

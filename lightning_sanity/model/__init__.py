@@ -3,7 +3,7 @@
 graph.py       one eager forward pass, recorded: what each operation reads, where the maps are spatial
 operations.py  what an operation does with what it reads: which rectify, which mix channels by a weight
 hidden.py      what a pass reads that is neither input nor parameter
-places.py      where such a tensor hangs
+tensor_paths.py  where such a tensor hangs
 constants.py   which of them are constant by nature
 caches.py      what a model keeps of its weights, emptied as they change
 outputs.py     which of the things that a model returns are its scores

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity.model.hidden import Hidden
-from lightning_sanity.model.places import Place
+from lightning_sanity.model.tensor_paths import Place
 from lightning_sanity.model.weights import zeroed
 
 _HOPELESS = 8  # trained tensors in a row that are no caches, after which none of a hundred more will be

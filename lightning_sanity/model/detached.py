@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_sanity.resources.bystanders import put_back
+from lightning_sanity.resources.restored_state import put_back
 
 _SPEAKING = ("log", "log_dict", "print")
 _FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")

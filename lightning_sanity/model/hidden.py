@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity.model.constants import Role, kind_of
-from lightning_sanity.model.places import Place, places_of
+from lightning_sanity.model.tensor_paths import Place, places_of
 from lightning_sanity.model.weights import part_of, told_of_gathering
 
 _MIXING = re.compile(r"mm|mv|dot|conv|linear|embedding|attention|transformer|lstm|gru|rnn|bilinear|cdist|vdot")

@@ -8,7 +8,7 @@ study.py         what is studied: the trained model, the explanation of it, how 
 route.py         which steps are walked, and which of them left the outputs as they were
 cascade.py       the walk: re-initialise, explain again, compare
 trained_maps.py  what is known of the trained model before any weight is random
-walk.py          what a walk measured as a whole
+walk_results.py  what a walk measured as a whole
 leftovers.py     what no step re-initialises though a pass computes with it
 coverage.py      the proof of what was re-initialised
 judging.py       whether the run can be trusted, and the verdicts
@@ -17,7 +17,7 @@ complexity.py    entropy of maps, and how much it rises
 time_limit.py    what of a walk fits into a limit on time, and the account of it
 timing.py        what trials will take, measured on the walk itself
 headroom.py      how much is explained at once where memory is limited
-scheduling.py    who explains what where several processes share a walk
+work_sharing.py  who explains what where several processes share a walk
 """
 
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test

@@ -25,13 +25,13 @@ from lightning_sanity.parameter_randomization.diagnostics import other_classes
 from lightning_sanity.parameter_randomization.headroom import Room
 from lightning_sanity.parameter_randomization.leftovers import Leftovers
 from lightning_sanity.parameter_randomization.route import Route, leaves_outputs
-from lightning_sanity.parameter_randomization.scheduling import Division, Part, SharedWalks, in_common
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.time_limit import TimeLimit
 from lightning_sanity.parameter_randomization.timing import clock, drawn, shared_walks, steps_cost, timed
 from lightning_sanity.parameter_randomization.trained_maps import TrainedModel, pictured
-from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.parameter_randomization.walk_results import Walk
+from lightning_sanity.parameter_randomization.work_sharing import Division, Part, SharedWalks, in_common
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import Reinitializer, TrialDraw, recalibrate_
 from lightning_sanity.randomization.unit import Unit

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.model.graph import Graph
 from lightning_sanity.parameter_randomization.leftovers import Leftovers
-from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.parameter_randomization.walk_results import Walk
 from lightning_sanity.randomization.twins import Reinitializer
 from lightning_sanity.randomization.unit import Plan, Unit
 from lightning_sanity.result.controls import COMPARISON

@@ -15,8 +15,8 @@ from torch import Tensor
 from lightning_sanity import similarity
 from lightning_sanity.explanation.maps import Maps
 from lightning_sanity.explanation.measurements import Track
-from lightning_sanity.resources.choices import unknown
 from lightning_sanity.resources.random_streams import generator
+from lightning_sanity.resources.suggestions import unknown
 from lightning_sanity.result.signal import dependence, holm
 from lightning_sanity.similarity.registry import LEAST_SIDE
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_sanity.attribution.method import Method
 from lightning_sanity.explanation.measurements import Trials, agreement_of_twins, evidence_of
 from lightning_sanity.parameter_randomization.leftovers import Leftovers
-from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.parameter_randomization.walk_results import Walk
 from lightning_sanity.result import evidence
 from lightning_sanity.result.controls import validated, wrong_control
 from lightning_sanity.result.sanity_result import Coverage, Outcome, Verdict

@@ -20,7 +20,6 @@ from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.lineup import Methods, lineup
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
-from lightning_sanity.explanation.measures import suited, support_in
 from lightning_sanity.explanation.options import METHODS, spelled_out
 from lightning_sanity.explanation.preparation import (
     as_arguments,
@@ -37,6 +36,7 @@ from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.provenance import provenance, settings_of
 from lightning_sanity.explanation.reach import too_narrow, within_reach
 from lightning_sanity.explanation.request import Request, asked_of
+from lightning_sanity.explanation.suitable_measures import suited, support_in
 from lightning_sanity.explanation.targets import Target, check_target
 from lightning_sanity.explanation.tokens import Embedding
 from lightning_sanity.model.clone import weights_digest
@@ -62,7 +62,7 @@ from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptio
 from lightning_sanity.parameter_randomization.route import Route
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.study import Study
-from lightning_sanity.parameter_randomization.walk import Walk
+from lightning_sanity.parameter_randomization.walk_results import Walk
 from lightning_sanity.randomization.ties import part
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
 from lightning_sanity.randomization.unit import Plan, plan

@@ -25,8 +25,8 @@ from lightning_sanity.randomization.granularity import no_module
 from lightning_sanity.randomization.strategies import STRATEGIES, Reinitialize
 from lightning_sanity.randomization.twins import NORM_STATS, device_named
 from lightning_sanity.randomization.unit import ORDERS, Granularity
-from lightning_sanity.resources.choices import unknown
 from lightning_sanity.resources.memory import check_memory
+from lightning_sanity.resources.suggestions import unknown
 
 _GRANULARITIES = ("layer", "block")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning_sanity.parameter_randomization.scheduling import Division
+from lightning_sanity.parameter_randomization.work_sharing import Division
 from lightning_sanity.resources.budget import Cost, Thinned, thin
 from lightning_sanity.resources.processes import Share
 

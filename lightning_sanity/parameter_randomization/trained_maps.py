@@ -16,10 +16,10 @@ from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import CROSS_PAIRS, QUESTIONS, Explanation, Maps, Reference, reduced
 from lightning_sanity.explanation.measurements import Track
 from lightning_sanity.parameter_randomization.diagnostics import between_classes
-from lightning_sanity.parameter_randomization.scheduling import guards, unite_references
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.timing import timed
+from lightning_sanity.parameter_randomization.work_sharing import guards, unite_references
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import stream_seed
 from lightning_sanity.result.pictures import coarse, small

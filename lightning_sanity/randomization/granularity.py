@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_sanity.model.weights import own_class
 from lightning_sanity.randomization.layers import Layer, Unit, owner_of
-from lightning_sanity.resources.choices import alike
+from lightning_sanity.resources.suggestions import alike
 
 Granularity = str | Sequence[str]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -5,7 +5,7 @@ verdicts.py, curves.py, maps.py, tokens.py, chart.py, label_figures.py, psi.py  
 style.py, palette.py, thumbnails.py   how they look
 html.py           the self-contained page, from report.html.j2
 markdown.py       the same in brief
-account.py        the same in words: the terminal's table and a notebook's
+text.py           the same in words: the terminal's table and a notebook's
 loggers.py        TensorBoard, W&B, MLflow, CSV and others, each in its native form
 wording.py        names and sentences of figures and page
 reproduction.py   the call that repeats a result

@@ -287,15 +287,15 @@ class SanityResult:
         return f"<SanityResult: {', '.join([*counts, *facts, f'weights {self.weights_digest[:12]}'])}>"
 
     def _repr_html_(self) -> str:
-        from lightning_sanity.report import account  # results are read where nothing is shown
+        from lightning_sanity.report import text  # results are read where nothing is shown
 
-        return account.markup(self)
+        return text.markup(self)
 
     def summary(self) -> str:
         """The verdicts as a table, how to read it, why a method did not pass, what to do next: what ``print`` shows."""
-        from lightning_sanity.report import account  # results are read where nothing is shown
+        from lightning_sanity.report import text  # results are read where nothing is shown
 
-        return account.account(self)
+        return text.account(self)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lightning_sanity.resources.choices import unknown
+from lightning_sanity.resources.suggestions import unknown
 from lightning_sanity.similarity.correlation import (
     correlate_on_support,
     direction_vectors,

@@ -26,7 +26,7 @@ def test_gradcam_matches_captum(batch):
 @pytest.mark.parametrize("name", ["gradcam_plus_plus", "layercam", "scorecam"])
 def test_activation_maps_match_the_slow_version(batch, name):
     model, (x, target) = cnn(), batch
-    found = attribution._METHODS[name](layer="3")(model, x, target)
+    found = attribution.registry._METHODS[name](layer="3")(model, x, target)
     for sample in range(len(x)):
         features, slope = reference.feature_gradient(model[:4], model[4:], x[sample], int(target[sample]))
         with torch.no_grad():

@@ -122,7 +122,7 @@ def test_chunks_do_not_show_in_the_result(batch, name):
     found = []
     for most in (1, 4, 1000):
         torch.manual_seed(3)
-        found.append(attribution._METHODS[name](max_batch=most)(model, *batch))
+        found.append(attribution.registry._METHODS[name](max_batch=most)(model, *batch))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-6, rtol=1e-4)
 

@@ -68,7 +68,7 @@ def table_of(name):
     plain = attribution.resolve("gradient")(model, x, target)
     rows = {}
     for key in METHODS:
-        factory = attribution._METHODS[key]
+        factory = attribution.registry._METHODS[key]
         wanted = inspect.signature(factory).parameters
         method = factory(**{parameter: value for parameter, value in QUICK.items() if parameter in wanted})
         reason = method.refuses(model, x, target) if method.refuses is not None else None

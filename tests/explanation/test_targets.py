@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from lightning_sanity import attribution, parameter_randomization_test, similarity, targets
-from lightning_sanity.explanation import measures
+from lightning_sanity.explanation import suitable_measures as measures
 from lightning_sanity.explanation.kinds import IMAGE
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.request import ask

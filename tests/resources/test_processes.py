@@ -13,8 +13,8 @@ from lightning_sanity.explanation.measurements import agreement_of_twins
 from lightning_sanity.explanation.targets import class_mask
 from lightning_sanity.parameter_randomization import mprt as randomization_tests
 from lightning_sanity.parameter_randomization import time_limit
-from lightning_sanity.parameter_randomization.scheduling import Division
 from lightning_sanity.parameter_randomization.trained_maps import TrainedModel
+from lightning_sanity.parameter_randomization.work_sharing import Division
 from lightning_sanity.resources.budget import Interrupted, thin
 from lightning_sanity.resources.processes import PeerFailed, Share
 

@@ -8,7 +8,7 @@ import pytest
 from made_figures import EVIL
 from made_results import FAILING, OPEN, PASSING, made
 
-from lightning_sanity.report.account import account, advice, legend, line, markup
+from lightning_sanity.report.text import account, advice, legend, line, markup
 from lightning_sanity.result import Criterion, Curve, Outcome
 
 ALL = {"gradcam": PASSING, "guided_backprop": FAILING, "occlusion": OPEN}

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lightning_sanity.resources.ending import must_end
+from lightning_sanity.resources.fatal_errors import must_end
 
 
 def caught(act):

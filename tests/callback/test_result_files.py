@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from made_hostile import Images, Small, drawing, loader, observer, quiet, trainer
 
 from lightning_sanity import SanityResult
-from lightning_sanity.callback.home import Folder, home
+from lightning_sanity.callback.result_files import Folder, home
 from lightning_sanity.resources.files import write_whole
 
 
@@ -139,7 +139,7 @@ KILLS = """
 import json, os, signal, sys, time
 from itertools import count
 from pathlib import Path
-from lightning_sanity.callback.home import Folder
+from lightning_sanity.callback.result_files import Folder
 from lightning_sanity.resources.files import write_whole
 
 place, text = Path(sys.argv[1], "latest.json"), "x" * 200_000

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightning_sanity.model.places import places_of
+from lightning_sanity.model.tensor_paths import places_of
 
 
 def where(model, tensor, further=()):

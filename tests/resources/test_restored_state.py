@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from lightning_sanity.resources.bystanders import put_back, streams
+from lightning_sanity.resources.restored_state import put_back, streams
 
 of_module = np.random.default_rng(0)
 calls = 0
