@@ -17,7 +17,7 @@ from lightning_sanity.attribution.method import AttributionFn
 from lightning_sanity.explanation.maps import AttributionFailed, Explanation, explain
 from lightning_sanity.explanation.tokens import Embedding
 
-_NEARLY_ALL = 0.8
+_NEARLY_ALL = 0.75
 """Share of the positions from which a map is compared as a whole: a border that is cut off disturbs no measure, and
 structural similarity needs whole maps."""
 _LEAST = 3  # positions that a rank correlation takes

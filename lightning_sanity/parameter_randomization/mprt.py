@@ -320,7 +320,8 @@ def _prepared(
         (what,), chosen, place, mask = lined.subjects, lined.methods, lined.place, lined.mask
         if problem is None:
             with closing(_with_other_weights(what, copied, drawer, planned, kept)) as models:
-                mask, narrowed = within_reach(models, place, mask, given["seed"], max_batch)
+                at_once = max_batch if max_memory is None else 1  # how much a pass keeps is not known yet
+                mask, narrowed = within_reach(models, place, mask, given["seed"], at_once)
             notes, problem = notes + narrowed, too_narrow(mask)
         # To find out whether a method applies, it may be run.
         with at_most(batch_size(values) if lined.in_one else rows_within(max_memory, copied, what)):

@@ -116,8 +116,8 @@ def test_a_probe_from_a_stream_of_ones_own_is_said_before_training(tmp_path):
     assert stream_warning(16) is None
 
 
-def test_too_short_a_stream_is_said_and_training_goes_on(tmp_path):
+def test_a_stream_that_is_too_short_is_explained_whole_and_that_is_said(tmp_path):
     run = trainer(tmp_path, [observer(probe=32)], max_epochs=1)
-    with quiet(), pytest.warns(UserWarning, match="probe=32 samples were asked for, but the loader gave 24"):
+    with quiet(), pytest.warns(UserWarning, match="probe=32 samples were asked for, and validation has 24"):
         run.fit(Small(), loader(Images(drawing("none"))), loader(Stream(Images(drawing("none")))))
     assert run.current_epoch == 1

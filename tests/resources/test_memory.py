@@ -93,7 +93,7 @@ def test_twins_are_drawn_on_the_cpu_whatever_the_default_device(problem):
 
 
 def test_twins_live_on_their_device_until_a_unit_is_copied(problem):
-    with pytest.raises(NotImplementedError, match=r"(?i)meta"):  # nothing can be read where nothing is stored
+    with pytest.raises(ValueError, match=r"(?i)meta"):  # nothing can be read where nothing is stored
         check(*problem, reinitialize=Deep, twin_device="meta")
 
 
