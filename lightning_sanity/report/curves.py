@@ -22,8 +22,8 @@ from lightning_sanity.report.wording import (
     labelled,
     ordered,
     short_head,
-    short_tail,
     stage,
+    step_names,
     subject,
 )
 from lightning_sanity.result.sanity_result import SanityResult
@@ -203,7 +203,8 @@ def _line(axes: Axes, band: Tensor, start: float, color: str, label: str | None 
 def _unit_axis(axes: Axes, units: Sequence[str], theme: Theme, room: int) -> None:
     """Names the depths: all of them where there is room for ``room`` labels, else every k-th and the last."""
     shown = labelled(len(units), room)
-    names = [literal(short_tail(("trained", *units)[depth], 18)) for depth in shown]
+    every = ("trained", *step_names(units, 18))
+    names = [literal(every[depth]) for depth in shown]
     slanted = sum(map(len, names)) + 2 * len(names) > 3 * room
     turned: dict[str, Any] = {"rotation": 38, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     # One artist for all marks: a minor tick consists of five, which together take longer than the rest of the panel.

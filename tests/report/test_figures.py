@@ -114,7 +114,7 @@ def test_curves_start_at_the_ceiling():
 
 def test_curves_show_the_mean_at_every_depth():
     result = make_result()
-    line = drawn(figures.curves(result).axes[0])[0]
+    line = drawn(figures.curves(result).axes[0])[1]
     torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), result.curves["gradient", "ssim"].mean.double())
 
 
@@ -148,7 +148,7 @@ def test_curves_leave_a_gap_where_a_value_is_undefined():
     result = make_result()
     curve = result.curves["gradient", "ssim"]
     curve.values[:, 2] = NAN
-    gap = [math.isnan(y) for y in drawn(figures.curves(result).axes[0])[0].get_ydata()]
+    gap = [math.isnan(y) for y in drawn(figures.curves(result).axes[0])[1].get_ydata()]
     assert gap == [False, False, False, True, False, False]
 
 
@@ -283,7 +283,7 @@ def test_output_change_of_a_single_output_calls_agreement_undefined():
 
 def test_sensitivity_starts_at_the_trained_map_and_averages_to_the_psi():
     result = make_result()
-    line = drawn(figures.sensitivity(result).axes[0])[0]
+    line = drawn(figures.sensitivity(result).axes[0])[1]
     band = psi.over_depth(result, "gradient")
     assert line.get_ydata()[0] == 0
     torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), band[0])
@@ -311,7 +311,7 @@ def test_samples_show_one_dot_each():
     dots = [line for line in figures.samples(make_result()).axes[0].lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [6, 6]
     torch.testing.assert_close(
-        torch.tensor(dots[0].get_xdata()), psi.of_samples(make_result(), "gradient").clamp(-0.5, 1.5)
+        torch.tensor(dots[1].get_xdata()), psi.of_samples(make_result(), "gradient").clamp(-0.5, 1.5)
     )
 
 
