@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import TICKDOWN
 from torch import Tensor
 
-from lightning_sanity.report import psi
+from lightning_sanity.report import decided, psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import (
@@ -21,6 +21,7 @@ from lightning_sanity.report.wording import (
     index_name,
     labelled,
     ordered,
+    role,
     short_head,
     stage,
     step_names,
@@ -29,11 +30,15 @@ from lightning_sanity.report.wording import (
 from lightning_sanity.result.sanity_result import SanityResult
 
 _CONTROLS = "controls, not gated:"
+_TOGETHER = 6  # gated methods that one panel can hold
+_COLUMNS = 3
 _MARKERS = "os^DvPX*<>hd"
 
 
 def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, dark: bool = False) -> Figure:
     """Similarity of every method's map to the trained model's along the cascade, one panel per similarity.
+
+    More than six gated methods have a panel each instead, with a line per similarity.
 
     The first point is the ceiling: what the same model gives. Bands hold 95 % of the trials'
     means over samples, or of the samples where there is one trial. A dotted level at the right is the floor: maps of
@@ -55,6 +60,8 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
         if name not in occurring:
             raise ValueError(f"no curve of '{name}' in this result; choose from: {', '.join(occurring) or 'none'}")
     theme = DARK if dark else LIGHT
+    if _crowded(result):
+        return _similarities_apart(result, asked, theme)
     styles = _styles(result, theme)
     columns = 1 if len(asked) < 2 else 2
     rows = max(1, math.ceil(len(asked) / 2))
@@ -80,13 +87,16 @@ def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
     """Every method's parameter sensitivity index after each step, by the measure that decided, with 95 % intervals.
 
     Where a curve rises is where the map lets go of the trained model. The verdict rests on its mean over the steps,
-    with an interval of its own. Methods without a PSI, and controls without one, are named in the legend alone.
+    with an interval of its own. More than six gated methods have a panel each. Methods without a PSI, and controls
+    without one, are named in the legend, or in their panel, alone.
 
     Args:
         result: What to draw.
         dark: Light ink on dark paper.
     """
     theme = DARK if dark else LIGHT
+    if _crowded(result):
+        return _sensitivities_apart(result, theme)
     styles = _styles(result, theme)
     lines = sum(2 if len(name) + len(result.verdicts[name].outcome.value) < 28 else 3 for name in styles)
     figure = new_figure(9, max(4.2, 1.2 + 0.165 * lines), theme)
@@ -156,6 +166,92 @@ def output_change(result: SanityResult, *, dark: bool = False) -> Figure:
     axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="best")
     arrange(figure, [axes])
     return figure
+
+
+def _crowded(result: SanityResult) -> bool:
+    return sum(verdict.gated for verdict in result.verdicts.values()) > _TOGETHER
+
+
+def _apart(result: SanityResult, theme: Theme) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for every method, controls last, all on one scale."""
+    names = ordered(result)
+    rows = math.ceil(len(names) / _COLUMNS)
+    figure = new_figure(9, 1.1 + 1.75 * rows, theme)
+    headline(figure, result, theme)
+    panels: dict[str, Axes] = {}
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, _COLUMNS, 1 + place)
+        dress(axes, theme)
+        verdict = result.verdicts[name]
+        title = f"{SYMBOL[verdict.outcome]} {short_head(name, 30)}{role(name, verdict)}"
+        colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+        axes.set_title(literal(title), color=colour, fontsize=9, loc="left")
+        axes.set_xlim(-0.02 * len(result.units), 1.02 * len(result.units))
+        panels[name] = axes
+    last = list(panels.values())[-_COLUMNS:]
+    for axes in panels.values():
+        ends = ["trained", f"step {len(result.units)}"] if axes in last else ["", ""]
+        axes.set_xticks([0, len(result.units)], ends, fontsize=8)
+        first, end = axes.get_xticklabels()
+        first.set_horizontalalignment("left")
+        end.set_horizontalalignment("right")
+    figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
+    return figure, panels
+
+
+def _similarities_apart(result: SanityResult, similarities: Sequence[str], theme: Theme) -> Figure:
+    figure, panels = _apart(result, theme)
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": theme.lines[k % len(theme.lines)], "marker": _MARKERS[k % len(_MARKERS)]}
+        for k, name in enumerate(similarities)
+    }
+    for method, axes in panels.items():
+        drawn = [name for name in similarities if (method, name) in result.curves]
+        for name in drawn:
+            curve = result.curves[method, name]
+            _line(axes, psi.spread(curve.values), float(curve.ceiling.nanmean()), **styles[name])
+        if all(bool(result.curves[method, name].values.isnan().all()) for name in drawn):
+            axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=theme.grey, fontsize=9)
+    _one_scale(panels)
+    handles = [Line2D([], [], **style) for style in styles.values()]
+    names = [literal(short_head(name, 24)) for name in styles]
+    figure.legend(handles, names, loc="center right", frameon=False, fontsize=8, labelcolor=theme.ink)
+    arrange(figure, list(panels.values()), _COLUMNS)
+    return figure
+
+
+def _sensitivities_apart(result: SanityResult, theme: Theme) -> Figure:
+    figure, panels = _apart(result, theme)
+    least = psi.threshold(result)
+    for method, axes in panels.items():
+        verdict, band = result.verdicts[method], psi.over_depth(result, method)
+        colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+        for level in (0.0, 1.0):
+            axes.axhline(level, color=theme.ink, linewidth=0.8, linestyle=":", zorder=1)
+        if least is not None:
+            axes.axhline(least, color=theme.ink, linewidth=0.8, zorder=1)
+        words = f"{decided.number(verdict)} by {short_head(verdict.measure or '', 18)}"
+        if band is None:
+            words = decided.shortened(f"undefined: {decided.cause(verdict)}", 34)
+        else:
+            _line(axes, band, 0.0, colour, marker="")
+        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1}
+        place = axes.transAxes
+        axes.text(0.03, 0.94, literal(words), transform=place, va="top", color=theme.ink, fontsize=8, bbox=box)
+    _one_scale(panels, (-0.2, 1.55))
+    if least is not None:
+        note = f"line: passes from {least:g} on average; dotted: 0, the trained map, and 1, unrelated maps"
+        figure.supxlabel("\n".join(filter(None, [note, stage(result)])), color=theme.grey, fontsize=9)
+    arrange(figure, list(panels.values()), _COLUMNS)
+    return figure
+
+
+def _one_scale(panels: dict[str, Axes], limits: tuple[float, float] | None = None) -> None:
+    ends = [axes.get_ylim() for axes in panels.values()]
+    low, high = limits or (max(-1.1, min(end[0] for end in ends)), min(1.2, max(end[1] for end in ends)))
+    for place, axes in enumerate(panels.values()):
+        axes.set_ylim(low, high)
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if place % _COLUMNS == 0 else [""] * 3)
 
 
 def _styles(result: SanityResult, theme: Theme) -> dict[str, dict[str, Any]]:

@@ -21,5 +21,5 @@ def defined_share(result: SanityResult, method: str) -> str:
     if pictures is None or not bool((~pictures.maps[method].flatten(2).any(2)).any()):
         return ""
     if result.verdicts[method].measure is None:
-        return "no pair of maps has a similarity"
-    return f"{1 - undefined_share(result, method):.0%} of the pairs of maps have a similarity"
+        return "no pair is defined"
+    return f"{1 - undefined_share(result, method):.0%} of the pairs are defined"

@@ -253,5 +253,11 @@ def _interval(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float
 def _hatched(axes: Axes, row: int, limits: tuple[float, float], theme: Theme) -> None:
     """A row in which nothing is defined: hatched from end to end, so that no place in it is a value."""
     low, high = limits
-    style: dict[str, Any] = {"facecolor": "none", "edgecolor": theme.grid, "hatch": "////", "linewidth": 0}
+    style: dict[str, Any] = {
+        "facecolor": "none",
+        "edgecolor": theme.grey,
+        "hatch": "////",
+        "linewidth": 0,
+        "alpha": 0.45,
+    }
     axes.barh(row, high - low, left=low, height=0.7, **style)
