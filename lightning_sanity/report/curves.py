@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from lightning_sanity.report import decided, psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
+from lightning_sanity.report.style import CARD, arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import (
     SYMBOL,
     index_name,
@@ -61,7 +62,7 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
             raise ValueError(f"no curve of '{name}' in this result; choose from: {', '.join(occurring) or 'none'}")
     theme = DARK if dark else LIGHT
     if _crowded(result):
-        return _similarities_apart(result, asked, theme)
+        return similarities_apart(result, asked, theme)
     styles = _styles(result, theme)
     columns = 1 if len(asked) < 2 else 2
     rows = max(1, math.ceil(len(asked) / 2))
@@ -96,7 +97,7 @@ def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
     """
     theme = DARK if dark else LIGHT
     if _crowded(result):
-        return _sensitivities_apart(result, theme)
+        return sensitivities_apart(result, theme)
     styles = _styles(result, theme)
     lines = sum(2 if len(name) + len(result.verdicts[name].outcome.value) < 28 else 3 for name in styles)
     figure = new_figure(9, max(4.2, 1.2 + 0.165 * lines), theme)
@@ -172,35 +173,39 @@ def _crowded(result: SanityResult) -> bool:
     return sum(verdict.gated for verdict in result.verdicts.values()) > _TOGETHER
 
 
-def _apart(result: SanityResult, theme: Theme) -> tuple[Figure, dict[str, Axes]]:
+def _apart(result: SanityResult, theme: Theme, columns: int) -> tuple[Figure, dict[str, Axes]]:
     """A panel for every method, controls last, all on one scale."""
     names = ordered(result)
-    rows = math.ceil(len(names) / _COLUMNS)
-    figure = new_figure(9, 1.1 + 1.75 * rows, theme)
-    headline(figure, result, theme)
+    rows = math.ceil(len(names) / columns)
+    figure = new_figure(9 if columns > 1 else CARD, 1.3 + (1.75 if columns > 1 else 1.3) * rows, theme)
+    title = headline(figure, result, theme)
+    title.set_fontsize(11 if columns > 1 else 9)
     panels: dict[str, Axes] = {}
     for place, name in enumerate(names):
-        axes = figure.add_subplot(rows, _COLUMNS, 1 + place)
+        axes = figure.add_subplot(rows, columns, 1 + place)
         dress(axes, theme)
         verdict = result.verdicts[name]
-        title = f"{SYMBOL[verdict.outcome]} {short_head(name, 30)}{role(name, verdict)}"
+        words = f"{SYMBOL[verdict.outcome]} {short_head(name, 30)}{role(name, verdict)}"
         colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
-        axes.set_title(literal(title), color=colour, fontsize=9, loc="left")
+        axes.set_title(literal(words), color=colour, fontsize=9, loc="left")
         axes.set_xlim(-0.02 * len(result.units), 1.02 * len(result.units))
         panels[name] = axes
-    last = list(panels.values())[-_COLUMNS:]
+    last = list(panels.values())[-columns:]
     for axes in panels.values():
         ends = ["trained", f"step {len(result.units)}"] if axes in last else ["", ""]
         axes.set_xticks([0, len(result.units)], ends, fontsize=8)
         first, end = axes.get_xticklabels()
         first.set_horizontalalignment("left")
         end.set_horizontalalignment("right")
-    figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
+    figure.supxlabel(_below(figure, stage(result)), color=theme.grey, fontsize=9)
     return figure, panels
 
 
-def _similarities_apart(result: SanityResult, similarities: Sequence[str], theme: Theme) -> Figure:
-    figure, panels = _apart(result, theme)
+def similarities_apart(
+    result: SanityResult, similarities: Sequence[str], theme: Theme, columns: int = _COLUMNS
+) -> Figure:
+    """A panel for every method with a line per similarity; one column is as wide as a dashboard's card."""
+    figure, panels = _apart(result, theme, columns)
     styles: dict[str, dict[str, Any]] = {
         name: {"color": theme.lines[k % len(theme.lines)], "marker": _MARKERS[k % len(_MARKERS)]}
         for k, name in enumerate(similarities)
@@ -212,16 +217,17 @@ def _similarities_apart(result: SanityResult, similarities: Sequence[str], theme
             _line(axes, psi.spread(curve.values), float(curve.ceiling.nanmean()), **styles[name])
         if all(bool(result.curves[method, name].values.isnan().all()) for name in drawn):
             axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=theme.grey, fontsize=9)
-    _one_scale(panels)
+    _one_scale(panels, columns)
     handles = [Line2D([], [], **style) for style in styles.values()]
     names = [literal(short_head(name, 24)) for name in styles]
     figure.legend(handles, names, loc="center right", frameon=False, fontsize=8, labelcolor=theme.ink)
-    arrange(figure, list(panels.values()), _COLUMNS)
+    arrange(figure, list(panels.values()), columns)
     return figure
 
 
-def _sensitivities_apart(result: SanityResult, theme: Theme) -> Figure:
-    figure, panels = _apart(result, theme)
+def sensitivities_apart(result: SanityResult, theme: Theme, columns: int = _COLUMNS) -> Figure:
+    """A panel for every method with its index; one column is as wide as a dashboard's card."""
+    figure, panels = _apart(result, theme, columns)
     least = psi.threshold(result)
     for method, axes in panels.items():
         verdict, band = result.verdicts[method], psi.over_depth(result, method)
@@ -238,20 +244,26 @@ def _sensitivities_apart(result: SanityResult, theme: Theme) -> Figure:
         box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1}
         place = axes.transAxes
         axes.text(0.03, 0.94, literal(words), transform=place, va="top", color=theme.ink, fontsize=8, bbox=box)
-    _one_scale(panels, (-0.2, 1.55))
+    _one_scale(panels, columns, (-0.2, 1.55))
     if least is not None:
         note = f"line: passes from {least:g} on average; dotted: 0, the trained map, and 1, unrelated maps"
-        figure.supxlabel("\n".join(filter(None, [note, stage(result)])), color=theme.grey, fontsize=9)
-    arrange(figure, list(panels.values()), _COLUMNS)
+        lines = "\n".join(_below(figure, text) for text in (note, stage(result)) if text)
+        figure.supxlabel(lines, color=theme.grey, fontsize=9)
+    arrange(figure, list(panels.values()), columns)
     return figure
 
 
-def _one_scale(panels: dict[str, Axes], limits: tuple[float, float] | None = None) -> None:
+def _below(figure: Figure, text: str) -> str:
+    """A note as wide as the figure."""
+    return textwrap.fill(text, int(13 * figure.get_figwidth()))
+
+
+def _one_scale(panels: dict[str, Axes], columns: int, limits: tuple[float, float] | None = None) -> None:
     ends = [axes.get_ylim() for axes in panels.values()]
     low, high = limits or (max(-1.1, min(end[0] for end in ends)), min(1.2, max(end[1] for end in ends)))
     for place, axes in enumerate(panels.values()):
         axes.set_ylim(low, high)
-        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if place % _COLUMNS == 0 else [""] * 3)
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if place % columns == 0 else [""] * 3)
 
 
 def _styles(result: SanityResult, theme: Theme) -> dict[str, dict[str, Any]]:

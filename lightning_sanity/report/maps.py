@@ -67,14 +67,14 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
         y = top + row * (height + gap)
         shown = pictures.maps[name][sample]
         _row_label(axes, left - 0.1, y + height / 2, name, result, theme)
-        scale = _scale(shown, theme)
+        scale = scale_of(shown, theme)
         for column, picture in enumerate((pictures.inputs[sample], *shown)):
             x = left + column * (width + gap)
             extent = (x, x + width, y + height, y)
             frames.append([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
             if overlay and column > 0:
                 _ghost(axes, pictures.inputs[sample], extent)
-            _picture(axes, picture, extent, scale, theme, overlay=overlay and column > 0)
+            picture_of(axes, picture, extent, scale, theme, overlay=overlay and column > 0)
     axes.add_collection(PolyCollection(frames, facecolors="none", edgecolors=theme.grid, linewidths=0.8))
     zero, positive = ("black", "orange") if dark else ("white", "red")
     caption = f"each map scaled by its own 99th percentile; signed maps: blue negative, {zero} 0, {positive} positive"
@@ -91,7 +91,7 @@ def every_sample(result: SanityResult) -> Iterator[Any]:
     names = [name for name in ordered(result) if name in pictures.maps]
     for sample in range(len(pictures.inputs)):
         cells = [(pictures.inputs[sample], *pictures.maps[name][sample]) for name in names]
-        shown = [(values, _scale(row[1:], LIGHT)) for row in cells for values in row]
+        shown = [(values, scale_of(row[1:], LIGHT)) for row in cells for values in row]
         for image, (values, scale) in zip(axes.images, shown, strict=True) if sample else ():
             image.set_data(_coloured(values, scale))
             left, right, bottom, top = image.get_extent()
@@ -103,7 +103,7 @@ def every_sample(result: SanityResult) -> Iterator[Any]:
     figure.clear()
 
 
-def _scale(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
+def scale_of(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
     """The colours of one method's maps, and the value at which they begin."""
     signed = any(bool((values < 0).any()) for values in row)
     return LinearSegmentedColormap.from_list("", theme.signed if signed else theme.unsigned), -127 if signed else 0
@@ -117,7 +117,7 @@ def _coloured(values: Tensor, scale: tuple[Colormap, int]) -> Any:
     return colours((values.numpy().astype("float32") - low) / (127 - low), bytes=True)
 
 
-def _picture(
+def picture_of(
     axes: Axes,
     values: Tensor,
     extent: tuple[float, float, float, float],

@@ -34,7 +34,7 @@ def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
     headline(figure, result, theme)
     axes = figure.subplots()
     dress(axes, theme)
-    low, high = _psi_range(result)
+    low, high = psi_range(result)
     axes.set(xlim=(low, high), ylim=(len(names) - 0.4, -0.6))
     _threshold(axes, result, theme)
     if 0 < gated < len(names):
@@ -68,7 +68,7 @@ def samples(result: SanityResult, *, dark: bool = False) -> Figure:
         known = None if found is None else found[found.isfinite()]
         colour = theme.outcome[result.verdicts[name].outcome] if result.verdicts[name].gated else theme.grey
         if known is None or not len(known):
-            _hatched(axes, row, (low, high), theme)
+            hatched(axes, row, (low, high), theme)
             box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5}
             axes.text(low + 0.02, row, "undefined", va="center", color=theme.ink, fontsize=9, bbox=box)
             continue
@@ -175,7 +175,8 @@ def _method_rows(axes: Axes, result: SanityResult, names: list[str], theme: Them
     axes.grid(visible=False, axis="y")
 
 
-def _psi_range(result: SanityResult) -> tuple[float, float]:
+def psi_range(result: SanityResult) -> tuple[float, float]:
+    """The part of the scale that holds 0, 1 and every interval, within -0.5 and 1.5."""
     ends = [x for v in result.verdicts.values() for x in (v.psi_low, v.psi_high) if math.isfinite(x)]
     return max(-0.5, min([-0.03, *(x - 0.05 for x in ends)])), min(1.5, max([1.03, *(x + 0.05 for x in ends)]))
 
@@ -195,10 +196,10 @@ def _threshold(axes: Axes, result: SanityResult, theme: Theme) -> None:
 def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float], theme: Theme) -> None:
     colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
     if math.isfinite(verdict.psi):
-        _interval(axes, row, verdict, limits, colour, theme)
+        interval(axes, row, verdict, limits, colour, theme)
     else:
         low, high = limits
-        _hatched(axes, row, limits, theme)
+        hatched(axes, row, limits, theme)
         box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5}
         words = literal(decided.shortened(decided.cause(verdict), 44))
         axes.text(low + 0.02 * (high - low), row, words, va="center", color=theme.ink, fontsize=9, bbox=box)
@@ -224,7 +225,7 @@ def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, flo
         )
 
 
-def _interval(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float], colour: str, theme: Theme) -> None:
+def interval(axes: Axes, row: float, verdict: Verdict, limits: tuple[float, float], colour: str, theme: Theme) -> None:
     """The index with its interval: hollow where no measure decided, an arrow with the number off the scale."""
     low, high = limits
     ends = [min(max(x, low), high) if math.isfinite(x) else verdict.psi for x in (verdict.psi_low, verdict.psi_high)]
@@ -250,7 +251,7 @@ def _interval(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float
         )
 
 
-def _hatched(axes: Axes, row: int, limits: tuple[float, float], theme: Theme) -> None:
+def hatched(axes: Axes, row: float, limits: tuple[float, float], theme: Theme, height: float = 0.7) -> None:
     """A row in which nothing is defined: hatched from end to end, so that no place in it is a value."""
     low, high = limits
     style: dict[str, Any] = {
@@ -260,4 +261,4 @@ def _hatched(axes: Axes, row: int, limits: tuple[float, float], theme: Theme) ->
         "linewidth": 0,
         "alpha": 0.45,
     }
-    axes.barh(row, high - low, left=low, height=0.7, **style)
+    axes.barh(row, high - low, left=low, height=height, **style)

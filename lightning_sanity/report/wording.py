@@ -104,9 +104,9 @@ def reproducibility(result: SanityResult) -> str:
     )
 
 
-def step_title(result: SanityResult, depth: int) -> str:
-    """What had been re-initialised at a depth, in at most two short lines."""
-    name = step_names(result.units, 15)[depth - 1]
+def step_title(result: SanityResult, depth: int, limit: int = 15) -> str:
+    """What had been re-initialised at a depth, in at most two lines of ``limit`` characters."""
+    name = step_names(result.units, limit)[depth - 1]
     plain = subject(result) == "labels" or len(result.units) == 1
     return name if plain else _STEP.get(str(result.settings.get("order")), "") + name
 
