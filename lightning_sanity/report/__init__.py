@@ -7,7 +7,10 @@ html.py           the self-contained page, from report.html.j2
 markdown.py       the same in brief
 text.py           the same in words: the terminal's table and a notebook's
 loggers.py        TensorBoard, W&B, MLflow, CSV and others, each in its native form
+cards.py          figures as narrow as a dashboard's card
+decided.py        the number that decided, or why none did
 wording.py        names and sentences of figures and page
+illustrated.py    which kept picture illustrates, and what blank maps say
 reproduction.py   the call that repeats a result
 learned.py        what the models of a data randomization test learned
 """

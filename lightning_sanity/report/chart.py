@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_sanity.report.wording import labelled, short_tail
+from lightning_sanity.report.wording import labelled, step_names
 
 WIDTH, HEIGHT = 400, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 14, 12, 74
@@ -113,14 +113,14 @@ def over_depth(
             floor = f"M{x(len(units))} {y(one.floor)}H{x(len(units) + 0.35)}"
         return Line(one.label, one.style, _line(middle, x, y), band, floor, tuple(points))
 
-    names = ("trained", *units)
+    names = ("trained", *step_names(units, 14))
     step = 0.25 if high - low < 1.6 else 0.5
     ticks = [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return Chart(
         title,
         description,
         tuple(line(one) for one in series),
-        tuple((x(depth), short_tail(names[depth], 14)) for depth in labelled(len(units), 9)),
+        tuple((x(depth), names[depth]) for depth in labelled(len(units), 9)),
         tuple((y(tick), f"{tick:g}") for tick in ticks),
         tuple((y(level), name) for name, level in levels.items()),
     )

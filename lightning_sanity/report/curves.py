@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,27 +14,32 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import TICKDOWN
 from torch import Tensor
 
-from lightning_sanity.report import psi
+from lightning_sanity.report import decided, psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
+from lightning_sanity.report.style import CARD, arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import (
     SYMBOL,
     index_name,
     labelled,
     ordered,
+    role,
     short_head,
-    short_tail,
     stage,
+    step_names,
     subject,
 )
 from lightning_sanity.result.sanity_result import SanityResult
 
 _CONTROLS = "controls, not gated:"
+_TOGETHER = 6  # gated methods that one panel can hold
+_COLUMNS = 3
 _MARKERS = "os^DvPX*<>hd"
 
 
 def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, dark: bool = False) -> Figure:
     """Similarity of every method's map to the trained model's along the cascade, one panel per similarity.
+
+    More than six gated methods have a panel each instead, with a line per similarity.
 
     The first point is the ceiling: what the same model gives. Bands hold 95 % of the trials'
     means over samples, or of the samples where there is one trial. A dotted level at the right is the floor: maps of
@@ -55,6 +61,8 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
         if name not in occurring:
             raise ValueError(f"no curve of '{name}' in this result; choose from: {', '.join(occurring) or 'none'}")
     theme = DARK if dark else LIGHT
+    if _crowded(result):
+        return similarities_apart(result, asked, theme)
     styles = _styles(result, theme)
     columns = 1 if len(asked) < 2 else 2
     rows = max(1, math.ceil(len(asked) / 2))
@@ -80,13 +88,16 @@ def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
     """Every method's parameter sensitivity index after each step, by the measure that decided, with 95 % intervals.
 
     Where a curve rises is where the map lets go of the trained model. The verdict rests on its mean over the steps,
-    with an interval of its own. Methods without a PSI, and controls without one, are named in the legend alone.
+    with an interval of its own. More than six gated methods have a panel each. Methods without a PSI, and controls
+    without one, are named in the legend, or in their panel, alone.
 
     Args:
         result: What to draw.
         dark: Light ink on dark paper.
     """
     theme = DARK if dark else LIGHT
+    if _crowded(result):
+        return sensitivities_apart(result, theme)
     styles = _styles(result, theme)
     lines = sum(2 if len(name) + len(result.verdicts[name].outcome.value) < 28 else 3 for name in styles)
     figure = new_figure(9, max(4.2, 1.2 + 0.165 * lines), theme)
@@ -158,6 +169,103 @@ def output_change(result: SanityResult, *, dark: bool = False) -> Figure:
     return figure
 
 
+def _crowded(result: SanityResult) -> bool:
+    return sum(verdict.gated for verdict in result.verdicts.values()) > _TOGETHER
+
+
+def _apart(result: SanityResult, theme: Theme, columns: int) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for every method, controls last, all on one scale."""
+    names = ordered(result)
+    rows = math.ceil(len(names) / columns)
+    figure = new_figure(9 if columns > 1 else CARD, 1.3 + (1.75 if columns > 1 else 1.3) * rows, theme)
+    title = headline(figure, result, theme)
+    title.set_fontsize(11 if columns > 1 else 9)
+    panels: dict[str, Axes] = {}
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, 1 + place)
+        dress(axes, theme)
+        verdict = result.verdicts[name]
+        words = f"{SYMBOL[verdict.outcome]} {short_head(name, 30)}{role(name, verdict)}"
+        colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+        axes.set_title(literal(words), color=colour, fontsize=9, loc="left")
+        axes.set_xlim(-0.02 * len(result.units), 1.02 * len(result.units))
+        panels[name] = axes
+    last = list(panels.values())[-columns:]
+    for axes in panels.values():
+        ends = ["trained", f"step {len(result.units)}"] if axes in last else ["", ""]
+        axes.set_xticks([0, len(result.units)], ends, fontsize=8)
+        first, end = axes.get_xticklabels()
+        first.set_horizontalalignment("left")
+        end.set_horizontalalignment("right")
+    figure.supxlabel(_below(figure, stage(result)), color=theme.grey, fontsize=9)
+    return figure, panels
+
+
+def similarities_apart(
+    result: SanityResult, similarities: Sequence[str], theme: Theme, columns: int = _COLUMNS
+) -> Figure:
+    """A panel for every method with a line per similarity; one column is as wide as a dashboard's card."""
+    figure, panels = _apart(result, theme, columns)
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": theme.lines[k % len(theme.lines)], "marker": _MARKERS[k % len(_MARKERS)]}
+        for k, name in enumerate(similarities)
+    }
+    for method, axes in panels.items():
+        drawn = [name for name in similarities if (method, name) in result.curves]
+        for name in drawn:
+            curve = result.curves[method, name]
+            _line(axes, psi.spread(curve.values), float(curve.ceiling.nanmean()), **styles[name])
+        if all(bool(result.curves[method, name].values.isnan().all()) for name in drawn):
+            axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=theme.grey, fontsize=9)
+    _one_scale(panels, columns)
+    handles = [Line2D([], [], **style) for style in styles.values()]
+    names = [literal(short_head(name, 24)) for name in styles]
+    figure.legend(handles, names, loc="center right", frameon=False, fontsize=8, labelcolor=theme.ink)
+    arrange(figure, list(panels.values()), columns)
+    return figure
+
+
+def sensitivities_apart(result: SanityResult, theme: Theme, columns: int = _COLUMNS) -> Figure:
+    """A panel for every method with its index; one column is as wide as a dashboard's card."""
+    figure, panels = _apart(result, theme, columns)
+    least = psi.threshold(result)
+    for method, axes in panels.items():
+        verdict, band = result.verdicts[method], psi.over_depth(result, method)
+        colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+        for level in (0.0, 1.0):
+            axes.axhline(level, color=theme.ink, linewidth=0.8, linestyle=":", zorder=1)
+        if least is not None:
+            axes.axhline(least, color=theme.ink, linewidth=0.8, zorder=1)
+        words = f"{decided.number(verdict)} by {short_head(verdict.measure or '', 18)}"
+        if band is None:
+            words = decided.shortened(f"undefined: {decided.cause(verdict)}", 34)
+        else:
+            _line(axes, band, 0.0, colour, marker="")
+        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1}
+        place = axes.transAxes
+        axes.text(0.03, 0.94, literal(words), transform=place, va="top", color=theme.ink, fontsize=8, bbox=box)
+    _one_scale(panels, columns, (-0.2, 1.55))
+    if least is not None:
+        note = f"line: passes from {least:g} on average; dotted: 0, the trained map, and 1, unrelated maps"
+        lines = "\n".join(_below(figure, text) for text in (note, stage(result)) if text)
+        figure.supxlabel(lines, color=theme.grey, fontsize=9)
+    arrange(figure, list(panels.values()), columns)
+    return figure
+
+
+def _below(figure: Figure, text: str) -> str:
+    """A note as wide as the figure."""
+    return textwrap.fill(text, int(13 * figure.get_figwidth()))
+
+
+def _one_scale(panels: dict[str, Axes], columns: int, limits: tuple[float, float] | None = None) -> None:
+    ends = [axes.get_ylim() for axes in panels.values()]
+    low, high = limits or (max(-1.1, min(end[0] for end in ends)), min(1.2, max(end[1] for end in ends)))
+    for place, axes in enumerate(panels.values()):
+        axes.set_ylim(low, high)
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if place % columns == 0 else [""] * 3)
+
+
 def _styles(result: SanityResult, theme: Theme) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of each method, gated first; beyond the number of colours the dashes differ."""
     found: dict[str, dict[str, Any]] = {}
@@ -203,7 +311,8 @@ def _line(axes: Axes, band: Tensor, start: float, color: str, label: str | None 
 def _unit_axis(axes: Axes, units: Sequence[str], theme: Theme, room: int) -> None:
     """Names the depths: all of them where there is room for ``room`` labels, else every k-th and the last."""
     shown = labelled(len(units), room)
-    names = [literal(short_tail(("trained", *units)[depth], 18)) for depth in shown]
+    every = ("trained", *step_names(units, 18))
+    names = [literal(every[depth]) for depth in shown]
     slanted = sum(map(len, names)) + 2 * len(names) > 3 * room
     turned: dict[str, Any] = {"rotation": 38, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     # One artist for all marks: a minor tick consists of five, which together take longer than the rest of the panel.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from lightning_sanity._version import __version__
-from lightning_sanity.report import chart, psi, thumbnails
+from lightning_sanity.report import chart, decided, illustrated, psi, thumbnails
 from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.learned import Learned
 from lightning_sanity.report.palette import DARK, LIGHT
@@ -37,12 +38,19 @@ from lightning_sanity.report.wording import (
 )
 from lightning_sanity.resources.files import write_whole
 from lightning_sanity.result.controls import COMPARISON, POSITIVE_CONTROL
-from lightning_sanity.result.sanity_result import Curve, SanityResult, Verdict
+from lightning_sanity.result.sanity_result import Curve, Outcome, SanityResult, Verdict
 
 _DUTY = {
     "random": "must be INCONCLUSIVE: it is noise",
     POSITIVE_CONTROL: "must PASS: it is made of the model's outputs alone",
     COMPARISON: "none: a method like any other, for comparison",
+}
+_SCALE = (-0.25, 1.25)  # of the bars
+_LISTED = 3  # as many methods a line of the first screen names
+_TO_DO = {
+    Outcome.FAIL: "not to be shown as evidence",
+    Outcome.INCONCLUSIVE: "open; its reason below says what would settle it",
+    Outcome.PASS: "necessary, not sufficient: the maps may still be wrong",
 }
 _DASHES = 4  # patterns that the style sheet knows
 
@@ -87,6 +95,8 @@ def render(result: SanityResult) -> str:
             diagnostics=_diagnostics(result),
             call=python_call(result),
             learned=Learned.of(result),
+            standing=_standing(result),
+            trust=_trust(result),
         )
     )
 
@@ -105,6 +115,7 @@ def _environment() -> Environment:
     environment.filters["plain"] = _plain
     environment.filters["mean"] = _mean
     environment.filters["role"] = role
+    environment.filters["breakable"] = _breakable
     return environment
 
 
@@ -137,8 +148,40 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
+def _breakable(name: str) -> str:
+    """A name that a narrow column breaks after its dots and underscores, not within a word."""
+    return re.sub(r"([._])", "\\1\N{ZERO WIDTH SPACE}", name)
+
+
 def _mean(values: Tensor) -> float:
     return float(values.nanmean())
+
+
+def _standing(result: SanityResult) -> list[tuple[Outcome, str, str]]:
+    """For each outcome that occurs: which methods, and what to do about them. None where no verdict can be trusted."""
+    if not result.valid:
+        return []
+    found = []
+    for outcome, what in _TO_DO.items():
+        verdicts = [(name, v) for name, v in result.verdicts.items() if v.gated and v.outcome is outcome]
+        if not verdicts:
+            continue
+        if outcome is Outcome.INCONCLUSIVE:
+            settled = {decided.settles(verdict) for _, verdict in verdicts}
+            what = settled.pop() if len(settled) == 1 else what
+        names = ", ".join(name for name, _ in verdicts[:_LISTED])
+        more = f" and {len(verdicts) - _LISTED} more" if len(verdicts) > _LISTED else ""
+        found.append((outcome, names + more, what))
+    return found
+
+
+def _trust(result: SanityResult) -> str:
+    """Whether the run can be trusted: yes, not shown, or no."""
+    if not result.valid:
+        return "No: a control came out wrong, see below."
+    if all(verdict.gated for verdict in result.verdicts.values()):
+        return "Not shown: no control was run."
+    return f"Yes: {result.validity}."
 
 
 def _duty(name: str) -> str:
@@ -159,8 +202,12 @@ class _Row:
         undefined: Share of pairs without a similarity, by the deciding measure; NaN where nothing was measured.
         ceiling: Of that measure.
         floor: Of that measure.
+        number: Its index with the interval.
+        by: What decided, or why nothing did.
+        decided: Whether a measure decided.
         bar: Left end and width of the interval on a scale of 0 to 100; None where there is none.
-        point: Place of the PSI on it.
+        point: Place of the PSI on it; NaN if undefined.
+        beyond: Where the PSI lies: 1 beyond the right end of the scale, -1 beyond the left, 0 on it.
         dots: Places of the samples on it.
     """
 
@@ -170,8 +217,12 @@ class _Row:
     undefined: float
     ceiling: float
     floor: float
+    number: str
+    by: str
+    decided: bool
     bar: tuple[float, float] | None
     point: float
+    beyond: int
     dots: tuple[float, ...]
 
     @classmethod
@@ -189,15 +240,20 @@ class _Row:
             math.nan if curve is None else float(curve.values.isnan().float().mean()),
             math.nan if curve is None else _mean(curve.ceiling),
             math.nan if curve is None else _mean(curve.floor),
+            decided.number(verdict),
+            decided.by(verdict, 44),
+            decided.measured(verdict),
             (ends[0], round(ends[1] - ends[0], 1)) if known and all(map(math.isfinite, ends)) else None,
             _place(verdict.psi),
+            (verdict.psi > _SCALE[1]) - (verdict.psi < _SCALE[0]),
             () if samples is None else tuple(_place(s) for s in samples.tolist() if math.isfinite(s)),
         )
 
 
 def _place(value: float) -> float:
-    """Where a PSI stands on a bar from -0.25 to 1.25 that is 100 wide."""
-    return round(100 * (min(max(value, -0.25), 1.25) + 0.25) / 1.5, 1) if math.isfinite(value) else math.nan
+    """Where a PSI stands on a bar that is 100 wide."""
+    low, high = _SCALE
+    return round(100 * (min(max(value, low), high) - low) / (high - low), 1) if math.isfinite(value) else math.nan
 
 
 # ------------------------------------------------------------------------------------------------------------ charts
@@ -336,6 +392,8 @@ class _Gallery:
         columns: What each map column shows, the trained model's first.
         inputs: One per sample.
         maps: ``maps[method][sample][column]``; None = blank.
+        best: The sample with the fewest blank maps, which illustrates every method.
+        shares: Per method, how many pairs its index rests on, where maps are blank; else empty.
         width: Pixels across.
         height: Pixels down.
     """
@@ -343,6 +401,8 @@ class _Gallery:
     columns: tuple[str, ...]
     inputs: tuple[str, ...]
     maps: Mapping[str, tuple[tuple[str | None, ...], ...]]
+    best: int
+    shares: Mapping[str, str]
     width: int
     height: int
 
@@ -359,6 +419,8 @@ class _Gallery:
             (first, *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
             tuple(thumbnails.of_input(picture) for picture in pictures.inputs),
             {name: _rows(maps) for name, maps in pictures.maps.items()},
+            illustrated.fullest(pictures, [name for name, v in result.verdicts.items() if v.gated]),
+            {name: illustrated.defined_share(result, name) for name in pictures.maps},
             round(width * scale),
             round(height * scale),
         )

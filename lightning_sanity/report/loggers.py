@@ -20,6 +20,7 @@ from lightning_sanity.result.sanity_result import Outcome, SanityResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_AS_NUMBER = {Outcome.PASS.value: 1, Outcome.INCONCLUSIVE.value: 0, Outcome.FAIL.value: -1}
 _MLFLOW_BATCH = 1000  # the most metrics that a tracking server takes at once
 
 
@@ -37,8 +38,10 @@ def log_result(
 
     A logger is recognised by what it can do:
 
-    - TensorBoard gets figures, a table in text, and a layout for its custom scalars in which all methods share a chart;
-      the curves of the last measurement have depth as their x axis, in a run ``<prefix>_curve`` of their own.
+    - TensorBoard gets figures as narrow as its cards, verdicts first, every outcome as a number (``PASS`` 1,
+      ``INCONCLUSIVE`` 0, ``FAIL`` -1), a table in text, and a layout for its custom scalars in which all
+      methods share a chart; the curves of the last measurement have depth as their x axis, in a run
+      ``<prefix>_curve`` of their own.
     - Weights & Biases gets images, a table, curves over depth with a step metric of their own, the verdicts as summary,
       and the result as artifact ``<prefix>-<run id>``, one version per measurement.
     - MLflow gets figures, metrics with depth as their step, the result as an artifact, and the verdicts as tags.
@@ -89,8 +92,10 @@ def _send(logger: Any, result: SanityResult, figures: _Figures, prefix: str, ste
 def _to_tensorboard(
     logger: Any, writer: Any, result: SanityResult, figures: _Figures, prefix: str, step: int, over_training: bool
 ) -> None:
-    for name, pixels in figures:
+    for name, pixels in figures.cards():
         writer.add_image(f"{prefix}/{name}", pixels, global_step=step, dataformats="HWC")
+    for name, value in _outcomes(result).items():
+        writer.add_scalar(f"{prefix}/{name}", _AS_NUMBER[value], step)
     writer.add_text(f"{prefix}/verdicts", _markdown(result), global_step=step)
     # A run of its own, because its steps are depths. A purge step of 0 makes TensorBoard forget the measurement before:
     # of several curves under one name it would draw a zigzag. A run has one layout, and TensorBoard joins those of all
@@ -211,6 +216,20 @@ class _Figures:
             if name not in self._drawn:
                 self._drawn[name] = draw()
             yield name, self._drawn[name]
+
+    def cards(self) -> Iterator[tuple[str, Any]]:
+        """The same as narrow as a dashboard's card, under names that put the verdicts first."""
+        if not self._images:
+            return
+        from lightning_sanity.report import cards  # matplotlib takes a second to import
+
+        result, pictures = self._result, self._result.pictures
+        yield "1-verdicts", _pixels(cards.verdicts(result))
+        for sample in range(len(pictures.inputs)) if pictures is not None and pictures.maps else ():
+            yield f"2-maps-{sample}", _pixels(cards.maps(result, sample))
+        yield "3-sensitivity", _pixels(cards.sensitivity(result))
+        if result.curves:
+            yield "4-curves", _pixels(cards.curves(result))
 
     def _recipes(self) -> dict[str, Callable[[], Any]]:
         if not self._images:

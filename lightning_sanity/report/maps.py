@@ -13,22 +13,24 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
 
+from lightning_sanity.report import decided
+from lightning_sanity.report.illustrated import defined_share, fullest
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure
-from lightning_sanity.report.wording import SYMBOL, ordered, role, step_title, wrapped
-from lightning_sanity.result.sanity_result import SanityResult, Verdict
+from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, step_title, wrapped
+from lightning_sanity.result.sanity_result import SanityResult
 
 _GHOST = 0.55  # how far the picture under an overlay fades into the paper
 
 
-def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: bool = False) -> Figure:
-    """One sample's maps, one row per method, from the trained model's to the last step's.
+def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = False, dark: bool = False) -> Figure:
+    """One sample's maps, one row per method, from the trained model's to the last step's, beside verdict and PSI.
 
     Each map is scaled by its own 99th percentile, as the result keeps them.
 
     Args:
         result: What to draw.
-        sample: Which of the kept pictures.
+        sample: Which of the kept pictures; the one with the fewest blank maps if None.
         overlay: Lay the maps over the faded grey input: strong values cover it, weak ones let it through.
         dark: Light ink on dark paper; zero has the colour of the paper either way.
 
@@ -38,6 +40,8 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
     pictures = result.pictures
     if pictures is None or not pictures.maps:
         raise ValueError("this result kept no pictures: inputs are not images, or the test ran with pictures=False")
+    if sample is None:
+        sample = fullest(pictures, [name for name, verdict in result.verdicts.items() if verdict.gated])
     if not 0 <= sample < len(pictures.inputs):
         raise ValueError(f"sample must be from 0 to {len(pictures.inputs) - 1}, the pictures kept, not {sample}")
     theme = DARK if dark else LIGHT
@@ -62,15 +66,15 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
     for row, name in enumerate(names):
         y = top + row * (height + gap)
         shown = pictures.maps[name][sample]
-        _row_label(axes, left - 0.1, y + height / 2, name, result.verdicts[name], theme)
-        scale = _scale(shown, theme)
+        _row_label(axes, left - 0.1, y + height / 2, name, result, theme)
+        scale = scale_of(shown, theme)
         for column, picture in enumerate((pictures.inputs[sample], *shown)):
             x = left + column * (width + gap)
             extent = (x, x + width, y + height, y)
             frames.append([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
             if overlay and column > 0:
                 _ghost(axes, pictures.inputs[sample], extent)
-            _picture(axes, picture, extent, scale, theme, overlay=overlay and column > 0)
+            picture_of(axes, picture, extent, scale, theme, overlay=overlay and column > 0)
     axes.add_collection(PolyCollection(frames, facecolors="none", edgecolors=theme.grid, linewidths=0.8))
     zero, positive = ("black", "orange") if dark else ("white", "red")
     caption = f"each map scaled by its own 99th percentile; signed maps: blue negative, {zero} 0, {positive} positive"
@@ -80,14 +84,14 @@ def maps(result: SanityResult, sample: int = 0, *, overlay: bool = False, dark: 
 
 def every_sample(result: SanityResult) -> Iterator[Any]:
     """What ``maps`` shows of each kept sample, as pixels ``(H, W, 4)``; the words, which they share, are drawn once."""
-    figure = maps(result)
+    figure = maps(result, 0)
     figure.canvas.draw()
     (axes,), pictures = figure.axes, result.pictures
     assert pictures is not None
     names = [name for name in ordered(result) if name in pictures.maps]
     for sample in range(len(pictures.inputs)):
         cells = [(pictures.inputs[sample], *pictures.maps[name][sample]) for name in names]
-        shown = [(values, _scale(row[1:], LIGHT)) for row in cells for values in row]
+        shown = [(values, scale_of(row[1:], LIGHT)) for row in cells for values in row]
         for image, (values, scale) in zip(axes.images, shown, strict=True) if sample else ():
             image.set_data(_coloured(values, scale))
             left, right, bottom, top = image.get_extent()
@@ -99,7 +103,7 @@ def every_sample(result: SanityResult) -> Iterator[Any]:
     figure.clear()
 
 
-def _scale(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
+def scale_of(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
     """The colours of one method's maps, and the value at which they begin."""
     signed = any(bool((values < 0).any()) for values in row)
     return LinearSegmentedColormap.from_list("", theme.signed if signed else theme.unsigned), -127 if signed else 0
@@ -113,7 +117,7 @@ def _coloured(values: Tensor, scale: tuple[Colormap, int]) -> Any:
     return colours((values.numpy().astype("float32") - low) / (127 - low), bytes=True)
 
 
-def _picture(
+def picture_of(
     axes: Axes,
     values: Tensor,
     extent: tuple[float, float, float, float],
@@ -154,10 +158,15 @@ def _ghost(axes: Axes, picture: Tensor, extent: tuple[float, float, float, float
     axes.imshow(grey, cmap=colours, vmin=0, vmax=255, extent=extent, aspect="auto", alpha=1 - _GHOST)
 
 
-def _row_label(axes: Axes, x: float, y: float, name: str, verdict: Verdict, theme: Theme) -> None:
+def _row_label(axes: Axes, x: float, y: float, name: str, result: SanityResult, theme: Theme) -> None:
+    verdict = result.verdicts[name]
     outcome = f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}"
     colour = theme.outcome[verdict.outcome]
     if not verdict.gated:
         outcome, colour = f"{outcome}{role(name, verdict)}", theme.grey
-    axes.text(x, y, literal(wrapped(name, 26)), ha="right", va="bottom", color=theme.ink, fontsize=9)
-    axes.text(x, y + 0.03, outcome, ha="right", va="top", color=colour, fontsize=9, fontweight="bold")
+    axes.text(x, y - 0.1, literal(wrapped(name, 26)), ha="right", va="bottom", color=theme.ink, fontsize=9)
+    axes.text(x, y - 0.07, outcome, ha="right", va="top", color=colour, fontsize=9, fontweight="bold")
+    number = f"{index_name(result)} {decided.number(verdict)}"
+    axes.text(x, y + 0.1, number, ha="right", va="top", color=theme.grey, fontsize=8)
+    share = defined_share(result, name)
+    axes.text(x, y + 0.26, wrapped(share, 30), ha="right", va="top", color=theme.grey, fontsize=7)

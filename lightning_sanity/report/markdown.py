@@ -9,8 +9,9 @@ from typing import Any
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from lightning_sanity._version import __version__
+from lightning_sanity.report import decided
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, reproducibility, role, subject
-from lightning_sanity.result.sanity_result import SanityResult, Verdict
+from lightning_sanity.result.sanity_result import SanityResult
 
 
 def summary(result: SanityResult) -> str:
@@ -43,7 +44,7 @@ def table(result: SanityResult) -> str:
     for name in ordered(result):
         verdict = result.verdicts[name]
         label = _plain(name) + role(name, verdict)
-        rows.append([label, verdict.outcome.value, _interval(verdict), _plain(verdict.reason)])
+        rows.append([label, verdict.outcome.value, decided.number(verdict), _plain(verdict.reason)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -96,12 +97,6 @@ def model_card(
         ]
     }
     return f"---\n{yaml.safe_dump(block, sort_keys=False, allow_unicode=True)}---\n"
-
-
-def _interval(verdict: Verdict) -> str:
-    if not math.isfinite(verdict.psi):
-        return "undefined"
-    return f"{verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}]"
 
 
 def _plain(value: Any) -> str:

@@ -15,6 +15,7 @@ from lightning_sanity.report.palette import Theme
 from lightning_sanity.report.wording import SYMBOL, answer
 from lightning_sanity.result.sanity_result import SanityResult
 
+CARD = 3.5  # inches; a dashboard shows such a figure at about 100 pixels an inch
 _PAD = 8.0  # pixels between what must not touch
 
 

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from html import escape
 
+from lightning_sanity.report import decided
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.psi import threshold
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, role, short_head, subject
@@ -140,13 +141,9 @@ def _rows(result: SanityResult) -> list[list[str]]:
     for name in ordered(result):
         verdict = result.verdicts[name]
         label = short_head(" ".join(name.split()), 40) + role(name, verdict)
-        if not math.isfinite(verdict.psi):
-            rows.append([label, verdict.outcome.value, "undefined", "-"])
-            continue
-        missing = undefined_share(result, name)
+        missing = undefined_share(result, name) if math.isfinite(verdict.psi) else 0.0
         few = f", on {1 - missing:.0%} of the pairs (*)" if missing > _FEW else ""
-        shown = f"{verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}]"
-        rows.append([label, verdict.outcome.value, shown, f"{verdict.measure}{few}"])
+        rows.append([label, verdict.outcome.value, decided.number(verdict), decided.by(verdict, 30) + few])
     return rows
 
 

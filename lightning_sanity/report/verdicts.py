@@ -6,11 +6,12 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_sanity.report import psi
+from lightning_sanity.report import decided, psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, index_name, labelled, ordered, role, short_head, subject
@@ -22,7 +23,9 @@ _POINT = {Outcome.PASS: "o", Outcome.FAIL: "X", Outcome.INCONCLUSIVE: "D"}
 def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
     """Every method's parameter sensitivity index with its 95 % interval, against the threshold.
 
-    Gated methods come first, controls below a line in grey. If a control came out wrong, a banner says so.
+    Gated methods come first, failing ones on top, controls below a line in grey. A mark is hollow where no measure
+    decided; what is undefined is hatched; an arrow with its number lies off the scale.
+    If a control came out wrong, a banner says so.
     """
     theme = DARK if dark else LIGHT
     names = ordered(result)
@@ -31,7 +34,7 @@ def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
     headline(figure, result, theme)
     axes = figure.subplots()
     dress(axes, theme)
-    low, high = _psi_range(result)
+    low, high = psi_range(result)
     axes.set(xlim=(low, high), ylim=(len(names) - 0.4, -0.6))
     _threshold(axes, result, theme)
     if 0 < gated < len(names):
@@ -65,7 +68,9 @@ def samples(result: SanityResult, *, dark: bool = False) -> Figure:
         known = None if found is None else found[found.isfinite()]
         colour = theme.outcome[result.verdicts[name].outcome] if result.verdicts[name].gated else theme.grey
         if known is None or not len(known):
-            axes.text(low + 0.02, row, "undefined", va="center", color=colour, fontsize=9, style="italic")
+            hatched(axes, row, (low, high), theme)
+            box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5}
+            axes.text(low + 0.02, row, "undefined", va="center", color=theme.ink, fontsize=9, bbox=box)
             continue
         shown = known.clamp(low, high)
         first, median, third = (float(shown.quantile(q)) for q in (0.25, 0.5, 0.75))
@@ -170,7 +175,8 @@ def _method_rows(axes: Axes, result: SanityResult, names: list[str], theme: Them
     axes.grid(visible=False, axis="y")
 
 
-def _psi_range(result: SanityResult) -> tuple[float, float]:
+def psi_range(result: SanityResult) -> tuple[float, float]:
+    """The part of the scale that holds 0, 1 and every interval, within -0.5 and 1.5."""
     ends = [x for v in result.verdicts.values() for x in (v.psi_low, v.psi_high) if math.isfinite(x)]
     return max(-0.5, min([-0.03, *(x - 0.05 for x in ends)])), min(1.5, max([1.03, *(x + 0.05 for x in ends)]))
 
@@ -189,28 +195,23 @@ def _threshold(axes: Axes, result: SanityResult, theme: Theme) -> None:
 
 def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float], theme: Theme) -> None:
     colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
-    low, high = limits
     if math.isfinite(verdict.psi):
-        ends = [
-            min(max(x, low), high) if math.isfinite(x) else verdict.psi for x in (verdict.psi_low, verdict.psi_high)
-        ]
-        axes.plot(ends, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-        axes.plot(min(max(verdict.psi, low), high), row, _POINT[verdict.outcome], color=colour, markersize=8)
-        interval = f"{verdict.psi:.2f} [{verdict.psi_low:.2f}, {verdict.psi_high:.2f}]"
+        interval(axes, row, verdict, limits, colour, theme)
     else:
-        interval = "undefined"
-        axes.text(low + 0.02 * (high - low), row, "undefined", va="center", color=colour, fontsize=9, style="italic")
+        low, high = limits
+        hatched(axes, row, limits, theme)
+        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5}
+        words = literal(decided.shortened(decided.cause(verdict), 44))
+        axes.text(low + 0.02 * (high - low), row, words, va="center", color=theme.ink, fontsize=9, bbox=box)
+    known = math.isfinite(verdict.psi)
+    ink = theme.ink if verdict.gated else theme.grey
+    deciding = decided.by(verdict, 24) if known else ""
     columns = (
         (10, f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}", "bold", colour),
-        (108, interval, "normal", theme.ink if verdict.gated else theme.grey),
-        (
-            198,
-            "" if verdict.measure is None else literal(f"by {short_head(verdict.measure, 22)}"),
-            "normal",
-            theme.grey,
-        ),
+        (108, decided.number(verdict), "normal", ink),
+        (198, literal(f"by {deciding}" if decided.measured(verdict) else deciding), "normal", theme.grey),
     )
-    for offset, text, weight, ink in columns:
+    for offset, text, weight, shade in columns:
         axes.annotate(
             text,
             (1, row),
@@ -220,5 +221,44 @@ def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, flo
             va="center",
             fontsize=9,
             fontweight=weight,
-            color=ink,
+            color=shade,
         )
+
+
+def interval(axes: Axes, row: float, verdict: Verdict, limits: tuple[float, float], colour: str, theme: Theme) -> None:
+    """The index with its interval: hollow where no measure decided, an arrow with the number off the scale."""
+    low, high = limits
+    ends = [min(max(x, low), high) if math.isfinite(x) else verdict.psi for x in (verdict.psi_low, verdict.psi_high)]
+    axes.plot(ends, [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
+    inside = low <= verdict.psi <= high
+    marker = _POINT[verdict.outcome] if inside else ("<" if verdict.psi < low else ">")
+    face = colour if decided.measured(verdict) else theme.paper
+    place = min(max(verdict.psi, low), high)
+    axes.plot(place, row, marker, color=colour, markerfacecolor=face, markersize=8, clip_on=False)
+    if not inside:
+        aside = (8, "left") if verdict.psi < low else (-8, "right")
+        box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1}
+        axes.annotate(
+            f"{verdict.psi:.2f}",
+            (place, row),
+            (aside[0], 0),
+            textcoords="offset points",
+            va="center",
+            ha=aside[1],
+            color=colour,
+            fontsize=9,
+            bbox=box,
+        )
+
+
+def hatched(axes: Axes, row: float, limits: tuple[float, float], theme: Theme, height: float = 0.7) -> None:
+    """A row in which nothing is defined: hatched from end to end, so that no place in it is a value."""
+    low, high = limits
+    style: dict[str, Any] = {
+        "facecolor": "none",
+        "edgecolor": theme.grey,
+        "hatch": "////",
+        "linewidth": 0,
+        "alpha": 0.45,
+    }
+    axes.barh(row, high - low, left=low, height=height, **style)

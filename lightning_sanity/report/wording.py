@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 
 from lightning_sanity.result.controls import COMPARISON
@@ -12,6 +13,9 @@ from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 
 SYMBOL = {Outcome.PASS: "\N{CHECK MARK}", Outcome.FAIL: "\N{BALLOT X}", Outcome.INCONCLUSIVE: "?"}
 
+_WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
+_NEARLY_ALL = 0.9
+_FITS = 14  # characters of a step's name that fit everywhere
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 _STAGE = {
     "cascading": "unit re-initialised last; those to its left are re-initialised too (output first)",
@@ -46,8 +50,14 @@ def _some(names: Sequence[str], gated: Sequence[str] | dict[str, Outcome]) -> st
 
 
 def ordered(result: SanityResult) -> list[str]:
-    """Method names, gated ones first."""
-    return sorted(result.verdicts, key=lambda name: not result.verdicts[name].gated)
+    """Method names, gated ones first: FAIL, INCONCLUSIVE, PASS, by their index within each, undefined ones last."""
+
+    def place(name: str) -> tuple[bool, int, float]:
+        verdict = result.verdicts[name]
+        index = verdict.psi if math.isfinite(verdict.psi) else math.inf
+        return not verdict.gated, _WORST_FIRST.index(verdict.outcome), index
+
+    return sorted(result.verdicts, key=place)
 
 
 def role(name: str, verdict: Verdict) -> str:
@@ -94,11 +104,67 @@ def reproducibility(result: SanityResult) -> str:
     )
 
 
-def step_title(result: SanityResult, depth: int) -> str:
-    """What had been re-initialised at a depth, in at most two short lines."""
-    name = short_tail(result.units[depth - 1], 17)
+def step_title(result: SanityResult, depth: int, limit: int = 15) -> str:
+    """What had been re-initialised at a depth, in at most two lines of ``limit`` characters."""
+    name = step_names(result.units, limit)[depth - 1]
     plain = subject(result) == "labels" or len(result.units) == 1
     return name if plain else _STEP.get(str(result.settings.get("order")), "") + name
+
+
+def step_names(units: Sequence[str], limit: int) -> list[str]:
+    """Names of the steps in at most ``limit`` characters, all different.
+
+    Names that fit stay. If one is too long, all are numbered, and the long ones lose what begins and ends most of them.
+    What is still too long keeps ``d16`` of ``denselayer16``, and loses its middle: module paths differ at both ends.
+
+    >>> step_names(["fc", "layers.1.self_attention.out", "layers.2.self_attention.out"], 18)
+    ['1 fc', '2 layers.1', '3 layers.2']
+    >>> step_names(["head", "blocks.37.attention.query", "blocks.37.mlp.fc1"], 14)
+    ['1 head', '2 atten….query', '3 mlp.fc1']
+    """
+    long = [name.split(".") for name in units if len(name) > _FITS]
+    if not long:
+        return list(units)
+    first = _shared(long)
+    inner = [parts[len(first) :] for parts in long if parts[: len(first)] == first and len(parts) > len(first)]
+    last = _shared([parts[::-1] for parts in inner])
+    found = []
+    for number, name in enumerate(units, 1):
+        parts = name.split(".")
+        if len(name) > _FITS and len(parts) > len(first) and parts[: len(first)] == first:
+            parts = parts[len(first) :]
+            if last and len(parts) > len(last) and parts[: -len(last) - 1 : -1] == last:
+                parts = parts[: -len(last)]
+            if parts[0].isdigit() and len(parts) == 1 and first:
+                parts = [first[-1], *parts]  # a number alone names nothing
+        free = limit - len(str(number)) - 1
+        if len(".".join(parts)) > free:
+            parts = [re.sub(r"^([A-Za-z])[A-Za-z_]+(?=\d+$)", r"\1", part) for part in parts[:-1]] + parts[-1:]
+        found.append(f"{number} {short_middle('.'.join(parts), free)}")
+    return found
+
+
+def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
+    """The parts with which nearly all paths begin; none of a single one."""
+    found: list[str] = []
+    while len(paths) > 1:
+        following = Counter(path[len(found)] for path in paths if len(path) > len(found) + 1)  # something has to stay
+        part, count = following.most_common(1)[0] if following else ("", 0)
+        if count < _NEARLY_ALL * len(paths):
+            break
+        found.append(part)
+        paths = [path for path in paths if path[: len(found)] == found]
+    return found
+
+
+def short_middle(name: str, limit: int) -> str:
+    """At most ``limit`` characters, cut in the middle.
+
+    >>> short_middle("11.attention.query", 11)
+    '11.at…query'
+    """
+    head = (limit - 1) // 2
+    return name if len(name) <= limit else name[:head] + _ELLIPSIS + name[len(name) - (limit - 1 - head) :]
 
 
 def labelled(depths: int, room: int) -> list[int]:

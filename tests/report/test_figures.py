@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from lightning_sanity.report import figures, psi
+from lightning_sanity.report.wording import ordered
 from lightning_sanity.result import Outcome, Verdict
 from lightning_sanity.result.psi import sensitivity
 
@@ -114,7 +115,7 @@ def test_curves_start_at_the_ceiling():
 
 def test_curves_show_the_mean_at_every_depth():
     result = make_result()
-    line = drawn(figures.curves(result).axes[0])[0]
+    line = drawn(figures.curves(result).axes[0])[1]
     torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), result.curves["gradient", "ssim"].mean.double())
 
 
@@ -139,16 +140,41 @@ def test_curves_draw_controls_grey_and_dashed():
     assert max(red, green, blue) - min(red, green, blue) < 25
 
 
-def test_curves_of_twelve_methods_look_different():
-    lines = drawn(figures.curves(make_result(methods=crowd(12))).axes[0])
-    assert len({(to_hex(line.get_color()), line.get_linestyle(), line.get_marker()) for line in lines}) == 12
+def test_curves_of_six_methods_look_different():
+    lines = drawn(figures.curves(make_result(methods=crowd(6))).axes[0])
+    assert len({(to_hex(line.get_color()), line.get_linestyle(), line.get_marker()) for line in lines}) == 6
+
+
+@pytest.mark.parametrize("draw", [figures.curves, figures.sensitivity], ids=lambda draw: draw.__name__)
+def test_more_than_six_methods_have_a_panel_each_on_one_scale(draw):
+    methods = crowd(7) | {"random": Verdict(Outcome.INCONCLUSIVE, "no signal", gated=False)}
+    axes = draw(make_result(methods=methods)).axes
+    titles = [panel.get_title(loc="left") for panel in axes]
+    assert [title.split()[0] for title in titles] == ["\N{BALLOT X}"] * 2 + ["?"] * 2 + ["\N{CHECK MARK}"] * 3 + ["?"]
+    assert titles[-1] == "? random (control)"
+    assert len({panel.get_ylim() for panel in axes}) == 1
+
+
+def test_panels_of_many_methods_show_each_its_own_curves():
+    result = make_result(methods=crowd(7))
+    for panel, name in zip(figures.curves(result).axes, ordered(result), strict=True):
+        for line, similarity in zip(drawn(panel), ("ssim", "spearman"), strict=True):
+            curve = result.curves[name, similarity].mean.double()
+            torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), curve)
+
+
+def test_panels_of_many_methods_say_the_number_that_decided():
+    methods = crowd(7) | {"gradient": Verdict(Outcome.INCONCLUSIVE, "the maps carry no signal: look")}
+    found = words(figures.sensitivity(make_result(methods=methods, similarities=("ssim", "spearman_support"))))
+    assert found.count("0.50 [0.40, 0.60] by spearman_support") == 7
+    assert "undefined: the maps carry no…" in found
 
 
 def test_curves_leave_a_gap_where_a_value_is_undefined():
     result = make_result()
     curve = result.curves["gradient", "ssim"]
     curve.values[:, 2] = NAN
-    gap = [math.isnan(y) for y in drawn(figures.curves(result).axes[0])[0].get_ydata()]
+    gap = [math.isnan(y) for y in drawn(figures.curves(result).axes[0])[1].get_ydata()]
     assert gap == [False, False, False, True, False, False]
 
 
@@ -202,6 +228,30 @@ def test_maps_without_negative_values_start_at_zero():
 
 def test_blank_maps_are_marked():
     assert words(figures.maps(nothing_defined())).count("blank") == 3 * 4
+
+
+def test_maps_show_the_sample_with_the_fewest_blank_ones():
+    result = make_result()
+    result.pictures.maps["gradient"][0, 1:] = 0
+    assert "blank" not in words(figures.maps(result))
+    assert words(figures.maps(result, 0)).count("blank") == 9  # the rows share their maps
+    torch.testing.assert_close(
+        torch.tensor(figures.maps(result).axes[0].images[0].get_array()), result.pictures.inputs[1]
+    )
+
+
+def test_maps_say_the_number_under_the_verdict():
+    assert {"PSI 0.93 [0.88, 0.97]", "PSI 0.31 [0.25, 0.38]", "PSI undefined"} <= set(
+        words(figures.maps(make_result()))
+    )
+
+
+def test_a_row_with_blank_maps_says_how_many_pairs_are_defined():
+    result = make_result()
+    assert not any("are defined" in text for text in words(figures.maps(result)))
+    result.pictures.maps["gradient"][0, 2] = 0
+    result.curves["gradient", "spearman"].values[:1] = NAN
+    assert "75% of the pairs are defined" in words(figures.maps(result))
 
 
 def test_maps_without_pictures_say_why():
@@ -283,7 +333,7 @@ def test_output_change_of_a_single_output_calls_agreement_undefined():
 
 def test_sensitivity_starts_at_the_trained_map_and_averages_to_the_psi():
     result = make_result()
-    line = drawn(figures.sensitivity(result).axes[0])[0]
+    line = drawn(figures.sensitivity(result).axes[0])[1]
     band = psi.over_depth(result, "gradient")
     assert line.get_ydata()[0] == 0
     torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), band[0])
@@ -311,7 +361,7 @@ def test_samples_show_one_dot_each():
     dots = [line for line in figures.samples(make_result()).axes[0].lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [6, 6]
     torch.testing.assert_close(
-        torch.tensor(dots[0].get_xdata()), psi.of_samples(make_result(), "gradient").clamp(-0.5, 1.5)
+        torch.tensor(dots[1].get_xdata()), psi.of_samples(make_result(), "gradient").clamp(-0.5, 1.5)
     )
 
 

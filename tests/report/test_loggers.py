@@ -57,12 +57,24 @@ def rows(path):
 
 
 def test_tensorboard_gets_every_figure(events):
-    names = ("curves", "sensitivity", "verdicts", "maps-0", "maps-1")
-    assert set(events.Tags()["images"]) == {f"sanity/{name}" for name in names}
+    names = ["1-verdicts", "2-maps-0", "2-maps-1", "3-sensitivity", "4-curves"]
+    assert sorted(events.Tags()["images"]) == [f"sanity/{name}" for name in names]
+
+
+def test_tensorboard_images_are_as_wide_as_a_card(events):
+    widths = {tag: image.width for tag in events.Tags()["images"] for image in events.Images(tag)}
+    assert set(widths.values()) == {350}
+
+
+def test_tensorboard_gets_outcomes_as_numbers(events):
+    tags = ("outcome", "gradient/outcome", "guided_backprop/outcome")
+    found = {tag: [(e.step, e.value) for e in events.Scalars(f"sanity/{tag}")] for tag in tags}
+    assert found == {"outcome": [(7, -1)], "gradient/outcome": [(7, 1)], "guided_backprop/outcome": [(7, -1)]}
+    assert "sanity/random/outcome" not in events.Tags()["scalars"]
 
 
 def test_tensorboard_images_sit_at_the_trainer_step(events):
-    assert [image.step for image in events.Images("sanity/curves")] == [7]
+    assert [image.step for image in events.Images("sanity/1-verdicts")] == [7]
 
 
 def test_tensorboard_gets_the_verdicts_as_a_table(events):

@@ -34,8 +34,8 @@ def test_summary_says_which_weights_and_what_a_pass_is_worth():
 def test_table_has_a_row_per_method_with_its_interval():
     rows = cells(markdown.table(make_result()))[2:]
     assert [row[:3] for row in rows] == [
-        ["gradient", "PASS", "0.93 [0.88, 0.97]"],
         ["guided_backprop", "FAIL", "0.31 [0.25, 0.38]"],
+        ["gradient", "PASS", "0.93 [0.88, 0.97]"],
         ["random (control)", "INCONCLUSIVE", "undefined"],
     ]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from made_figures import EVIL, make_result
+from made_figures import EVIL, crowd, invalid, make_result
 
 import lightning_sanity
 from lightning_sanity.result import Outcome, Verdict
@@ -137,7 +137,10 @@ def reports(tmp_path_factory, digits_network):
         methods={EVIL: Verdict(Outcome.FAIL, EVIL, 0.2, 0.1, 0.3, "ssim")}, units=[f"{EVIL}{k}" for k in range(5)]
     )
     long = make_result(units=[f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(40)])
+    units = [f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(60)]
     return {
+        "crowded": make_result(methods=crowd(12), units=units).to_html(folder / "crowded.html"),
+        "invalid": invalid().to_html(folder / "invalid.html"),
         "real": real.to_html(folder / "real.html"),
         "evil": evil.to_html(folder / "evil <img src=x onerror=alert(1)>.html"),
         "long": long.to_html(folder / "long.html"),
@@ -223,6 +226,54 @@ def test_everything_that_scrolls_can_be_reached_by_keyboard(tab, reports):
     )
     assert tab.evaluate(f"{scrolling}.overflowX == 'auto').length") > 0
     assert tab.evaluate(f"{scrolling}.overflowX == 'auto').every(n => n.tabIndex == 0)")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+@pytest.mark.parametrize("name", ["real", "long", "crowded", "invalid"])
+def test_first_method_stands_on_the_first_screen(tab, reports, name, width, height):
+    show(tab, reports[name], width=width)
+    assert tab.evaluate("document.querySelector('table.verdicts tbody tr').getBoundingClientRect().bottom") <= height
+
+
+def test_page_of_twelve_methods_and_sixty_steps_is_short_on_a_phone(tab, reports):
+    show(tab, reports["crowded"], width=390)
+    assert tab.evaluate("document.documentElement.scrollHeight") < 6500
+
+
+_BROKEN = """
+(() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, words = node.data.matchAll(/[A-Za-z]{2,12}/g);
+    if (!node.parentElement.checkVisibility() || node.parentElement.closest('pre, code, dd, svg')) continue;
+    for (const word of words) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+      if (range.getBoundingClientRect().right > 0 && lines.size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+})()
+"""
+
+
+@pytest.mark.parametrize("name", ["real", "crowded"])
+def test_phone_breaks_no_word_and_scrolls_nothing_sideways(tab, reports, name):
+    show(tab, reports[name], width=390)
+    assert tab.evaluate(_BROKEN) == []
+    wide = "[...document.querySelectorAll('table, .scroll, svg, img')].filter(n => n.checkVisibility())"
+    assert tab.evaluate(f"{wide}.filter(n => n.getBoundingClientRect().right > 390).map(n => n.outerHTML)") == []
+
+
+def test_folded_parts_are_printed(tab, reports):
+    show(tab, reports["crowded"])
+    folded = "[...document.querySelectorAll('details p')].filter(p => !p.checkVisibility()).length"
+    assert tab.evaluate(folded) > 0
+    show(tab, reports["crowded"], media="print")
+    assert tab.evaluate(folded) == 0
 
 
 def test_focus_is_visible(tab, reports):

@@ -72,9 +72,7 @@ def test_methods_with_one_reason_share_its_sentence():
     result = made({"gradcam": PASSING, "occlusion": PASSING})
     why = {name: replace(verdict, outcome=verdict.outcome.INCONCLUSIVE, reason="the maps carry no signal")
            for name, verdict in result.verdicts.items()}  # fmt: skip
-    assert (
-        account(replace(result, verdicts=why)).count("gradcam, occlusion INCONCLUSIVE: the maps carry no signal") == 1
-    )
+    assert account(replace(result, verdicts=why)).count(" INCONCLUSIVE: the maps carry no signal") == 1
 
 
 def test_an_invalid_run_says_why_before_any_number():

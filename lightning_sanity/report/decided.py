@@ -1,0 +1,68 @@
+"""The number that decided: what every table, figure and page shows of a verdict, and what stands there if none did."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from lightning_sanity.result.sanity_result import Outcome, Verdict
+
+UNDEFINED = "undefined"
+_ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def number(verdict: Verdict) -> str:
+    """The index that the reason names, with its 95 % interval.
+
+    >>> number(Verdict(Outcome.PASS, "", 0.931, 0.88, 0.97, "ssim")), number(Verdict(Outcome.INCONCLUSIVE, ""))
+    ('0.93 [0.88, 0.97]', 'undefined')
+    """
+    if not math.isfinite(verdict.psi):
+        return UNDEFINED
+    ends = verdict.psi_low, verdict.psi_high
+    known = all(map(math.isfinite, ends))
+    return f"{verdict.psi:.2f} [{', '.join(f'{end:.2f}' for end in ends) if known else UNDEFINED}]"
+
+
+def measured(verdict: Verdict) -> bool:
+    """Whether a measure decided: an index that an open verdict's reason does not speak of decided nothing."""
+    if not math.isfinite(verdict.psi) or verdict.measure is None:
+        return False
+    return verdict.outcome is not Outcome.INCONCLUSIVE or f"by {verdict.measure}" in verdict.reason
+
+
+def by(verdict: Verdict, limit: int) -> str:
+    """The measure that decided or, where none did, why: at most ``limit`` characters."""
+    return shortened(str(verdict.measure) if measured(verdict) else cause(verdict), limit)
+
+
+def cause(verdict: Verdict) -> str:
+    """The first clause of the reason.
+
+    >>> cause(Verdict(Outcome.INCONCLUSIVE, "the maps carry no signal: under a little noise ..."))
+    'the maps carry no signal'
+    """
+    return re.split(r"[:;(]", " ".join(verdict.reason.split()))[0].strip() or "no reason given"
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most ``limit`` characters, cut after a word where one ends near.
+
+    >>> shortened("the maps carry no signal", 16)
+    'the maps carry…'
+    """
+    if len(text) <= limit:
+        return text
+    head = text[: limit - 1]
+    space = head.rfind(" ")
+    return (head[:space] if space > limit // 2 else head).rstrip() + _ELLIPSIS
+
+
+def settles(verdict: Verdict) -> str:
+    """What would settle an open verdict, as its reason ends.
+
+    >>> settles(Verdict(Outcome.INCONCLUSIVE, "PSI 0.7 straddles 0.65; about 24 trials instead of 5 would settle it"))
+    'open; about 24 trials instead of 5 would settle it'
+    """
+    _, _, rest = " ".join(verdict.reason.split()).partition("; " if "; " in verdict.reason else ": ")
+    return f"open; {shortened((rest or verdict.reason).rstrip('.'), 90)}"

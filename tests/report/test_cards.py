@@ -1,0 +1,59 @@
+"""Figures for a dashboard's card: legible at 350 pixels, nothing cut off, nothing over something else."""
+
+import pytest
+import torch
+from made_figures import crowd, invalid, make_result, nothing_defined
+from matplotlib.text import Text
+
+from lightning_sanity.report import cards, psi
+
+UNITS = [f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(60)]
+RESULTS = {
+    "typical": make_result,
+    "12 methods, 60 units": lambda: make_result(methods=crowd(12), units=UNITS),
+    "invalid": invalid,
+    "nothing defined": nothing_defined,
+}
+DRAW = [cards.verdicts, lambda result: cards.maps(result, 0), cards.sensitivity, cards.curves]
+NAMES = ["verdicts", "maps", "sensitivity", "curves"]
+
+
+def texts(figure):
+    """The visible texts with their boxes, in pixels at 350 across."""
+    figure.canvas.draw()
+    found = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    return [(t, t.get_window_extent()) for t in found if t.get_window_extent().width]
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+@pytest.mark.parametrize("draw", DRAW, ids=NAMES)
+def test_cards_can_be_read_at_the_size_they_are_shown(draw, result):
+    figure = draw(result())
+    found, paper = texts(figure), figure.bbox.padded(1)
+    assert paper.width == pytest.approx(352)
+    for place, (text, box) in enumerate(found):
+        assert text.get_fontsize() * figure.dpi / 72 >= 9, text.get_text()
+        assert paper.x0 <= box.x0 <= box.x1 <= paper.x1, text.get_text()
+        assert paper.y0 <= box.y0 <= box.y1 <= paper.y1, text.get_text()
+        for other, second in found[:place]:
+            apart = box.x1 <= second.x0 + 1 or second.x1 <= box.x0 + 1 or box.y1 <= second.y0 + 2
+            assert apart or second.y1 <= box.y0 + 2, (text.get_text(), other.get_text())
+
+
+def test_verdict_card_says_name_outcome_and_number():
+    found = [text.get_text() for text, _ in texts(cards.verdicts(make_result()))]
+    assert {"gradient", "\N{CHECK MARK} PASS", "0.93 [0.88, 0.97]", "no signal", "undefined"} <= set(found)
+
+
+def test_map_card_has_four_columns_up_to_the_last_step():
+    result = make_result()
+    images = cards.maps(result, 1).axes[0].images
+    assert len(images) == 4 * 3
+    assert images[0].get_array().tolist() == result.pictures.inputs[1].tolist()
+
+
+def test_sensitivity_card_shows_the_index_after_every_step():
+    result = make_result()
+    panel = cards.sensitivity(result).axes[1]
+    (line,) = (line for line in panel.lines if len(line.get_xdata()) == 1 + len(result.units))
+    torch.testing.assert_close(torch.tensor(line.get_ydata()[1:]), psi.over_depth(result, "gradient")[0])

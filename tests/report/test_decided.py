@@ -1,0 +1,158 @@
+"""The number that decided: one number, the reason's, wherever a verdict is shown."""
+
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from made_figures import make_result
+
+from lightning_sanity.callback.scalars import scalars
+from lightning_sanity.report import decided, figures, html, markdown
+from lightning_sanity.report.text import account
+from lightning_sanity.result import Criterion, Outcome, Verdict
+from lightning_sanity.result.verdict import MEASURES, Evidence, judge
+
+PER_RESULT = 25
+
+
+def simulated(draw):
+    """A verdict on maps that let go by a random amount, differently by every measure."""
+    level, spread = torch.rand(2, generator=draw).tolist()
+    values, floor, ceiling = {}, {}, {}
+    for measure in MEASURES:
+        kept = level + 0.3 * torch.randn(1, generator=draw)
+        values[measure] = kept + spread * torch.randn(3, 3, 6, generator=draw)
+        floor[measure] = 0.05 * torch.randn(3, 3, 6, generator=draw)
+        ceiling[measure] = torch.ones(2, 6)
+    noise, cross = torch.full((3, 6), 0.95), 0.05 * torch.randn(3, 6, generator=draw)
+    dead = 0.5 if float(torch.rand(1, generator=draw)) < 0.1 else 0.0
+    return judge(Evidence(values, floor, ceiling, noise, cross, dead), Criterion())
+
+
+@pytest.fixture(scope="module")
+def results():
+    draw = torch.Generator().manual_seed(3)
+    return [
+        make_result(methods={f"method{k}": simulated(draw) for k in range(PER_RESULT)}, curves={}, pictures=None)
+        for _ in range(500 // PER_RESULT)
+    ]
+
+
+def named(verdict):
+    """Number and measure as the reason names them; None where it names none."""
+    found = re.search(r"(-?\d+\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]) by (\w+)", verdict.reason)
+    return found and found.groups()
+
+
+class Cells(HTMLParser):
+    """The rows of the table of verdicts as text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.rows, self.inside = [], False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "table":
+            self.inside = dict(attributes).get("class") == "verdicts"
+        if tag == "tr" and self.inside:
+            self.rows.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag != "table"
+
+    def handle_data(self, data):
+        if self.inside and self.rows:
+            self.rows[-1] += data
+
+
+def shown_for(name, lines):
+    (line,) = (line for line in lines if re.search(rf"\b{name}\b", line))
+    return line
+
+
+def test_simulated_results_decide_in_every_way(results):
+    verdicts = [verdict for result in results for verdict in result.verdicts.values()]
+    assert len(verdicts) == 500
+    assert {verdict.outcome for verdict in verdicts} == set(Outcome)
+    assert {verdict.measure for verdict in verdicts if named(verdict)} == set(MEASURES)
+    assert 20 < sum(named(verdict) is None for verdict in verdicts) < 100
+
+
+def test_tables_show_the_number_of_the_reason(results):
+    for result in results:
+        terminal = account(result, width=120).split("\n\n")[1].splitlines()
+        summary = markdown.table(result).splitlines()
+        page = Cells(html.render(result)).rows
+        for name, verdict in result.verdicts.items():
+            number, measure = named(verdict) or ("undefined", "")
+            for lines in (terminal, page):
+                assert number in shown_for(name, lines)
+                assert f"{measure}" in shown_for(name, lines)
+            assert f"| {number} |" in shown_for(name, summary)
+
+
+def test_figure_shows_the_number_of_the_reason(results):
+    for result in results:
+        (axes,) = figures.verdicts(result).axes
+        at = {row: label.get_text() for row, label in enumerate(axes.get_yticklabels())}
+        for row, name in at.items():
+            verdict = result.verdicts[name]
+            texts = [t.get_text() for t in axes.texts if getattr(t, "xy", (0, t.get_position()[1]))[1] == row]
+            marks = [line for line in axes.lines if list(line.get_ydata()) == [row]]
+            if named(verdict) is None:
+                assert "undefined" in texts
+                assert marks == []
+                continue
+            number, measure = named(verdict)
+            assert {number, f"by {measure}"} <= set(texts)
+            (mark,) = marks
+            low, high = axes.get_xlim()
+            assert float(mark.get_xdata()[0]) == min(max(verdict.psi, low), high)
+
+
+def test_scalars_are_the_number_of_the_reason(results):
+    for result in results:
+        logged = scalars(result, list(result.verdicts), [], age=0, seconds=1.0, moved={})
+        for name, verdict in result.verdicts.items():
+            if named(verdict):
+                number = named(verdict)[0]
+                assert number.startswith(f"{logged[f'{name}/psi']:.2f} [{logged[f'{name}/psi_low']:.2f},")
+
+
+def forest(**verdicts):
+    (axes,) = figures.verdicts(make_result(methods=verdicts, curves={}, pictures=None)).axes
+    return axes
+
+
+def test_what_no_measure_decided_is_hollow_and_says_why():
+    unchecked = Verdict(Outcome.INCONCLUSIVE, "memorisation was not checked: pass it", 0.8, 0.7, 0.9, "ssim")
+    axes = forest(gradient=unchecked)
+    (mark,) = (line for line in axes.lines if line.get_marker() == "D")
+    assert mark.get_markerfacecolor() == "#ffffff"
+    assert any(text.get_text().startswith("memorisation was") for text in axes.texts)
+    assert not any("by ssim" in text.get_text() for text in axes.texts)
+
+
+def test_undefined_is_hatched_and_stands_at_no_value():
+    axes = forest(gradient=Verdict(Outcome.INCONCLUSIVE, "the maps carry no signal: look", measure="ssim"))
+    (bar,) = (patch for patch in axes.patches if patch.get_hatch())
+    assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx(axes.get_xlim())
+    assert not [line for line in axes.lines if line.get_marker() in ("o", "X", "D")]
+    assert any(text.get_text() == "the maps carry no signal" for text in axes.texts)
+
+
+@pytest.mark.parametrize(("psi", "arrow"), [(1.9, ">"), (-0.9, "<")])
+def test_off_the_scale_is_an_arrow_with_the_number(psi, arrow):
+    axes = forest(gradient=Verdict(Outcome.FAIL, "it stays", psi, psi - 0.1, psi + 0.1, "ssim"))
+    assert [line.get_marker() for line in axes.lines if line.get_marker() in "<>"] == [arrow]
+    assert f"{psi:.2f}" in [text.get_text() for text in axes.texts]
+
+
+def test_a_long_cause_is_cut_after_a_word():
+    verdict = Verdict(Outcome.INCONCLUSIVE, "every map of the trained model is constant or not finite; so")
+    assert decided.by(verdict, 30) == "every map of the trained…"
+    assert decided.by(verdict, 99) == "every map of the trained model is constant or not finite"
+    assert math.isnan(verdict.psi)
