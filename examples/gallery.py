@@ -36,9 +36,8 @@ def cascade(result, sample=0, methods=tuple(TITLES)):
     for row, name in zip(axes, methods, strict=True):
         verdict = result.verdicts[name]
         for axis, shown in zip(row, (pictures.inputs[sample], *pictures.maps[name][sample]), strict=True):
-            if shown.ndim == 2:
-                shown = colormaps["inferno"](shown.abs().float().numpy() / 127)
-            axis.imshow(shown, interpolation="bilinear")
+            colours = shown.numpy() if shown.ndim == 3 else colormaps["inferno"](shown.abs().float().numpy() / 127)
+            axis.imshow(colours, interpolation="bilinear")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         words = f"{TITLES.get(name, name)}\n{verdict.outcome.value}"
