@@ -51,7 +51,7 @@ def reach_of(
         reached = here if reached is None else reached | here.to(reached.device)
         if bool(reached.float().mean() >= _NEARLY_ALL):
             return None
-    return reached
+    return reached if reached is not None and bool(reached.any()) else None  # no gradient anywhere tells nothing
 
 
 def within_reach(

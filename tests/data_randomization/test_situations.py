@@ -305,7 +305,7 @@ SITUATIONS = {
     "weights for a map": (lambda s: s.but(methods=from_weights), "the same for every sample|raised"),
     "a constant for a map": (
         lambda s: s.but(methods=lambda model, inputs, target: torch.ones_like(inputs)),
-        "no similarity is defined",
+        "is constant or not finite",
     ),
 }
 KNOWN = Memorization((1.0,) * 3, (1.0,) * 3, (0.1,) * 3, test_samples=50, chance=0.1)

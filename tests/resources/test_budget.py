@@ -168,7 +168,8 @@ def computing_only(monkeypatch):
 
 
 def near(cost):
-    return cost["predicted_seconds"] == pytest.approx(cost["measured_seconds"], rel=0.25)
+    """Within a quarter, or within 20 ms of a walk so short that what is done once shows."""
+    return cost["predicted_seconds"] == pytest.approx(cost["measured_seconds"], rel=0.25, abs=0.02)
 
 
 def run(problem, methods, seconds, engine="auto", **changes):
