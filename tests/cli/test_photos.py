@@ -22,7 +22,8 @@ def test_photographs_are_colours_between_0_and_1():
 
 
 @pytest.mark.slow
-def test_guided_backprop_fails_on_photographs(tmp_path, capsys):
+def test_guided_backprop_fails_on_photographs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(photos, "STEPS", 4)
     assert main(["demo", "--photos", "--out", str(tmp_path), "--trials", "2"]) == 0
     table = capsys.readouterr().out
     assert [line.split()[1] for line in table.splitlines() if line.startswith("guided_backprop ")][:1] == ["FAIL"]
