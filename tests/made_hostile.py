@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_sanity import SaliencySanityCallback
+from lightning_sanity.model.clone import state_digest
+from lightning_sanity.release.gating import gate
+from lightning_sanity.release.policy import Policy
 
 CLASSES = 4
 
@@ -164,3 +167,29 @@ def trainer(folder, callbacks, **changes):
     given = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_progress_bar": False}
     given |= {"enable_model_summary": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
     return pl.Trainer(default_root_dir=folder, callbacks=callbacks, **{**given, **changes})
+
+
+class Witness(pl.Callback):
+    """Notes which weights the callback before it found at each validation."""
+
+    def __init__(self):
+        self.digests = []
+
+    def note(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            self.digests.append(state_digest(pl_module.state_dict()))
+
+    on_validation_epoch_end = on_test_epoch_end = note
+
+
+def others_in(path):
+    """A checkpoint without what the callback keeps in it."""
+    saved = torch.load(path, weights_only=False)
+    saved["callbacks"] = {k: v for k, v in saved["callbacks"].items() if not k.startswith("SaliencySanityCallback")}
+    return saved
+
+
+def told(folder, path):
+    """Whether the gate finds a result about the weights of a checkpoint."""
+    decision = gate(folder / "sanity", Policy(weights=path))
+    return any(check.name == "weights" and check.outcome.value == "PASS" for check in decision.checks)

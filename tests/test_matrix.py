@@ -10,16 +10,25 @@ from itertools import combinations
 
 import lightning.pytorch as pl
 import pytest
-import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from made_hostile import Counting, Flat, Images, Logging, Small, Stream, drawing, loader, observer
+from made_hostile import (
+    Counting,
+    Flat,
+    Images,
+    Logging,
+    Small,
+    Stream,
+    Witness,
+    drawing,
+    loader,
+    observer,
+    others_in,
+    told,
+)
 from made_trainings import assert_identical
 
 from lightning_sanity.model import checkpoint
-from lightning_sanity.model.clone import state_digest
-from lightning_sanity.release.gating import gate
-from lightning_sanity.release.policy import Policy
 
 
 def averaging():
@@ -78,19 +87,6 @@ def all_pairs(options):
 
 ROWS = all_pairs(OPTIONS)
 QUICK = range(0, len(ROWS), 6)
-
-
-class Witness(pl.Callback):
-    """Notes which weights the callback before it found at each validation."""
-
-    def __init__(self):
-        self.digests = []
-
-    def note(self, trainer, pl_module):
-        if not trainer.sanity_checking:
-            self.digests.append(state_digest(pl_module.state_dict()))
-
-    on_validation_epoch_end = on_test_epoch_end = note
 
 
 def others(row):
@@ -159,13 +155,6 @@ def run(row, folder, measuring):
     return left, witness.digests, troubles
 
 
-def others_in(path):
-    """A checkpoint without what the callback keeps in it."""
-    saved = torch.load(path, weights_only=False)
-    saved["callbacks"] = {k: v for k, v in saved["callbacks"].items() if not k.startswith("SaliencySanityCallback")}
-    return saved
-
-
 def table(path):
     if not path.exists():
         return None
@@ -204,9 +193,3 @@ def test_training_is_the_same_and_the_gate_tells_the_truth(tmp_path, number):
     folder.rename(tmp_path / "with")
     without, *_ = run(row, folder, False)
     assert_identical(with_callback, without)
-
-
-def told(folder, path):
-    """Whether the gate finds a result about the weights of a checkpoint."""
-    decision = gate(folder / "sanity", Policy(weights=path))
-    return any(check.name == "weights" and check.outcome.value == "PASS" for check in decision.checks)

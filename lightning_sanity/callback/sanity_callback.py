@@ -224,7 +224,8 @@ class SaliencySanityCallback(pl.Callback):
         self._read_references()
         self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift = None, {}
-        self._folder, self._ended = None, False
+        self._folder = None
+        self._ended = stage == "fit"  # which has not begun: a tuner may search first, and leave
         self._prepare(every=self._always(trainer))
         costs = stream_warning(self.probe)
         if costs is not None:
@@ -250,6 +251,7 @@ class SaliencySanityCallback(pl.Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look for the names that were given in the model, and at schedulers that monitor keys: both are known now."""
+        self._ended = False
         self._check_names(pl_module)
         problem = stale_monitor(trainer, self.scalars(trainer), self.every_n_validations)
         if problem is not None:
