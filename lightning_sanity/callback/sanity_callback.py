@@ -209,6 +209,8 @@ class SaliencySanityCallback(pl.Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what can only go wrong later."""
+        if stage == "predict":  # measures nothing, and leaves the last result as it is
+            return
         if trainer.barebones:
             raise MisconfigurationException(
                 "`Trainer(barebones=True)` drops all logging: remove SaliencySanityCallback"

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities import CombinedLoader
-from made_hostile import Images, Small, Witness, drawing, loader, observer, others_in, told
+from made_hostile import CLASSES, Images, Small, Witness, drawing, loader, observer, others_in, told
+from made_hostile import trainer as quiet_trainer
 from made_trainings import assert_identical
 from torch import nn
 from torch.nn import functional as F
@@ -313,16 +314,7 @@ def test_stopping_by_a_verdict_changes_nothing_before_the_stop(tmp_path):
     def weights(*callbacks, **changes):
         pl.seed_everything(0, verbose=False)
         model = Small()
-        trainer = pl.Trainer(
-            default_root_dir=tmp_path,
-            callbacks=list(callbacks),
-            logger=False,
-            accelerator="cpu",
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **changes,
-        )
+        trainer = quiet_trainer(tmp_path, list(callbacks), **changes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer.fit(model, loader(Images(drawing("numpy")), shuffle=True), loader(Images(drawing("torch"))))
@@ -334,17 +326,23 @@ def test_stopping_by_a_verdict_changes_nothing_before_the_stop(tmp_path):
     assert_identical(dict(stopped), dict(weights(max_epochs=2)[0]))
 
 
+def test_predicting_needs_no_verdict_and_loses_none(tmp_path):
+    measured = observer(on_fail="raise")
+    trainer, model, validation = quiet_trainer(tmp_path, [measured]), Several(), loader(Images(drawing("torch")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(SanityCheckFailed, match="gradient is INCONCLUSIVE"):
+            trainer.validate(model, validation, verbose=False)
+    kept = measured.result
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        predicted = trainer.predict(model, validation)
+    assert torch.cat(predicted).shape == (48, CLASSES)
+    assert measured.result is kept is not None
+
+
 def test_a_tuner_is_not_taken_for_a_training_without_a_verdict(tmp_path):
-    trainer = pl.Trainer(
-        default_root_dir=tmp_path,
-        callbacks=[observer(on_fail="raise")],
-        max_epochs=1,
-        logger=False,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(tmp_path, [observer(on_fail="raise")])
     model = Tunable((Images(drawing("numpy")), Images(drawing("torch"))))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
