@@ -186,14 +186,18 @@ def check_configuration(arguments: argparse.Namespace) -> None:
             raise ValueError(f"'{path}' is no configuration of LightningCLI: it holds no names with values")
         configured |= read
     given = [word for word in arguments.rest if word.startswith(("--model", "--data"))]
-    for key, named_by in (("model", "--model-class"), ("data", "--data-class")):
+    missing = []
+    for key in ("model", "data"):
         section = configured.get(key, {})
         known = getattr(arguments, f"{key}_class") or any(word.startswith(f"--{key}") for word in given)
         if not known and isinstance(section, dict) and "class_path" not in section and (section or key == "model"):
-            raise ValueError(
-                f"the configuration names no class for its {key}, as LightningCLI(Model, Data) writes it: add "
-                f"{named_by} MODULE:CLASS"
-            )
+            missing.append(key)
+    if missing:
+        raise ValueError(
+            f"the configuration names no class for its {' and its '.join(missing)}, as LightningCLI(Model, Data) "
+            f"writes it: add {' '.join(f'--{key}-class MODULE:CLASS' for key in missing)}, where MODULE is the file with the "
+            "class, without .py"
+        )
 
 
 def _tests_of(trainer: pl.Trainer) -> list[SaliencySanityCallback]:

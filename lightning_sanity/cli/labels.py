@@ -13,6 +13,7 @@ from lightning_sanity.cli.check import check_configuration, current_folder_first
 from lightning_sanity.cli.terminal import folder, print_decision, say
 from lightning_sanity.data_randomization import RandomLabelDataModule
 from lightning_sanity.data_randomization.experiment import random_label_experiment
+from lightning_sanity.data_randomization.recorder import RECORD, Run
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import gate
 
@@ -88,7 +89,20 @@ def _run(arguments: argparse.Namespace) -> int:
     say(f"wrote {one_line(str(arguments.out / 'result.json'))}")
     decision = gate([result])
     print_decision(decision)
+    if not result.valid:
+        _say_what_ended_early(arguments.out, arguments.stop_at)
     return decision.exit_code
+
+
+def _say_what_ended_early(out: Path, stop_at: float) -> None:
+    """The limit of a configuration is often meant for true labels alone, which are learned in fewer epochs."""
+    runs = [Run.read(path) for path in sorted(out.glob(f"*-labels-*/{RECORD}"))]
+    early = [run.max_epochs for run in runs if not run.train_accuracy >= stop_at]
+    if early:
+        say(
+            f"\n{len(early)} of {len(runs)} trainings ended at max_epochs={max(early)} before they knew their labels. "
+            "The same command with a larger --trainer.max_epochs trains these again and keeps the others."
+        )
 
 
 def _path(key: str | None) -> list[int | str] | None:

@@ -93,13 +93,22 @@ class Memorization:
         """
         self._check_counts(true, permuted)
         found = [
-            f"{kind}-label model {index} learned only {accuracy:.1%} of its training labels ({least:.0%} needed, "
-            f"{self.measure}: train it longer)"
-            for kind, accuracies in (("true", self.true_train), ("random", self.permuted_train))
-            for index, accuracy in enumerate(accuracies)
-            if not accuracy >= least
+            *self._not_learned("true", self.true_train, least),
+            *self._not_learned("random", self.permuted_train, least),
         ]
         return "; ".join(found + (self._not_random() if self.label_agreement else self._not_by_chance())) or None
+
+    def _not_learned(self, kind: str, accuracies: Sequence[float], least: float) -> list[str]:
+        """One sentence about all models that learned too little, if there are any."""
+        few = [(index, accuracy) for index, accuracy in enumerate(accuracies) if not accuracy >= least]
+        if not few:
+            return []
+        (first, lowest), others = few[0], few[1:]
+        return [
+            f"{kind}-label model {first} learned only {lowest:.1%} of its training labels"
+            + "".join(f", model {index} only {accuracy:.1%}" for index, accuracy in others)
+            + f" ({least:.0%} needed, {self.measure}: train {'them' if others else 'it'} longer)"
+        ]
 
     def untold(self) -> str | None:
         """Why nothing tells whether the labels were random, if so."""

@@ -62,10 +62,12 @@ def test_a_configuration_without_classes_names_the_option_that_is_missing(tmp_pa
     given = ["--ckpt", str(checkpoint)] if command == "check" else []
     assert main([command, "--config", str(config), *given]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "names no class for its model" in said
-    assert "--model-class MODULE:CLASS" in said
+    assert "names no class for its model and its data" in said
+    assert "--model-class MODULE:CLASS --data-class MODULE:CLASS" in said
     assert main([command, "--config", str(config), *given, "--model-class", "torch.nn:Module"]) == 2
-    assert "--data-class MODULE:CLASS" in capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "names no class for its data, " in said
+    assert "add --data-class MODULE:CLASS, where" in said
 
 
 def test_a_file_that_is_no_configuration_is_named(tmp_path, capsys):
