@@ -195,8 +195,8 @@ def check_configuration(arguments: argparse.Namespace) -> None:
     if missing:
         raise ValueError(
             f"the configuration names no class for its {' and its '.join(missing)}, as LightningCLI(Model, Data) "
-            f"writes it: add {' '.join(f'--{key}-class MODULE:CLASS' for key in missing)}, where MODULE is the file with the "
-            "class, without .py"
+            f"writes it: add {' '.join(f'--{key}-class MODULE:CLASS' for key in missing)}, where MODULE is the file "
+            "with the class, without .py"
         )
 
 

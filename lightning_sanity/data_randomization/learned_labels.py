@@ -21,7 +21,7 @@ from lightning_sanity.model.outputs import logits
 _LEVEL = 0.99  # of what labels may agree by chance, over all models together
 _LEVEL_OF_PREDICTIONS = 0.995  # of test accuracies, whose dispersion is estimated: 1.4 % false alarms at 0.99
 _LEVEL_OF_ASSOCIATION = 1e-6  # where classes are rare, larger ones come by chance more often than they say
-_HARDLY_CHANGED = 0.9
+_HARDLY_CHANGED = 0.9  # of samples that keep their label by chance: of the data, so that no draw decides
 _FEW_CLASSES = 0.3  # chance above which predictions of few classes tell nothing about labels
 
 
@@ -152,7 +152,7 @@ class Memorization:
             f"random-label model {index} was trained on {agreement:.0%} true labels by chance, so frequent is one "
             "class: it learned nearly the same, and its maps say nothing about labels"
             for index, agreement in enumerate(self.label_agreement)
-            if _HARDLY_CHANGED < agreement <= most
+            if self.label_chance > _HARDLY_CHANGED and agreement <= most
         ]
         found += [
             f"random-label model {index} was trained on labels that are seldom the true ones and yet go together with "

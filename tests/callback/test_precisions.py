@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sanity import SaliencySanityCallback, SanityResult, data_randomization_test, parameter_randomization_test
 from lightning_sanity.cli import demo
+from lightning_sanity.release.gating import gate
+from lightning_sanity.release.policy import Policy
 
 PRECISIONS = ("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed")
 KEPT = {torch.float32, torch.uint8, torch.int8}  # what a file can hold
@@ -74,6 +76,30 @@ def test_training_ends_and_the_result_can_be_read(tmp_path, precision):
     read = SanityResult.from_json(next(tmp_path.rglob("latest.json")))
     assert read.verdicts["gradient"] == measured.result.verdicts["gradient"]
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_get_the_verdicts_of_full_precision_and_the_gate_reads_them(tmp_path, digits_network, precision):
+    model, images, labels = digits_network
+    same = Labelled()
+    same.load_state_dict(model.state_dict())
+    measured = SaliencySanityCallback(["gradient", "guided_backprop"], probe=8, trials=5, max_steps=2, log_images=False)
+    trainer = pl.Trainer(
+        callbacks=[measured],
+        precision=precision,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(same, DataLoader(TensorDataset(images[:64], labels[:64]), 64), verbose=False)
+    result = measured.result
+    assert result.verdicts["gradient"].outcome.value == "PASS", result.verdicts["gradient"].reason
+    assert result.verdicts["guided_backprop"].outcome.value == "FAIL", result.verdicts["guided_backprop"].reason
+    assert gate(tmp_path / "sanity", Policy(require=["gradient"])).exit_code == 0
+    assert gate(tmp_path / "sanity").exit_code == 1
+    assert {tensor.dtype for tensor in tensors_of(result)} <= KEPT
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16, torch.float64], ids=str)

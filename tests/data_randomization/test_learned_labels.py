@@ -128,6 +128,23 @@ def test_labels_that_hardly_change_when_permuted_are_no_random_labels():
     assert "trained on 96% true labels by chance, so frequent is one class" in reason
 
 
+def test_whether_labels_hardly_change_is_told_by_the_data_and_not_by_the_draw():
+    rng = torch.Generator().manual_seed(0)
+    for ones, said in ((8, True), (12, False)):  # of 200: labels that stay by chance are 92.3 % and 88.7 %
+        labels = torch.tensor([0] * (200 - ones) + [1] * ones)
+        reasons = [known(labels, labels[torch.randperm(200, generator=rng)]).unmet(1, 1, 0.95) for _ in range(20)]
+        assert {"so frequent is one class" in (reason or "") for reason in reasons} == {said}
+
+
+def test_several_models_that_learned_too_little_are_one_sentence():
+    reason = Memorization((0.5, 1, 0.25), (1, 1, 0.75), (0.1,) * 3, 400, 0.1).unmet(3, 3, 0.95)
+    assert reason == (
+        "true-label model 0 learned only 50.0% of its training labels, model 2 only 25.0% (95% needed, accuracy: train "
+        "them longer); random-label model 2 learned only 75.0% of its training labels (95% needed, accuracy: train it "
+        "longer)"
+    )
+
+
 @pytest.mark.parametrize("accuracy", [0.0, 0.5, 0.97])
 def test_predictions_of_two_classes_tell_nothing_and_say_so(accuracy):
     two = Memorization((1,), (1,), (accuracy,), 400, 0.5)
