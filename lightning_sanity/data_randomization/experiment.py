@@ -105,6 +105,7 @@ def random_label_experiment(
         RuntimeError: If a training was interrupted.
     """
     _check(make_module, datamodule, models, stop_at, seed, test)
+    probes.check_probe(probe)
     arguments = {**_TRAINER, **(trainer or {})}
     keys = {(kind, index): stream_seed(seed, kind, index) for kind in KINDS for index in range(models)}
     modules = _made(make_module, keys)

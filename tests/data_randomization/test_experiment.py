@@ -198,7 +198,7 @@ WRONG = {
     "its own evidence": ({"memorization": None}, "makes 'memorization' itself"),
     "a wrong target": ({"target": 12}, "target 12 is out of range"),
     "a wrong place": ({"target_key": "label"}, "no label at target_key='label'"),
-    "too large a probe": ({"probe": 10**6}, "the data set has only"),
+    "too small a probe": ({"probe": 1}, "probe must be an integer of at least 2"),
 }
 
 
