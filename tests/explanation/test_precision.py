@@ -47,7 +47,7 @@ def constant(model, inputs, target):
     ("scale", "what"),
     [
         (1e-4, "of the trained model is constant"),
-        (2e-3, "every map was constant"),
+        (2e-3, "of the trained model is constant"),
         (1e5, "output holds NaN or infinity"),
     ],
     ids=["underflow", "mostly underflow", "overflow"],
