@@ -1,5 +1,12 @@
 """The guide: ``sphinx-build -W docs build/docs``. Notebooks are executed while it is built; an error stops it."""
 
+import re
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
 from lightning_sanity import __version__
 
 project = "lightning_sanity"
@@ -41,3 +48,21 @@ html_static_path = ["static"]
 html_css_files = ["guide.css"]
 html_show_sphinx = False
 templates_path: list[str] = []
+
+
+def _inline(page: HTML5Translator, formula: nodes.math) -> None:
+    page.body.append(tex2mathml(formula.astext()))
+    raise nodes.SkipNode
+
+
+def _displayed(page: HTML5Translator, formula: nodes.math_block) -> None:
+    page.body.append(re.sub("<math", '<math display="block"', tex2mathml(formula.astext()), count=1))
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Formulas as MathML, which browsers draw themselves: the usual renderer would load a script from elsewhere."""
+    app.add_html_math_renderer("mathml", (_inline, None), (_displayed, None))
+
+
+html_math_renderer = "mathml"
