@@ -194,7 +194,6 @@ def test_one_layers_gradcam_of_another_library_is_a_method(run, block, name):
     result = parameter_randomization_test(
         names["model"], names["images"], methods=[names[name]], trials=1, target=names["labels"], progress=False
     )
-    print(result)
     assert "raised" not in result.summary()
 
 
