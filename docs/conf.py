@@ -36,6 +36,7 @@ nb_execution_raise_on_error = True
 nb_execution_excludepatterns = ["*.rst"]
 
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"  # the others are options, described where they are stated
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": False}
 autodoc_class_signature = "mixed"
@@ -70,6 +71,7 @@ ACCESS = (
     ('<aside class="toc-drawer', '<aside aria-label="On this page" class="toc-drawer'),
     ('<summary aria-label="Toggle hidden content"', "<summary"),
     ("<pre>", '<pre tabindex="0">'),
+    ("<p><img", '<p tabindex="0"><img'),  # scrolls on a narrow screen
 )
 
 

@@ -60,8 +60,10 @@ def calls(source, names):
 
 
 def binds(call, function):
+    """Raises unless the function could be called so; a call with an ellipsis leaves something out."""
     given = {keyword.arg: ... for keyword in call.keywords if keyword.arg is not None}
-    if call.args and isinstance(call.args[0], ast.Constant) and call.args[0].value is ...:  # f(..., name=value)
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    if any(isinstance(value, ast.Constant) and value.value is ... for value in values):
         inspect.signature(function).bind_partial(**given)
     else:
         inspect.signature(function).bind(*call.args, **given)

@@ -311,8 +311,8 @@ def _accepted(path: str | os.PathLike[str]) -> SanityResult:
         return read(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"there is no baseline '{path}': it is a copy of the result of the model that was accepted; the first release "
-            "has none and leaves it out"
+            f"there is no baseline '{path}': it is a copy of the result of the model that was accepted; "
+            "the first release has none and leaves it out"
         ) from error
 
 
