@@ -155,8 +155,13 @@ def test_the_callback_of_the_start_trains_and_reports(run, tmp_path):
     data = L.LightningDataModule()
     data.train_dataloader = lambda: DataLoader(TensorDataset(*(t[:128] for t in training.tensors)), 64)
     data.val_dataloader = lambda: DataLoader(validation, 64)
-    run("start.md", 0, model=demo.DigitsClassifier(), data=data)
+    logged = run("start.md", 0, model=demo.DigitsClassifier(), data=data)["trainer"].callback_metrics
     assert (tmp_path / "lightning_logs/version_0/sanity/report.html").exists()
+    table = re.findall(r"(?m)^\| `(sanity/[^`]+)`(?:, `(\w+)`)?", (GUIDE / "training.md").read_text())
+    keys = {key for first, second in table for key in (first, f"{first.rsplit('/', 1)[0]}/{second}")}
+    patterns = [key.replace("<method>", r"\w+").replace("<similarity>", "(ssim|spearman)") for key in keys]
+    explained = re.compile("|".join(patterns))
+    assert [key for key in logged if key.startswith("sanity/") and not explained.fullmatch(key)] == []
 
 
 def test_the_call_of_the_start_passes(run):
