@@ -160,7 +160,7 @@ def test_the_lowest_versions_that_are_tested_are_the_declared_ones():
         found = re.findall(pattern, (PACKAGE.parent / path).read_text(), re.MULTILINE)
         return {name: re.sub(r"(\.0)+$", "", version) for name, version in found}
 
-    tools = {"hatchling", "pytest", "pytest-xdist", "jsonschema", "hypothesis", "ruff", "mypy"}
+    tools = {"hatchling", "pytest", "pytest-xdist", "jsonschema", "hypothesis", "ruff", "mypy", "deptry"}
     tools |= {"sphinx", "furo", "myst-nb", "sphinx-copybutton", "jupytext"}  # of the guide
     declared = versions("pyproject.toml", r'"([a-z0-9-]+)(?:\[\w+\])?>=([\d.]+)"')
     tested = versions(".ci/lowest.txt", r"^([a-z0-9-]+)==([\d.]+)$")

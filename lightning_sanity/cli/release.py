@@ -188,7 +188,10 @@ def _verified(path: Path, decision: Decision, policy: Policy) -> Check:
     if not changed:
         return Check("record", Outcome.PASS, "the record says what was decided now", str(path))
     more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-    return Check("record", Outcome.FAIL, f"the record says otherwise: {', '.join(changed[:5])}{more}", str(path))
+    asked_otherwise = any(each.startswith("predicate.policy") for each in changed)
+    advice = "; it was made under other rules: give the same --policy and options as then" if asked_otherwise else ""
+    reason = f"the record says otherwise: {', '.join(changed[:5])}{more}{advice}"
+    return Check("record", Outcome.FAIL, reason, str(path))
 
 
 def _summary_file(given: str | None) -> Path | None:

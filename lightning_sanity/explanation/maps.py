@@ -230,7 +230,7 @@ def hint(error: Exception, what: Explanation) -> str:
     if isinstance(error, (AttributeError, TypeError)) and "NoneType" in text:
         return (
             ". If it reads x.grad, None unless x is a leaf: call x = x.detach().clone().requires_grad_() before "
-            "the model"
+            "the model. If it watches a layer: take the layer from the model that it is given, another one each time"
         )
     return ""
 

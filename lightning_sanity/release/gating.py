@@ -163,7 +163,7 @@ def gate(results: Given | Sequence[Given], policy: Policy | None = None, *, now:
     policy = policy or Policy()
     given = [results] if isinstance(results, (SanityResult, str, os.PathLike)) else list(results)
     digests = () if policy.weights is None else checkpoint.digests(policy.weights)
-    baseline = None if policy.baseline is None else read(policy.baseline)
+    baseline = None if policy.baseline is None else _accepted(policy.baseline)
     found: list[Found] = []
     checks: list[Check] = []
     for item in given:
@@ -304,6 +304,16 @@ def _named(criterion: Criterion, measured: Criterion) -> str:
     """What is asked otherwise than when it was measured."""
     old = asdict(measured)
     return ", ".join(f"{name}={value:g}" for name, value in asdict(criterion).items() if value != old[name])
+
+
+def _accepted(path: str | os.PathLike[str]) -> SanityResult:
+    try:
+        return read(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no baseline '{path}': it is a copy of the result of the model that was accepted; "
+            "the first release has none and leaves it out"
+        ) from error
 
 
 def _against(baseline: SanityResult, result: SanityResult, names: Sequence[str], policy: Policy) -> Iterator[Check]:

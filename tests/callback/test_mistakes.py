@@ -135,6 +135,19 @@ def keeping(network):
     return method
 
 
+def watching(network):
+    """Waits for what a layer gives, but of another model than the one it is given."""
+
+    def method(model, inputs, target):
+        seen = []
+        handle = network.net[1].register_forward_hook(lambda *call: seen.append(call[-1]))
+        model(inputs)
+        handle.remove()
+        return (seen[0] if seen else None).abs()
+
+    return method
+
+
 def gradient(model, inputs, target):
     return keeping(model)(model, inputs, target)
 
@@ -212,6 +225,7 @@ class Deaf(Small):
         (Small, {"methods": {"mine": lambda m, x, t: x.repeat(1, 1, 1, 2)}}, ("returned shape (8, 1, 8, 16)",)),
         (Small, {"methods": {"mine": lambda m, x, t: x[0]}}, ("shape (1, 8, 8)", "the batch dimension is missing")),
         (Small, {"methods": {"mine": lambda m, x, t: (1 * x.requires_grad_()).grad.abs()}}, ("unless x is a leaf",)),
+        (Small, {"methods": {"mine": watching(Small())}}, ("take the layer from the model that it is given",)),
         (
             Small,
             {"methods": {"mine": keeping(Small())}},

@@ -169,6 +169,11 @@ def test_all_results_that_are_given_must_pass():
     assert gate([made(), made({"gradcam": FAILING})]).exit_code == 1
 
 
+def test_a_baseline_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no baseline '.*last\.json'.*the first release has none"):
+        gate(made(), Policy(baseline=tmp_path / "last.json"))
+
+
 # ----------------------------------------------------------------------------------------------------------- methods
 
 

@@ -180,6 +180,7 @@ def test_a_record_that_was_edited_does_not_verify(edit, where, recorded, capsys)
 def test_other_weights_or_another_policy_do_not_verify(recorded, capsys):
     folder, path = recorded
     assert verifying(folder, "--verify", str(path), "--min-psi", "0.7") == 1
+    assert "made under other rules" in " ".join(capsys.readouterr().out.split())
     torch.save(nn.Linear(2, 2).state_dict(), folder / "best.pt")
     assert verifying(folder, "--verify", str(path)) == 1
     assert verifying(folder, "--verify", str(folder / "result.json")) == 2
