@@ -45,7 +45,11 @@ def constant(model, inputs, target):
 
 @pytest.mark.parametrize(
     ("scale", "what"),
-    [(1e-4, "every map of the trained model is constant"), (2e-3, "every map was constant"), (1e5, "output holds NaN or infinity")],
+    [
+        (1e-4, "every map of the trained model is constant"),
+        (2e-3, "every map was constant"),
+        (1e5, "output holds NaN or infinity"),
+    ],
     ids=["underflow", "mostly underflow", "overflow"],
 )
 def test_what_sixteen_bits_cannot_hold_is_inconclusive_and_float32_the_way_out(digits_network, tmp_path, scale, what):
