@@ -165,7 +165,7 @@ def test_whatever_packs_its_weights_is_named_and_never_passes(case, quantization
         build(quantization),
         rows(),
         torch.arange(len(rows())) % 4,
-        methods=["occlusion", "rise"],
+        methods="occlusion",
         trials=2,
         repeats=1,
         controls=False,
@@ -173,7 +173,7 @@ def test_whatever_packs_its_weights_is_named_and_never_passes(case, quantization
     )
     assert result.coverage.hidden == (f"{name}: packed weight",)
     assert result.coverage.share < 1
-    assert {verdict.outcome for verdict in result.verdicts.values()} <= {Outcome.INCONCLUSIVE, Outcome.FAIL}
+    assert result.verdicts["occlusion"].outcome is Outcome.INCONCLUSIVE
     assert "float model" in result.verdicts["occlusion"].reason
 
 
