@@ -92,6 +92,11 @@ def patched(channels, side):
     return Called(run, nn.Linear(channels * side * side, 6), nn.Linear(6, 3))
 
 
+def spectrogram(waves):
+    """How strong each of 9 frequencies is over time, ``(N, 9, frames)`` of waves ``(N, T)``."""
+    return torch.stft(waves, 16, 4, window=torch.hann_window(16).to(waves), return_complex=True).abs()
+
+
 @dataclass(frozen=True)
 class Case:
     """A network, the shape of one sample, and what is right: the axis that is summed, and whether it is an image."""
@@ -139,6 +144,30 @@ CASES = {
     "signal": Case(lambda: convolved(4, 1), (4, 20), 1, "signal"),
     "signal, channels last": Case(lambda: Turned(convolved(4, 1), 0, 2, 1), (20, 4), 2, "signal"),
     "waveform": Case(lambda: unsqueezed(convolved(1, 1)), (30,), None, "signal"),
+    "waveform, standardised inside": Case(
+        lambda: Called(
+            lambda x, inner: inner(((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))[:, None]), convolved(1, 1)
+        ),
+        (30,),
+        None,
+        "signal",
+    ),
+    "waveform to its spectrogram": Case(
+        lambda: Called(lambda x, inner: inner(spectrogram(x)[:, None]), convolved(1, 2)), (64,), None, "signal"
+    ),
+    "waveform in stretches": Case(
+        lambda: Called(lambda x, inner: inner(x.unfold(1, 8, 4)), pooled(8)), (32,), None, "signal"
+    ),
+    "waveform to an LSTM": Case(lambda: unsqueezed(Last(1), 2), (20,), None, "signal"),
+    "waveform with its channel": Case(lambda: convolved(1, 1), (1, 30), 1, "signal"),
+    "waveform with its channel, to a spectrogram": Case(
+        lambda: Called(lambda x, inner: inner(spectrogram(x[:, 0])[:, None]), convolved(1, 2)),
+        (1, 64),
+        1,
+        "signal",
+        "length 1",
+    ),
+    "spectrogram with its channel": Case(lambda: convolved(1, 2), (1, 20, 30), 1, "image"),
     "steps to an LSTM": Case(lambda: Last(4), (20, 4), 2, "signal"),
     "steps to an LSTM, features first": Case(lambda: Turned(Last(4), 0, 2, 1), (4, 20), 1, "signal"),
     "steps to a GRU, time first": Case(lambda: Turned(Last(4, nn.GRU, False), 1, 0, 2), (20, 4), 2, "signal"),
@@ -185,5 +214,7 @@ CASES = {
         "array",
         "nothing shows",
     ),
+    "table, each column embedded": Case(lambda: unsqueezed(pooled(1), 2), (9,), None, "table", "table"),
+    "table, a step for an LSTM": Case(lambda: unsqueezed(Last(9)), (9,), None, "table", "table"),
     "table": Case(lambda: nn.Linear(9, 3), (9,), None, "table", "table"),
 }

@@ -34,23 +34,30 @@ def relative_gap(attribution: Tensor, model: nn.Module, inputs: Any, target: Ten
     return missed.abs() / difference.abs().clamp_min(rounding)
 
 
-def incomplete(gap: AttributionFn, advice: str | Refusal, tolerance: float = TOLERANCE) -> Refusal:
+def median_gap(gap: AttributionFn, model: nn.Module, inputs: Any, target: Tensor | None) -> float:
+    """The gap of the median sample; see ``relative_gap``."""
+    return float(gap(model, inputs, target).float().quantile(0.5))
+
+
+def missed(median: float, tolerance: float, advice: str) -> str:
+    """That attributions do not add up, and what to do about it."""
+    return (
+        f"the attributions miss the difference of outputs they must add up to by {median:.0%} (median sample, "
+        f"at most {tolerance:.0%} allowed): {advice}"
+    )
+
+
+def incomplete(gap: AttributionFn, advice: str, tolerance: float = TOLERANCE) -> Refusal:
     """Refuses where the median sample's gap is larger than ``tolerance``.
 
     Args:
         gap: ``(model, inputs, target) -> (N,)``, see ``relative_gap``.
-        advice: What to do about it; ends the reason. A function where that depends on the model.
+        advice: What to do about it; ends the reason.
         tolerance: Largest gap.
     """
 
     def reason(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
-        median = float(gap(model, inputs, target).float().quantile(0.5))
-        if median <= tolerance:
-            return None
-        known = advice if isinstance(advice, str) else advice(model, inputs, target)
-        return (
-            f"the attributions miss the difference of outputs they must add up to by {median:.0%} (median sample, "
-            f"at most {tolerance:.0%} allowed): {known}"
-        )
+        median = median_gap(gap, model, inputs, target)
+        return None if median <= tolerance else missed(median, tolerance, advice)
 
     return reason

@@ -155,7 +155,11 @@ def not_differentiable(model: nn.Module, inputs: Any, target: Tensor | None) -> 
     value = first(inputs)
     if value.is_floating_point():
         return None
-    return f"the explained input is {value.dtype} (token ids?), which has no gradient: explain the embeddings instead"
+    return (
+        f"the explained input is {value.dtype} (token ids?), which has no gradient: explain the embeddings instead, "
+        "with tokens=Tokens(embedding=...), the name of the module that makes them, or by passing them as the input "
+        "(inputs_embeds of a Hugging Face model)"
+    )
 
 
 def any_of(*refusals: Refusal) -> Refusal:

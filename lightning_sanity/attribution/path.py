@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution.baselines import Baseline, baseline_for, check_baseline
 from lightning_sanity.attribution.batching import ROWS, Rows, rows_of, target_of
-from lightning_sanity.attribution.completeness import TOLERANCE, incomplete, relative_gap
+from lightning_sanity.attribution.completeness import TOLERANCE, median_gap, missed, relative_gap
 from lightning_sanity.attribution.derived import Copies, Derived, Reading
 from lightning_sanity.attribution.gradients import over_noise
 from lightning_sanity.attribution.method import (
@@ -57,7 +57,10 @@ def integrated_gradients(
     name = "integrated_gradients" if multiply_by_inputs else "integrated_gradients_local"
     if n_steps == "auto":
         return _automatic(
-            name, baseline, lambda n: integrated_gradients(n, baseline, multiply_by_inputs, tolerance, max_batch)
+            name,
+            baseline,
+            tolerance,
+            lambda n: integrated_gradients(n, baseline, multiply_by_inputs, tolerance, max_batch),
         )
     mean = _mean_on_path(name, n_steps, baseline, max_batch)
 
@@ -70,36 +73,49 @@ def integrated_gradients(
         return (value - baseline_for(baseline, value)) * found if multiply_by_inputs else found
 
     gap = _gap(whole, baseline)
+
+    def refuses(model: nn.Module, inputs: Any, target: Tensor | None) -> str | None:
+        median = median_gap(gap, model, inputs, target)
+        if median <= tolerance:
+            return None
+        return missed(median, tolerance, _advice(model, inputs, target, {n_steps: median}, baseline, tolerance))
+
     return Method(
         name,
         Derived(whole if multiply_by_inputs else mean, combine, copies=_path(n_steps, baseline)),
         passes=n_steps,
-        refuses=any_of(not_differentiable, incomplete(gap, _advice(n_steps, baseline), tolerance)),
+        refuses=any_of(not_differentiable, refuses),
         completeness=gap,
     )
 
 
-def _automatic(name: str, baseline: Baseline, fixed: Callable[[int], Method]) -> Method:
+def _automatic(name: str, baseline: Baseline, tolerance: float, fixed: Callable[[int], Method]) -> Method:
     """A method over a path of as many points as the model it is settled on needs.
 
     Args:
         name: Of the method.
         baseline: Where its path starts.
+        tolerance: Largest gap.
         fixed: The method with so many points; refuses where they do not do.
     """
     check_baseline(baseline, name)
 
     def settle(model: nn.Module, inputs: Any, target: Tensor | None) -> Method:
-        n_steps = START
-        while True:
-            method = fixed(n_steps)
-            asks = method.refuses
-            assert asks is not None
-            reason = asks(model, inputs, target)
-            helpless = reason is None or not_differentiable(model, inputs, target) is not None
-            if helpless or n_steps >= MOST or _jumps(model, inputs, target, baseline, _AT_ONCE):
+        n_steps, gaps = START, dict[int, float]()
+        reason = not_differentiable(model, inputs, target)
+        while reason is None:
+            complete = fixed(n_steps).completeness
+            assert complete is not None
+            gaps[n_steps] = median_gap(complete, model, inputs, target)
+            if gaps[n_steps] <= tolerance:
                 break
-            n_steps *= 2
+            if n_steps >= MOST or _jumps(model, inputs, target, baseline, _AT_ONCE):
+                reason = missed(gaps[n_steps], tolerance, _advice(model, inputs, target, gaps, baseline, tolerance))
+            else:
+                n_steps *= 2
+        method = fixed(n_steps)
+        asks = method.refuses
+        assert asks is not None
 
         def refuses(other: nn.Module, others: Any, target: Tensor | None) -> str | None:
             known = other is model and others is inputs
@@ -142,23 +158,71 @@ def _jumps(model: nn.Module, inputs: Any, target: Tensor | None, baseline: Basel
     return bool((real & ((here - near).abs() <= 0.1 * whole)).float().mean() >= 0.5)
 
 
-def _advice(n_steps: int, baseline: Baseline) -> Refusal:
-    """What to do about a path over which the attributions do not add up."""
+_FURTHER, _HELPS = 4, 0.5
+"""So many times the points bring the gap down to less than this share of itself; a kink's falls to a quarter."""
+_OTHERS = ("blur", "mean", "max", "min", 1.0)
 
-    def advice(model: nn.Module, inputs: Any, target: Tensor | None) -> str:
-        share = _NEAR if n_steps >= MOST else _AT_ONCE
-        if _jumps(model, inputs, target, baseline, share):
-            shown = "this tensor" if isinstance(baseline, Tensor) else repr(baseline)
-            return (
-                f"{share:.2%} of the way from the baseline the outputs are already those of the input (the network may "
-                "not see the scale of its input), and no number of steps reaches a jump at the baseline itself: pass "
-                f"another baseline= than {shown}, such as 'blur'"
-            )
-        if n_steps >= MOST:
+
+def _advice(
+    model: nn.Module,
+    inputs: Any,
+    target: Tensor | None,
+    gaps: Mapping[int, float],
+    baseline: Baseline,
+    tolerance: float,
+) -> str:
+    """What to do about a path over which the attributions do not add up.
+
+    Args:
+        model: What is explained.
+        inputs: Its inputs.
+        target: The explained class of every sample.
+        gaps: The median sample's, by the number of points; the last number is the one in use.
+        baseline: Where the path starts.
+        tolerance: Largest gap.
+    """
+    n_steps = max(gaps)
+
+    def gap(points: int, start: Baseline) -> float:
+        complete = integrated_gradients(points, start, tolerance=tolerance).completeness
+        assert complete is not None
+        return median_gap(complete, model, inputs, target)
+
+    share = _NEAR if n_steps >= MOST else _AT_ONCE
+    if _jumps(model, inputs, target, baseline, share):
+        why = (
+            f"{share:.2%} of the way from the baseline the outputs are already those of the input (the network may not "
+            "see the scale of its input), and no number of steps reaches a jump at the baseline itself"
+        )
+    else:
+        few, many = (n_steps // _FURTHER, n_steps) if n_steps >= MOST else (n_steps, max(MOST, _FURTHER * n_steps))
+        known = {points: gaps[points] if points in gaps else gap(points, baseline) for points in (few, many)}
+        if known[many] <= _HELPS * known[few]:
+            if n_steps < MOST:
+                return f"raise n_steps, which is {n_steps}"
             return f"n_steps is {n_steps} already: pass another baseline=, nearer to the inputs, or still more steps"
-        return f"raise n_steps, which is {n_steps}"
+        why = (
+            f"more steps do not help ({known[few]:.0%} with {few}, {known[many]:.0%} with {many}): the outputs jump on "
+            "the way, as at a baseline of 0 where a network normalises its input (RMSNorm, LayerNorm)"
+        )
+    move = f"{why}: pass another baseline= than {'this tensor' if isinstance(baseline, Tensor) else repr(baseline)}"
+    for other in _OTHERS:
+        if _differs(model, inputs, target, other) and (left := gap(n_steps, other)) <= tolerance:
+            return f"{move}; {other!r} misses {left:.0%}"
+    return f"{move}, a tensor of an input that means nothing, or use expected_gradients, which start at other samples"
 
-    return advice
+
+@torch.no_grad()
+def _differs(model: nn.Module, inputs: Any, target: Tensor | None, baseline: Baseline) -> bool:
+    """Whether most outputs at a baseline are others than those of the input: there is something to explain."""
+    value = first(inputs).detach()
+    if baseline == "blur" and value.ndim != 4:
+        return False
+    here, there = (
+        select(outputs_of(model, replaced(inputs, place)), target) for place in (value, baseline_for(baseline, value))
+    )
+    least = _NEAR * (here.abs() + there.abs())
+    return bool(((here - there).abs() > least).float().mean() > 0.5)
 
 
 @factory
@@ -193,6 +257,7 @@ def smooth_integrated_gradients(
         settled = _automatic(
             name,
             baseline,
+            tolerance,
             lambda n: smooth_integrated_gradients(n, n_samples, noise, baseline, tolerance, max_batch),
         )
         return replace(settled, stochastic=True, passes=settled.passes * n_samples)

@@ -33,22 +33,28 @@ FORWARD = 1 / 3
 
 @factory
 def occlusion(
-    window: int | None = None, stride: int | None = None, baseline: Baseline = 0.0, max_batch: int = ROWS
+    window: int | Sequence[int] | None = None,
+    stride: int | Sequence[int] | None = None,
+    baseline: Baseline = 0.0,
+    max_batch: int = ROWS,
 ) -> Method:
     """Output lost when a sliding window is hidden; Zeiler & Fergus 2014 (arXiv:1311.2901).
 
-    A pixel gets the mean loss over the windows that cover it. Signals and volumes have windows along their own sides.
+    A pixel gets the mean loss over the windows that cover it. Signals and volumes have windows along their own sides;
+    a spectrogram, whose sides are frequency and time, has a window of so many bands for so many frames.
 
     Args:
-        window: Side of the window in pixels; a quarter of each side of the input if None, but one column of a table and
-            one token of a text, whose neighbours have nothing in common.
-        stride: Step between windows; an eighth of each side if None (half of a given window).
+        window: Side of the window in pixels, or one for each side of the input, in its order; a quarter of each side if
+            None, but one column of a table and one token of a text, whose neighbours have nothing in common.
+        stride: Step between windows, or one for each side; an eighth of each side if None (half of a given window).
         baseline: What hides the pixels: a number, a tensor, or "blur", "min", "max", "mean".
         max_batch: Most rows sent through the model at once.
     """
-    whole("occlusion", 1, window=window, stride=stride)
-    if window is not None and stride is not None and stride > window:
-        raise ValueError(f"occlusion: stride {stride} is larger than window {window}: pixels between would be left out")
+    for name, given in (("window", window), ("stride", stride)):
+        for each in given if isinstance(given, (list, tuple)) else (given,):
+            whole("occlusion", 1, **{name: each})
+    if isinstance(window, int) and isinstance(stride, int):
+        _check_steps([window], [stride])
     check_baseline(baseline, "occlusion")
     rows = Rows(max_batch, "occlusion")
 
@@ -56,12 +62,7 @@ def occlusion(
     def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
         value = first(inputs).detach()
         channels, sides = (value.shape[1:2], value.shape[2:]) if value.ndim > 2 else ((), value.shape[1:])
-        if window is not None and window > min(sides):
-            raise ValueError(f"occlusion: window {window} is larger than the input, whose sides are {tuple(sides)}")
-        windows = [window or (max(1, side // 4) if channels else 1) for side in sides]
-        default = [max(1, side // 8) if window is None else max(1, window // 2) for side in sides]
-        strides = [min(stride or wide, w) for wide, w in zip(default, windows, strict=True)]
-
+        windows, strides = _sliding(window, stride, sides, table=not channels)
         hidden = baseline_for(baseline, value)
 
         def run(samples: slice, copies: range) -> Tensor:
@@ -86,6 +87,39 @@ def occlusion(
 
     method = Method("occlusion", attribute, passes=50 * FORWARD, refuses=not_floating)
     return method if window is not None else replace(method, over=over)
+
+
+def _sliding(
+    window: int | Sequence[int] | None, stride: int | Sequence[int] | None, sides: Sequence[int], *, table: bool
+) -> tuple[list[int], list[int]]:
+    """Window and step along each side of an input."""
+    wide, far = _each("window", window, sides), _each("stride", stride, sides)
+    if wide is not None and any(one > side for one, side in zip(wide, sides, strict=True)):
+        raise ValueError(f"occlusion: window {window} is larger than the input, whose sides are {tuple(sides)}")
+    if wide is not None and far is not None:
+        _check_steps(wide, far)
+    windows = wide or [1 if table else max(1, side // 4) for side in sides]
+    default = [max(1, side // 8) for side in sides] if wide is None else [max(1, one // 2) for one in wide]
+    return windows, [min(step, one) for step, one in zip(far or default, windows, strict=True)]
+
+
+def _each(name: str, given: int | Sequence[int] | None, sides: Sequence[int]) -> list[int] | None:
+    """A number for each side."""
+    if given is None or isinstance(given, int):
+        return None if given is None else [given] * len(sides)
+    if len(given) != len(sides):
+        raise ValueError(
+            f"occlusion: {name} {tuple(given)} has {len(given)} numbers, and the input has the sides {tuple(sides)}: "
+            "give one number for all, or one for each side"
+        )
+    return list(given)
+
+
+def _check_steps(windows: Sequence[int], strides: Sequence[int]) -> None:
+    """Raise a ValueError if a step leaves out what lies between two windows."""
+    for wide, far in zip(windows, strides, strict=True):
+        if far > wide:
+            raise ValueError(f"occlusion: stride {far} is larger than window {wide}: pixels between would be left out")
 
 
 def ablation(

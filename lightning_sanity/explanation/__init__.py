@@ -8,6 +8,7 @@ tokens.py        token ids, explained at their embeddings
 axes.py          what the axes of an input are, told by what the network does with it
 kinds.py         kinds of input: reduction to maps, measures that suit, drawing; the way from the user's axes to ours
 options.py       what both tests can be told, stated once: types, defaults, documentation
+calling.py       the model called on the probe, and what is said where that fails
 preparation.py   a quiet copy, the explained class, the methods that apply
 lineup.py        the methods of a test and what they explain: names, controls, guests, kinds of input
 dependence.py    whether what a model says of a sample depends on the others in its batch

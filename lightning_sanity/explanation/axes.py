@@ -45,6 +45,7 @@ _MULTIPLIES |= {"mkldnn_linear": (0, 1), "_addmm_activation": (1, 2), "matmul": 
 _WINDOWS = re.compile(r"_?(mkldnn_|cudnn_|miopen_)?(convolution|upsample|grid_sampler|\w*pool)\w*")
 _STEPS = re.compile(r"(mkldnn_rnn|_cudnn_rnn|miopen_rnn|lstm|gru|rnn_tanh|rnn_relu|_thnn_fused)\w*")
 _ATTENDS = re.compile(r"(_native_multi_head_attention|_transformer_encoder|_scaled_dot_product|_flash_attention)\w*")
+_FOURIER = re.compile(r"_fft_(r2c|c2c)")
 _ENOUGH = 8
 """Mixing operations that are looked at."""
 
@@ -73,6 +74,18 @@ class _Mixing:
     def channels(self) -> list[int]:
         """Axes that vary along nothing but what is mixed."""
         return [axis for axis, dims in self.varying.items() if dims == {self.mixed}]
+
+    @property
+    def along(self) -> bool:
+        """Whether it goes along a row ``(N, T)``, whose numbers are then steps and no columns of a table.
+
+        It does where it transforms the row into frequencies, takes the numbers one after another, or looks with the
+        same weights at one stretch after another.
+        """
+        dims = self.varying.get(1, frozenset())
+        if self.name == "recurrence":
+            return dims != {self.mixed}
+        return self.name == "Fourier transform" or (self.name == "linear layer" and dims > {self.mixed})
 
     def rivals(self, channel: int | None, shape: tuple[int, ...]) -> bool:
         """Whether it is a linear layer over another axis than the channels', of which several rows go through it."""
@@ -148,6 +161,8 @@ class _Watch(TorchDispatchMode):
             return self._slid(name, given, args)
         if _STEPS.fullmatch(name) or _ATTENDS.fullmatch(name):
             return self._mix("recurrence" if _STEPS.fullmatch(name) else "attention", given, -1)
+        if _FOURIER.fullmatch(name) and len(self._shape) == 2:
+            return self._mix("Fourier transform", given, -1)
         if name == "constant_pad_nd":
             return func(given, args[1], -1.0)
         if name in _RESHAPES:  # of what may lie in memory in another order than its shadow
@@ -238,6 +253,8 @@ def _told(found: Sequence[_Mixing], shape: tuple[int, ...]) -> Layout:
     mixing = found[0]
     if mixing.windows:
         return _of_windows(mixing, shape) or by_shape
+    if len(shape) == 2 and mixing.along:
+        return Layout(shape, None, SIGNAL, f"the network's first {mixing.name} goes along it, as along time")
     long = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
     flat = all(mixing.varying.get(axis) == frozenset({mixing.mixed}) for axis in long)
     if len(shape) == 2 or flat or len(mixing.channels) > 1:

@@ -20,6 +20,7 @@ from lightning_sanity.explanation.guests import visiting
 from lightning_sanity.explanation.kinds import summed
 from lightning_sanity.explanation.returned import ADVICE, NoAttribution, stacked, turned
 from lightning_sanity.resources.fatal_errors import must_end
+from lightning_sanity.resources.quoting import quoted
 from lightning_sanity.resources.random_streams import generator, reseed
 from lightning_sanity.similarity import Similarity
 
@@ -184,7 +185,8 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
         if must_end(error):
             raise
         meaning = hint(error, what) if isinstance(error, Exception) else ""
-        raise AttributionFailed(f"method '{name}' raised {type(error).__name__}: {error}{meaning}") from error
+        said = f"failed{meaning}. It raised {quoted(error)}" if meaning else f"raised {quoted(error)}"
+        raise AttributionFailed(f"method '{name}' {said}") from error
     return reduced(attribution, name, what)
 
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.batching import out_of_memory
 from lightning_sanity.attribution.method import AttributionFn, Method
+from lightning_sanity.explanation.calling import as_arguments, call
 from lightning_sanity.explanation.maps import Explanation, hint
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.model.clone import (
@@ -28,9 +29,9 @@ from lightning_sanity.model.detached import bookkeeping, leave_out, stand_in_for
 from lightning_sanity.model.graph import Graph, trace
 from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.sharded import stand_in
-from lightning_sanity.model.weights import own_class
 from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.processes import Share
+from lightning_sanity.resources.quoting import quoted
 from lightning_sanity.resources.random_streams import isolated_rng
 from lightning_sanity.resources.restored_state import put_back
 from lightning_sanity.result.verdict import HALF, NOT_APPLICABLE
@@ -64,16 +65,16 @@ def quiet_copy(
     ):
         values = launder(inputs, device)
         aside = () if copied is model else bookkeeping(copied, lambda: _few(values, _scores(copied, forward))[1])
-        graph = trace(copied, as_arguments(values), lambda *arguments: _call(copied, arguments, forward), logits)
+        graph = trace(copied, as_arguments(values), lambda *arguments: call(copied, arguments, forward), logits)
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
         with torch.no_grad(), evaluating(model), preserved(model):
             unheard = model if copied is model else stand_in_for(model)
             leave_out(unheard, aside)
             some, theirs = _few(values, _scores(unheard, forward))
-            ours = logits(_call(copied, some, forward))
+            ours = logits(call(copied, some, forward))
         check_fidelity(theirs, ours)
-        check_liveness(copied, ours, lambda: logits(_call(copied, some, forward)))
+        check_liveness(copied, ours, lambda: logits(call(copied, some, forward)))
         explained = copied if plain else Adapted(copied, forward).eval()
         yield copied, explained, values, device, kept, graph
 
@@ -99,7 +100,7 @@ def recorded(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph)
 
 
 def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[Any], Tensor]:
-    return lambda values: logits(_call(model, values, forward))
+    return lambda values: logits(call(model, values, forward))
 
 
 def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
@@ -113,30 +114,6 @@ def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     except ValueError:
         pass
     return values, run(values)
-
-
-_OTHER_TYPE = (
-    "calling it on the probe failed, whose inputs are of another type than its weights: convert them as your own "
-    "transforms do, as in inputs.float() / 255"
-)
-_HINTS = {
-    **dict.fromkeys(("should be the same", "must have the same dtype", "expected scalar type"), _OTHER_TYPE),
-    "not attached to a `Trainer`": "its forward needs a Trainer, which a clone does not have",
-    "inference tensor": "it was run in inference mode, which gathered shards never leave; use "
-    "Trainer(inference_mode=False)",
-}
-
-
-def _call(model: nn.Module, values: Any, forward: Callable[..., Any] | None) -> Any:
-    arguments = as_arguments(values)
-    try:
-        return forward(model, *arguments) if forward is not None else model(*arguments)
-    except Exception as error:
-        hint = next((hint for words, hint in _HINTS.items() if words in str(error)), "calling it on the probe failed")
-        raise ValueError(
-            f"{own_class(model).__name__} cannot be explained: {hint} ({type(error).__name__}: {error}). "
-            "Pass forward=, a function (model, *inputs) -> scores (N, classes)."
-        ) from error
 
 
 def other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> tuple[str, ...]:
@@ -155,11 +132,6 @@ def other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Gra
         f"the forward pass depends on the data: part of the probe reads other parameters ({', '.join(differing[:5])}); "
         "units are those of the whole probe",
     )
-
-
-def as_arguments(values: Any) -> tuple[Any, ...]:
-    """The positional arguments of a pass."""
-    return values if isinstance(values, tuple) else (values,)
 
 
 def in_half(model: nn.Module, device: torch.device) -> bool:
@@ -243,7 +215,8 @@ def prepared_methods(
         except RuntimeError as error:  # no gradient, for one; what is wrong with an argument is a ValueError
             if must_end(error) or out_of_memory(error):
                 raise
-            refused[name] = f"not applicable: it raised {type(error).__name__}: {error}{hint(error, what)}"
+            advice = hint(error, what) or ". Leave it out of methods="
+            refused[name] = f"{NOT_APPLICABLE}: preparing it failed{advice}. It raised {quoted(error)}"
             continue
         if reason is not None:
             refused[name] = f"{NOT_APPLICABLE}: {reason}"

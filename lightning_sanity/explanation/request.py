@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_sanity.attribution.batching import rows_of
 from lightning_sanity.attribution.method import Method, first, replaced
 from lightning_sanity.explanation.axes import as_asked, layout_of, of_shape
+from lightning_sanity.explanation.calling import TargetError, call
 from lightning_sanity.explanation.inputs import NAMES, as_tensors
 from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_ids, of_ids
 from lightning_sanity.explanation.targets import Target
@@ -26,6 +27,7 @@ from lightning_sanity.model.clone import as_one_operation, eager, evaluating, la
 from lightning_sanity.model.detached import stand_in_for, users_hooks
 from lightning_sanity.model.outputs import Output, OutputError, are_labels, classes_of, scores_among
 from lightning_sanity.model.weights import is_sharded
+from lightning_sanity.resources.quoting import quoted
 from lightning_sanity.resources.random_streams import isolated_rng
 from lightning_sanity.resources.restored_state import put_back
 
@@ -400,10 +402,16 @@ def _with_score(asked: Request, name: str, score: Callable[..., Any], **changes:
     run, total = asked.forward or _plainly, len(asked.names)
 
     def checked(outputs: Any, *values: Any) -> Tensor:
-        found = score(outputs, *values)
+        try:
+            found = score(outputs, *values)
+        except Exception as error:
+            raise TargetError(
+                f"target '{name}' cannot be taken of the model's outputs, {_shown(outputs)}: pass a function of them "
+                f"that returns one floating-point number per sample (N,). It raised {quoted(error)}"
+            ) from error
         if not isinstance(found, Tensor) or found.ndim != 1 or not found.is_floating_point():
             shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"target '{name}' must return one floating-point number per sample (N,), not {shown}")
+            raise TargetError(f"target '{name}' must return one floating-point number per sample (N,), not {shown}")
         return found
 
     def scored(model: nn.Module, *values: Any) -> Any:
@@ -412,12 +420,25 @@ def _with_score(asked: Request, name: str, score: Callable[..., Any], **changes:
     return replace(asked, forward=scored, target=None, target_name=name, **changes)
 
 
+def _shown(outputs: Any) -> str:
+    """What a model returned, in words."""
+    if isinstance(outputs, Tensor):
+        return f"a tensor {tuple(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"{type(outputs).__name__} with {', '.join(map(repr, outputs)) or 'nothing'}"
+    if isinstance(outputs, (list, tuple)):
+        return (
+            f"a {type(outputs).__name__} of {len(outputs)} ({', '.join(type(each).__name__ for each in outputs[:4])})"
+        )
+    return type(outputs).__name__
+
+
 def _settled(asked: Request, model: nn.Module, target: Target, seed: int) -> Request:
     """The choice of a target made on the trained model and put behind the other inputs."""
     run, values = asked.forward or _plainly, asked.inputs if isinstance(asked.inputs, tuple) else (asked.inputs,)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with _undisturbed(model, device, seed) as unheard:
-        choice = target.choose(run(unheard, *launder(values, device)))
+        choice = target.choose(call(unheard, launder(values, device), asked.forward))
 
     def chosen(explained: nn.Module, inputs: Any) -> Any:
         inner = getattr(explained, "model", explained)

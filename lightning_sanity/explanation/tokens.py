@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
+from lightning_sanity.explanation.calling import call
 from lightning_sanity.explanation.kinds import are_ids
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.request import ask, mask_among
 from lightning_sanity.model.clone import Adapted, clone, launder
 from lightning_sanity.model.graph import first_tensor
+from lightning_sanity.model.outputs import logits
 from lightning_sanity.resources.random_streams import isolated_rng
 
 _ENOUGH = 8
@@ -87,6 +89,7 @@ class Embedding:
         reduce: "sum" or "norm".
         name: That of the module in the user's model.
         cancels: Whether the gradient's sum over dimensions is 0 there whatever the weights are.
+        steps_first: Whether the model has turned its ids by then, so that what is embedded is ``(T, N, E)`` (XLNet).
     """
 
     module: str
@@ -94,6 +97,7 @@ class Embedding:
     reduce: str
     name: str
     cancels: bool = False
+    steps_first: bool = False
 
     @property
     def settings(self) -> dict[str, str]:
@@ -136,11 +140,16 @@ class Embedding:
 
         with torch.no_grad(), self._watched(model, stop), suppress(_Reached):
             model.forward(*inputs)
-        return (reached[0].detach().transpose(1, 2).contiguous(), *inputs)
+        made = reached[0].detach()
+        return ((made.permute(1, 2, 0) if self.steps_first else made.transpose(1, 2)).contiguous(), *inputs)
+
+    def given_back(self, value: Tensor) -> Tensor:
+        """Embeddings ``(N, E, T)`` as the module returns them; without gaps, for they may be viewed."""
+        return (value.permute(2, 0, 1) if self.steps_first else value.transpose(1, 2)).contiguous()
 
     @contextmanager
     def _watched(self, model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Let ``change`` have the embeddings ``(N, T, E)`` whenever the model makes them."""
+        """Let ``change`` have the embeddings, as the module returns them, whenever the model makes them."""
         calls = 0
 
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
@@ -250,7 +259,7 @@ class _Embedded(nn.Module):
         self.training = False
 
     def forward(self, embeddings: Tensor, *inputs: Any) -> Tensor:
-        value = embeddings.transpose(1, 2).contiguous()  # without gaps, as the embedding returns it: it may be viewed
+        value = self._place.given_back(embeddings)
         # Not called, but its forward alone: who listens for the model's outputs must not hear those of altered inputs.
         with self._place._watched(self.model, lambda output: value.to(output.dtype)):
             found: Tensor = self.model.forward(*inputs)
@@ -279,21 +288,21 @@ def at_tokens(
     if len(found) != 1:
         if tokens is None:
             return what, None, None
-        listed = ", ".join(f"'{name}'" for name, _ in found) or "none"
+        listed = ", ".join(f"'{name}'" for name, *_ in found) or "none"
         raise ValueError(
             f"one module must embed the ids once, and there is {listed}: pass tokens=Tokens(embedding=...), the name "
             "of a module that is called once and returns (N, T, E)"
         )
-    module, call = found[0]
+    module, call, steps_first = found[0]
     own = module.removeprefix("model.") if isinstance(what.model, Adapted) else module
-    place = Embedding(f"model.{module}", call, given.reduce, own)
+    place = Embedding(f"model.{module}", call, given.reduce, own, steps_first=steps_first)
     counted = _counted(what, ids, names, given, what.model.get_submodule(module))
     opened = place.explanation(what, counted)
     return opened, place.settled(opened, given.reduce), counted[:, None]
 
 
-def _embeddings_of(what: Explanation, ids: Tensor, named: str | None) -> list[tuple[str, int]]:
-    """Name and number of every call that embeds the ids."""
+def _embeddings_of(what: Explanation, ids: Tensor, named: str | None) -> list[tuple[str, int, bool]]:
+    """Name and number of every call that embeds the ids, and whether it embeds them turned."""
     modules = {name: module for name, module in what.model.named_modules() if name}
     if named is not None:
         inner = [name for name in modules if name == named or name.endswith(f".{named}")]
@@ -304,14 +313,14 @@ def _embeddings_of(what: Explanation, ids: Tensor, named: str | None) -> list[tu
     else:
         watched = {name: module for name, module in modules.items() if isinstance(module, nn.Embedding)}
     calls = dict.fromkeys(watched, 0)
-    found: list[tuple[str, int]] = []
+    found: list[tuple[str, int, bool]] = []
 
     def hook_for(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             seen = first_tensor((args, kwargs))
-            same = seen is not None and seen.shape == ids.shape and torch.equal(seen, ids)
-            if isinstance(output, Tensor) and output.shape[:2] == ids.shape and output.ndim == 3 and (same or named):
-                found.append((name, calls[name]))
+            turned = _turned(seen, output, ids, anyway=named is not None)
+            if turned is not None:
+                found.append((name, calls[name], turned))
             calls[name] += 1
 
         return hook
@@ -323,6 +332,22 @@ def _embeddings_of(what: Explanation, ids: Tensor, named: str | None) -> list[tu
         for handle in handles:
             handle.remove()
     return found
+
+
+def _turned(seen: Tensor | None, output: Any, ids: Tensor, *, anyway: bool) -> bool | None:
+    """Whether a call that was given ``seen`` embeds the ids with steps first; None if it does not embed them.
+
+    Args:
+        seen: The first tensor that it was given.
+        output: What it returned.
+        ids: The ids ``(N, T)``.
+        anyway: Whether its output's shape is enough.
+    """
+    if not isinstance(output, Tensor) or output.ndim != 3:
+        return None
+    fitting = {turned: given for turned, given in ((False, ids), (True, ids.mT)) if output.shape[:2] == given.shape}
+    same = [turned for turned, given in fitting.items() if seen is not None and torch.equal(seen, given)]
+    return next(iter(same or (fitting if anyway else ())), None)
 
 
 def _counted(what: Explanation, ids: Tensor, names: Sequence[int | str], tokens: Tokens, module: nn.Module) -> Tensor:
@@ -365,8 +390,10 @@ def token_scores(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     at_embeddings(asked.inputs, tokens or Tokens())
     with isolated_rng(seed, device), torch.inference_mode(False), torch.enable_grad():
-        what = Explanation(Adapted(clone(model), asked.forward).eval(), launder(asked.inputs, device), None)
-        outputs = what.outputs()
+        copied, values = clone(model), launder(asked.inputs, device)
+        with torch.no_grad():
+            outputs = logits(call(copied, values, asked.forward))
+        what = Explanation(Adapted(copied, asked.forward).eval(), values, None)
         if outputs.ndim == 2:
             chosen = outputs.argmax(1) if asked.target is None else torch.as_tensor(asked.target, device=device)
             what = replace(what, target=chosen.expand(len(outputs)))

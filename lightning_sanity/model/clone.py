@@ -24,6 +24,7 @@ from lightning_sanity.model.detached import rebind_hooks, silence, strangers, us
 from lightning_sanity.model.digest import state_digest
 from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.weights import zeroed
+from lightning_sanity.resources.quoting import quoted
 
 # Lightning writes compiled versions of these over the methods, closed over the module they were compiled for. A bound
 # method in their place is fine: deepcopy binds it to the copy.
@@ -55,8 +56,8 @@ def clone(module: nn.Module, clone_fn: Callable[[nn.Module], nn.Module] | None =
             made = clone_fn(module) if clone_fn is not None else _deepcopy(module)
         except Exception as error:
             raise CloneError(
-                f"cannot copy {type(module).__name__}{_culprit(module)}: {type(error).__name__}: {error}. "
-                "Pass clone_fn=, a function of the module that returns an independent copy."
+                f"cannot copy {type(module).__name__}{_culprit(module)}: pass clone_fn=, a function of the module that "
+                f"returns an independent copy. Copying raised {quoted(error)}"
             ) from error
         for parameter in made.parameters():
             parameter.requires_grad_(False)

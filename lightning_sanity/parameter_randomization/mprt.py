@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from lightning_sanity.attribution import resolve_all
 from lightning_sanity.attribution.batching import at_most
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.explanation.calling import as_arguments
 from lightning_sanity.explanation.guests import Guests
 from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.lineup import Methods, lineup
@@ -22,7 +23,6 @@ from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
 from lightning_sanity.explanation.options import METHODS, spelled_out
 from lightning_sanity.explanation.preparation import (
-    as_arguments,
     explained_target,
     in_half,
     layers_taken,

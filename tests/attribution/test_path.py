@@ -1,5 +1,8 @@
 """Integrated and expected gradients against captum, Shapley values and closed forms."""
 
+import ast
+import re
+
 import captum.attr as captum
 import pytest
 import reference
@@ -137,7 +140,62 @@ def test_finding_the_number_of_steps_costs_the_check_alone():
 def test_where_no_number_of_steps_helps_the_method_is_refused():
     method = integrated_gradients().settle(Tanh(1e4), torch.rand(5, 3) + 1, None)
     assert method.settled == {"n_steps": 256}
-    assert "n_steps is 256 already: pass another baseline=" in method.refuses(Tanh(1e4), torch.rand(5, 3) + 1, None)
+    reason = method.refuses(Tanh(1e4), torch.rand(5, 3) + 1, None)
+    assert "more steps do not help (100% with 64, 100% with 256)" in reason
+    assert "pass another baseline=" in reason
+
+
+def test_where_more_steps_help_though_not_enough_either_way_out_is_said():
+    x = torch.rand(5, 3, generator=torch.Generator().manual_seed(1)) + 1
+    method = integrated_gradients().settle(model := Tanh(170), x, None)
+    gaps = [float(integrated_gradients(n).completeness(model, x, None).quantile(0.5)) for n in (64, 256)]
+    assert 0.1 < gaps[1] <= gaps[0] / 2
+    assert "or still more steps" in method.refuses(model, x, None)
+
+
+class Residual(nn.Module):
+    """Blocks that normalise what they read and add to it, as a transformer's do."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norms = nn.ModuleList(norm(8, eps=1e-12) for _ in range(3))
+        self.layers, self.head = nn.ModuleList(nn.Linear(8, 8) for _ in range(2)), nn.Linear(8, 3)
+
+    def forward(self, x):
+        for norm, layer in zip(self.norms, self.layers, strict=False):
+            x = x + torch.tanh(layer(norm(x)))
+        return self.head(self.norms[-1](x))
+
+
+@pytest.mark.parametrize("norm", [nn.RMSNorm, nn.LayerNorm])
+@pytest.mark.parametrize("n_steps", ["auto", 32])
+@pytest.mark.parametrize("scale", [0.02, 1.0])
+def test_a_network_that_normalises_its_input_is_told_to_move_the_baseline(norm, n_steps, scale):
+    torch.manual_seed(0)
+    model, x, target = Residual(norm).eval(), torch.randn(6, 8) * scale, torch.arange(6) % 3
+    assert float(integrated_gradients(256).completeness(model, x, target).quantile(0.5)) > 0.1  # steps do not help
+    reason = integrated_gradients(n_steps).refuses(model, x, target)
+    assert "pass another baseline= than 0.0" in reason
+    assert "raise n_steps" not in reason
+    named = re.search(r"than 0\.0; (\S+) misses", reason)
+    if named is None:
+        assert "expected_gradients" in reason
+        assert expected_gradients().refuses(model, x, target) is None
+    else:
+        baseline = ast.literal_eval(named[1])
+        assert integrated_gradients(n_steps, baseline).refuses(model, x, target) is None
+
+
+def test_a_baseline_is_named_only_where_something_is_explained_from_it():
+    class OfTheMean(nn.Module):
+        """Jumps at 0, and is the same for a row as for its mean."""
+
+        def forward(self, x):
+            return (x.mean(1) > 0.01).float() + 0 * x.sum(1)
+
+    reason = integrated_gradients(32).refuses(OfTheMean(), torch.rand(4, 3) + 1, None)
+    assert "pass another baseline= than 0.0, a tensor" in reason
+    assert "misses 0%" not in reason
 
 
 @pytest.mark.parametrize("steepness", [1500, 3000])

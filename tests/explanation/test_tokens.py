@@ -294,3 +294,73 @@ def test_a_network_may_view_its_embeddings():
         Viewing().eval(), ids, 0, methods="gradient", trials=1, controls=False, progress=False
     )
     assert result.curves["gradient", "spearman"].values.isfinite().all()
+
+
+class StepsFirst(nn.Module):
+    """Turns its ids before it embeds them, as XLNet does."""
+
+    def __init__(self, turn=True):
+        super().__init__()
+        self.embedding, self.steps, self.head = nn.Embedding(11, 6), nn.GRU(6, 8), nn.Linear(8, 3)
+        self.turn = turn
+
+    def forward(self, input_ids):
+        embedded = self.embedding(input_ids.T) if self.turn else self.embedding(input_ids).transpose(0, 1)
+        return self.head(self.steps(embedded)[0].mean(0))
+
+
+@pytest.mark.parametrize("length", [4, 7])  # as many steps as samples, and more
+@pytest.mark.parametrize("tokens", [None, Tokens("embedding")])
+def test_a_model_that_embeds_steps_first_is_explained_as_one_that_embeds_samples_first(length, tokens):
+    ids = torch.randint(1, 11, (4, length), generator=torch.Generator().manual_seed(length))
+    methods = ["gradient", "input_x_gradient", "occlusion"]
+    found = []
+    for turn in (True, False):
+        torch.manual_seed(0)
+        model = StepsFirst(turn).eval()
+        found.append(
+            parameter_randomization_test(
+                model, ids, torch.arange(4) % 3, methods=methods, tokens=tokens, trials=2, repeats=1, progress=False
+            )
+        )
+    turned, straight = found
+    assert turned.settings["tokens"] == straight.settings["tokens"]
+    assert turned.curves.keys() == straight.curves.keys()
+    for key, curve in straight.curves.items():
+        torch.testing.assert_close(turned.curves[key].values, curve.values, rtol=0, atol=1e-5, equal_nan=True)
+
+
+class TwoTables(nn.Module):
+    """Words and their places within a sentence of its own, from two tables."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = TwoTables.Sum()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, input_ids=None, inputs_embeds=None):
+        embedded = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        return self.head(torch.tanh(embedded).mean(1))
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.kinds = nn.Embedding(11, 6), nn.Embedding(11, 6)
+
+        def forward(self, ids):
+            return self.words(ids) + self.kinds(ids)
+
+
+def test_both_ways_out_of_ids_without_a_gradient_work():
+    torch.manual_seed(0)
+    model, ids, target = TwoTables().eval(), torch.randint(1, 11, (4, 7)), torch.arange(4) % 3
+    few = {"methods": "gradient", "trials": 2, "repeats": 1, "progress": False, "controls": False}
+    reason = parameter_randomization_test(model, {"input_ids": ids}, target, **few).verdicts["gradient"].reason
+    assert "tokens=Tokens(embedding=...)" in reason
+    assert "inputs_embeds" in reason
+    named = parameter_randomization_test(model, {"input_ids": ids}, target, tokens=Tokens("embed"), **few)
+    embeddings = model.embed(ids).detach()
+    given = parameter_randomization_test(model, {"inputs_embeds": embeddings}, target, **few)
+    for result, kind in ((named, "signal"), (given, "signal")):
+        assert result.curves["gradient", "spearman"].values.isfinite().any(), kind
+    assert given.settings["axes"]["summed"] == 2

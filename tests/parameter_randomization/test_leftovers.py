@@ -113,6 +113,77 @@ def test_dynamically_quantised_layers_are_named_and_never_pass(quantization):
     assert "float model" in result.verdicts["occlusion"].reason
 
 
+class Waves(nn.Module):
+    """A convolution and an LSTM over rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.steps, self.head = nn.Conv1d(1, 4, 3), nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.steps(self.first(x[:, None]).transpose(1, 2))[0].mean(1))
+
+
+def partly_static(quantization):
+    """Static quantisation of one layer among others of floats."""
+    model = nn.Sequential(
+        quantization.QuantStub(), nn.Linear(20, 8), quantization.DeQuantStub(), nn.Linear(8, 4)
+    ).eval()
+    for part in model[:3]:
+        part.qconfig = quantization.get_default_qconfig(torch.backends.quantized.engine)
+    prepared = quantization.prepare(model)
+    prepared(rows())
+    return quantization.convert(prepared)
+
+
+def prepared_by_graph(quantization):
+    """Static quantisation of the whole model, in its traced form."""
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    mapping = quantization.get_default_qconfig_mapping(torch.backends.quantized.engine)
+    prepared = prepare_fx(nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), mapping, (rows(),))
+    prepared(rows())
+    return convert_fx(prepared)
+
+
+PACKED = {
+    "recurrent": (lambda q: q.quantize_dynamic(Waves().eval(), {nn.LSTM}), "steps"),
+    "one layer, statically": (partly_static, "1"),
+}
+WHOLE = {
+    "dynamically": lambda q: q.quantize_dynamic(nn.Sequential(nn.Linear(20, 8), nn.Linear(8, 4)).eval(), {nn.Linear}),
+    "statically, traced": prepared_by_graph,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", PACKED)
+def test_whatever_packs_its_weights_is_named_and_never_passes(case, quantization):
+    torch.manual_seed(0)
+    build, name = PACKED[case]
+    result = parameter_randomization_test(
+        build(quantization),
+        rows(),
+        torch.arange(len(rows())) % 4,
+        methods="occlusion",
+        trials=2,
+        repeats=1,
+        controls=False,
+        progress=False,
+    )
+    assert result.coverage.hidden == (f"{name}: packed weight",)
+    assert result.coverage.share < 1
+    assert result.verdicts["occlusion"].outcome is Outcome.INCONCLUSIVE
+    assert "float model" in result.verdicts["occlusion"].reason
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", WHOLE)
+def test_a_model_of_nothing_but_quantised_layers_is_told_to_be_passed_in_float(case, quantization):
+    with pytest.raises(RandomizationError, match="pass the float model"):
+        measured(WHOLE[case](quantization))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_statically_quantised_model_is_told_to_be_passed_in_float(quantization):
     model = nn.Sequential(quantization.QuantStub(), nn.Linear(20, 4), quantization.DeQuantStub()).eval()

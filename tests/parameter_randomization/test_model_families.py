@@ -205,3 +205,15 @@ def test_detections_are_asked_for_and_then_explained():
     wanted = torch.tensor([[0.2, 0.2, 1.2, 1.2]]).expand(5, 4)
     found = parameter_randomization_test(Finder(), images, targets.box(wanted), **QUICK)
     assert found.curves["gradient", "spearman"].values.isfinite().any()
+
+
+def test_xlnet_is_explained_at_its_embeddings_by_ids_and_by_what_they_embed(family_of):
+    family, model = family_of("XLNet")
+    found = judged(family, model)
+    assert found.settings["tokens"]["embedding"] == "transformer.word_embedding"
+    assert found.curves["gradient", "spearman"].values.isfinite().any()
+    given = dict(family.inputs(4))
+    given["inputs_embeds"] = model.get_input_embeddings()(given.pop("input_ids")).detach()
+    other = parameter_randomization_test(model, given, torch.arange(4) % made.CLASSES, **QUICK, max_steps=2)
+    assert other.settings["axes"]["summed"] == 2
+    assert other.curves["gradient", "spearman"].values.isfinite().any()
