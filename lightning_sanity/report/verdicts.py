@@ -201,7 +201,7 @@ def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, flo
         low, high = limits
         hatched(axes, row, limits, theme)
         box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5}
-        words = literal(decided.shortened(decided.cause(verdict), 44))
+        words = literal(decided.shortened(decided.cause(verdict), 32))
         axes.text(low + 0.02 * (high - low), row, words, va="center", color=theme.ink, fontsize=9, bbox=box)
     known = math.isfinite(verdict.psi)
     ink = theme.ink if verdict.gated else theme.grey
