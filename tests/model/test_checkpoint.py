@@ -208,7 +208,7 @@ def test_a_pruned_model_counts_as_its_products(tmp_path):
 
 def test_weights_that_hold_an_object_cannot_be_compared(tmp_path):
     path = saved({"w": torch.ones(1), "_extra_state": Colour.RED}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"cannot be compared: its weights hold '_extra_state' \(.*Colour"):
+    with pytest.raises(ValueError, match=r"cannot be compared: its weights hold '_extra_state' \(.*(Colour|getattr)"):
         digests(path)
 
 
