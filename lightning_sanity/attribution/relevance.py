@@ -33,6 +33,7 @@ from lightning_sanity.attribution.method import (
     select,
 )
 from lightning_sanity.model.weights import is_sharded
+from lightning_sanity.resources.quoting import listed
 
 _MakeComposite = Callable[[], Any]
 
@@ -214,9 +215,7 @@ def _refuses(make: _MakeComposite) -> Refusal:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _is_identity(module)
             ]
         if between.operations:
-            names = list(between.operations)
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            return f"it has no rule for what this network does outside of known modules: {', '.join(names[:5])}{more}"
+            return f"it has no rule for what this network does outside of known modules: {listed(between.operations)}"
         again = [name for name, count in between.linear_calls.items() if count > 1]
         if again:
             return f"'{again[0]}' runs several times in one forward pass, and relevance keeps one input per module"

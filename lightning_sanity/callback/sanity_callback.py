@@ -157,7 +157,8 @@ class SaliencySanityCallback(pl.Callback):
             check_target(target, labels=True)
             for flag, value in (("log_images", log_images), ("report", report), ("verbose", verbose)):
                 check_yes_no(flag, value)
-            check_integer("keep", keep, 1) if keep is not None else None
+            if keep is not None:
+                check_integer("keep", keep, 1)
             check_kind("name", name, str, "a string")
             check_kind("baseline", baseline, (str, Path), "the path of a result file")
             check_kind("reference_checkpoint", reference_checkpoint, (str, Path), "the path of a checkpoint")

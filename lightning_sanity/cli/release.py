@@ -19,6 +19,7 @@ from lightning_sanity.release.model_card import merged, read_card
 from lightning_sanity.release.policy import Policy, read_policy
 from lightning_sanity.release.record import differences, read_record, statement
 from lightning_sanity.resources.files import check_outputs, write_whole
+from lightning_sanity.resources.quoting import listed
 from lightning_sanity.result.noninferiority import Difference, compare, incomparable
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
@@ -187,10 +188,9 @@ def _verified(path: Path, decision: Decision, policy: Policy) -> Check:
     changed = differences(read_record(path), decision, policy)
     if not changed:
         return Check("record", Outcome.PASS, "the record says what was decided now", str(path))
-    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
     asked_otherwise = any(each.startswith("predicate.policy") for each in changed)
     advice = "; it was made under other rules: give the same --policy and options as then" if asked_otherwise else ""
-    reason = f"the record says otherwise: {', '.join(changed[:5])}{more}{advice}"
+    reason = f"the record says otherwise: {listed(changed)}{advice}"
     return Check("record", Outcome.FAIL, reason, str(path))
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from lightning_sanity.data_randomization.distinct import layers_of
 from lightning_sanity.data_randomization.label_access import LabelError, Path, identity, stored_labels
 from lightning_sanity.model.digest import update_digest
+from lightning_sanity.resources.quoting import listed
 from lightning_sanity.resources.random_streams import generator, isolated_rng
 
 _LOOKED_AT = 256  # samples of a data set that is not a TensorDataset
@@ -42,8 +43,7 @@ Fingerprint = Mapping[str, str]
 def differences(stored: Fingerprint, now: Fingerprint) -> str:
     """What differs between two experiments, in words; empty if nothing does."""
     names = [name for name in (*now, *(set(stored) - set(now))) if stored.get(name) != now.get(name)]
-    shown = [f"{name} ({_short(stored.get(name))} there, {_short(now.get(name))} here)" for name in names[:3]]
-    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return listed((f"{name} ({_short(stored.get(name))} there, {_short(now.get(name))} here)" for name in names), 3)
 
 
 def _short(value: str | None) -> str:

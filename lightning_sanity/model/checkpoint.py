@@ -30,7 +30,6 @@ _LARGEST_PICKLE = 1 << 26
 _VIEWED = 4  # so many times the file's size all tensors together may have: some share their memory
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files before torch 1.6
 _NESTED = 64
-_AXES = 64  # of a tensor
 
 _KEYS = ("state_dict", "model", "module", "model_state_dict")
 """Where checkpoints keep the weights."""
@@ -159,7 +158,7 @@ def _of_safetensors(data: mmap.mmap, tensors: Mapping[str, tuple[str, list[int],
         dtype = _SAFETENSORS.get(kind)
         if dtype is None:
             raise ValueError(f"'{name[:60]}' has the type '{kind[:20]}', which is not known")
-        if len(shape) > _AXES or math.prod(shape) * dtype.itemsize != size:
+        if len(shape) > shards.AXES or math.prod(shape) * dtype.itemsize != size:
             raise ValueError(f"'{name[:60]}' has the shape {shape[:8]}, which {size} bytes do not hold")
         stride = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         state[name] = builder.view(dtype, (start, size), 0, shape, stride)
@@ -294,7 +293,7 @@ class _Builder:
         start, held = place
         numbers = [offset, *size, *stride]
         plain = all(type(number) is int and 0 <= number < 1 << 48 for number in numbers)
-        if not plain or not len(size) == len(stride) <= _AXES:
+        if not plain or not len(size) == len(stride) <= shards.AXES:
             raise ValueError("a tensor has a size or stride that is none")
         count = math.prod(size)
         self._bytes -= count * dtype.itemsize

@@ -21,6 +21,7 @@ from lightning_sanity.model.pickled import Call
 from lightning_sanity.resources.files import regular
 
 METADATA = ".metadata"
+AXES = 64  # that a tensor may have
 
 _LARGEST = 1 << 26  # bytes of the metadata
 _HELD = 4  # so many times the size of all files together the tensors may have
@@ -174,7 +175,7 @@ def _size(kind: Any) -> tuple[int, ...] | None:
 def _numbers(size: Any) -> tuple[int, ...]:
     """Of a ``torch.Size``."""
     given = size.arguments[0] if isinstance(size, Call) and size.function == "torch Size" and size.arguments else size
-    if not isinstance(given, (tuple, list)) or len(given) > 64:
+    if not isinstance(given, (tuple, list)) or len(given) > AXES:
         raise ValueError("a tensor has a size that is none")
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in given):
         raise ValueError("a tensor has a size that is none")

@@ -8,7 +8,7 @@ random: they become random with the first step, whether anybody has seen them re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from lightning_sanity.model.graph import Graph
 from lightning_sanity.model.hidden import Hidden, Reads, reads_of
 from lightning_sanity.model.weights import is_sharded
 from lightning_sanity.resources.processes import Share
+from lightning_sanity.resources.quoting import listed
 
-_NAMED = 5
 _UNSAID = ("one number", "statistics")  # kinds that nobody needs to be told of
 
 
@@ -73,14 +73,14 @@ class Leftovers:
             if each.kind is not None and each.kind not in _UNSAID:
                 kinds.setdefault(each.kind, []).append(each.name)
         if kinds:
-            parts = [f"{kind}: {_some(names)}" for kind, names in kinds.items()]
+            parts = [f"{kind}: {listed(names)}" for kind, names in kinds.items()]
             notes.append(f"read beside the parameters and taken for constants: {'; '.join(parts)}")
         if self.caches:
-            notes.append(f"caches that are emptied whenever weights change: {_some(self.caches.names)}")
+            notes.append(f"caches that are emptied whenever weights change: {listed(self.caches.names)}")
         if self.late:
-            notes.append(f"read only with random weights, and random from the first step on: {_some(tuple(self.late))}")
+            notes.append(f"read only with random weights, and random from the first step on: {listed(self.late)}")
         if self.trained:
-            notes.append(f"stayed trained: {_some([each.described for each in self.trained.values()])}")
+            notes.append(f"stayed trained: {listed([each.described for each in self.trained.values()])}")
         return tuple(notes)
 
     @property
@@ -97,7 +97,7 @@ class Leftovers:
         )
         return (
             "the model computes with values that are no registered parameters, so that they stayed trained: "
-            f"{_some([each.described for each in self.trained.values()])}; {advice}"
+            f"{listed([each.described for each in self.trained.values()])}; {advice}"
         )
 
 
@@ -150,9 +150,3 @@ def leftovers_of(
 
 def _without_value(each: Hidden) -> Hidden:
     return replace(each, value=None, place=None)
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more

@@ -22,8 +22,7 @@ from lightning_sanity.model.graph import Graph
 from lightning_sanity.model.weights import is_sharded
 from lightning_sanity.randomization.layers import WITHIN, repeated
 from lightning_sanity.randomization.unit import plan
-
-_NAMED = 5  # weights that a note names
+from lightning_sanity.resources.quoting import listed
 
 
 def part(model: nn.Module, graph: Graph, record: Callable[[], Graph]) -> tuple[Graph, tuple[str, ...]]:
@@ -56,9 +55,7 @@ def part(model: nn.Module, graph: Graph, record: Callable[[], Graph]) -> tuple[G
     said = [" = ".join(names) for names in kept if names]
     if not said:
         return graph, ()
-    more = f" and {len(said) - _NAMED} more" if len(said) > _NAMED else ""
-    note = f"shared weights, each use of which has a tensor and a turn of its own: {', '.join(said[:_NAMED])}{more}"
-    return record(), (note,)
+    return record(), (f"shared weights, each use of which has a tensor and a turn of its own: {listed(said)}",)
 
 
 def _turns(model: nn.Module, graph: Graph) -> dict[str, int]:
@@ -138,8 +135,7 @@ def _copied_modules(model: nn.Module, wanted: Collection[int]) -> tuple[_Copies,
             elif any(id(parameter) in wanted for parameter in child.parameters()):
                 inside = set(map(id, child.modules()))
                 made = copy.deepcopy(child, {id(other): other for other in every if id(other) not in inside})
-                pairs = zip(made.parameters(), child.parameters(), strict=True)
-                origin.update({id(ours): id(theirs) for ours, theirs in pairs})
+                origin.update({id(ours): id(theirs) for ours, theirs in _pairs(made, child)})
                 copies.append((parent, key, child))
                 parent._modules[key] = made
 

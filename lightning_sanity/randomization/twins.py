@@ -23,6 +23,7 @@ from lightning_sanity.randomization.strategies import (
     stops_signal,
 )
 from lightning_sanity.randomization.unit import Plan, Unit
+from lightning_sanity.resources.quoting import listed
 from lightning_sanity.resources.random_streams import generator as make_generator
 from lightning_sanity.resources.random_streams import isolated_rng
 
@@ -229,9 +230,4 @@ def _notes(tried: _Trial) -> tuple[str, ...]:
     stops = "redrawn by 'normal', because the factory fills in one constant that multiplies and stops the signal"
     fixed = "tables of a formula, the same in every twin; redrawn by 'normal' where they are the trained ones"
     said = {stops: tried.stopped, fixed: tried.tables}
-    return tuple(f"{what}: {_some(names)}" for what, names in said.items() if names)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return tuple(f"{what}: {listed(names, _NAMED)}" for what, names in said.items() if names)

@@ -19,12 +19,12 @@ from lightning_sanity.model.graph import Graph, trace
 from lightning_sanity.randomization.granularity import Granularity, Group, groups
 from lightning_sanity.randomization.layers import Unit, layers, owner_of, repeated
 from lightning_sanity.randomization.naming import step_names
+from lightning_sanity.resources.quoting import listed
 
 __all__ = ["ORDERS", "Granularity", "Plan", "RandomizationError", "Step", "Unit", "plan", "subsets", "units"]
 
 ORDERS = ("cascading", "bottom_up", "independent", "full")
 _Item = TypeVar("_Item")
-_NAMED = 5  # parameters that a note names
 
 
 class RandomizationError(RuntimeError):
@@ -122,7 +122,9 @@ def plan(model: nn.Module, graph: Graph, granularity: Granularity = "layer") -> 
             "used, but not for what is explained, so no steps; random from the first step on: "
             f"{', '.join(unit.name.removesuffix(_ASIDE) for unit in aside)}",
         )
-    again = _some(repeated(model, graph, [name for group in found for unit in group.units for name in unit.parameters]))
+    again = listed(
+        repeated(model, graph, [name for group in found for unit in group.units for name in unit.parameters])
+    )
     if again:
         notes += (f"used several times on the way, random with the use nearest to the output: {again}",)
     unused = tuple(name for name, p in model.named_parameters() if name not in graph.uses and _is_weight(p))
@@ -143,11 +145,6 @@ def _groups(model: nn.Module, graph: Graph, granularity: Granularity) -> list[Gr
         )
     found = groups(model, layers(model, graph, reaching, _statistics(model, graph)), granularity)
     return found if isinstance(granularity, str) else _runs(found)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _is_weight(parameter: Tensor) -> bool:

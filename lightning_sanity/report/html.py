@@ -37,6 +37,7 @@ from lightning_sanity.report.wording import (
     subject,
 )
 from lightning_sanity.resources.files import write_whole
+from lightning_sanity.resources.quoting import listed
 from lightning_sanity.result.controls import COMPARISON, POSITIVE_CONTROL
 from lightning_sanity.result.sanity_result import Curve, Outcome, SanityResult, Verdict
 
@@ -169,16 +170,14 @@ def _standing(result: SanityResult) -> list[tuple[Outcome, str, str]]:
         if outcome is Outcome.INCONCLUSIVE:
             settled = {decided.settles(verdict) for _, verdict in verdicts}
             what = settled.pop() if len(settled) == 1 else what
-        names = ", ".join(name for name, _ in verdicts[:_LISTED])
-        more = f" and {len(verdicts) - _LISTED} more" if len(verdicts) > _LISTED else ""
-        found.append((outcome, names + more, what))
+        found.append((outcome, listed((name for name, _ in verdicts), _LISTED), what))
     return found
 
 
 def _trust(result: SanityResult) -> str:
     """Whether the run can be trusted: yes, not shown, or no."""
     if not result.valid:
-        return "No: a control came out wrong, see below."
+        return "No, for the reason above."
     if all(verdict.gated for verdict in result.verdicts.values()):
         return "Not shown: no control was run."
     return f"Yes: {result.validity}."

@@ -8,7 +8,7 @@ suggestions.py     a name that is none of the choices: what it may have meant
 plain_yaml.py      YAML of strangers, of bounded depth and size
 memory.py          what a computation keeps in memory at most, measured while it runs on few samples
 processes.py       how several processes share one test, and how their parts come together
-quoting.py         errors of other libraries, as our messages quote them
+quoting.py         errors of other libraries and lists of names, as our messages quote them
 progress.py        a caller's progress function, or a bar on a terminal
 random_streams.py  reproducible random streams that are never the caller's
 """

@@ -66,7 +66,7 @@ class Verdict:
             ignores the model. NaN if undefined.
         psi_low: Lower end of the 95 % interval of ``psi``.
         psi_high: Upper end.
-        measure: Name of the similarity with the smallest PSI.
+        measure: Name of the similarity that decided, usually the one with the smallest PSI.
         psi_first: PSI of ``measure`` after the first step alone.
         psi_last: PSI of ``measure`` at the last step alone.
         p_dependence: Diagnostic: probability of maps this different if they did not depend on the weights at all;
@@ -219,7 +219,7 @@ class SanityResult:
         verdicts: ``verdicts[method]``.
         output_change: How the predictions moved along the cascade.
         coverage: Proof of what changed.
-        valid: False if a control came out wrong: then no verdict can be trusted.
+        valid: False if the run shows nothing, as where a control came out wrong: then no verdict can be trusted.
         validity: One sentence on that.
         settings: Everything needed to run the test again: plain values.
         environment: Library versions and device.
