@@ -22,17 +22,8 @@ FEW = ("three layers",)
 
 
 def main() -> None:
-    from made_kinds import (
-        KINDS,
-        MEETING,
-        ROUNDING,
-        TOLERANCE,
-        defined,
-        largest_difference,
-        measured,
-        methods_for,
-        network,
-    )
+    from made_comparisons import ROUNDING, TOLERANCE, defined, largest_difference, measured, methods_for, network
+    from made_kinds import KINDS, MEETING
 
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     asked.add_argument("--trials", type=int, default=2)

@@ -14,7 +14,8 @@ import time
 
 import torch
 from measuring import parser, publish
-from measuring.models import CLASSES, Family, built, families
+from measuring.families import families
+from measuring.models import CLASSES, Family, built
 
 from lightning_sanity import parameter_randomization_test
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from measuring.studied import Causal
 from torch import nn
 
 from lightning_sanity import parameter_randomization_test, targets
@@ -12,19 +13,6 @@ from lightning_sanity.explanation.request import ask
 from lightning_sanity.model.clone import Adapted
 
 GRADIENT = resolve("gradient").attribute
-
-
-class Causal(nn.Module):
-    """Class scores of a signal from its last step, through two causal convolutions: seven steps are seen."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv1d(3, 16, 3, padding=2), nn.Conv1d(16, 16, 3, padding=4, dilation=2)
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x):
-        h = self.second(self.first(x)[..., : x.shape[-1]].relu())[..., : x.shape[-1]].relu()
-        return self.head(h[..., -1])
 
 
 def dense(width=3):

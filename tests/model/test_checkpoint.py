@@ -154,11 +154,11 @@ STATES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [(name, old) for name in STATES for old in (False, True) if not (old and name == "new types")],  # old has no such
+)
 def test_reading_equals_what_torch_reads(name, old, tmp_path):
-    if old and name == "new types":
-        pytest.skip("the old format has no such storage")
     path = saved(STATES[name], tmp_path / "state.pt", _use_new_zipfile_serialization=not old)
     found, expected = load(path), torch.load(path, weights_only=True)
     assert state_digest(found) == state_digest(expected) == state_digest(STATES[name])

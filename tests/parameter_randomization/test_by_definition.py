@@ -4,18 +4,8 @@ import itertools
 import math
 
 import pytest
-from made_kinds import (
-    KINDS,
-    ROUNDING,
-    SAMPLES,
-    TOLERANCE,
-    defined,
-    largest_difference,
-    measured,
-    methods_for,
-    network,
-    written,
-)
+from made_comparisons import ROUNDING, TOLERANCE, defined, largest_difference, measured, methods_for, network, written
+from made_kinds import KINDS, SAMPLES
 from reference_walk import index, shifts_of, steps_of, unit_of
 
 ORDERS = ("cascading", "bottom_up", "independent", "full")

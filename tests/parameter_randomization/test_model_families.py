@@ -1,11 +1,9 @@
 """Models that people really use, built small from their configurations, as they are."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from measuring import models as made
+from measuring.families import families
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,12 +11,7 @@ from lightning_sanity import parameter_randomization_test
 from lightning_sanity.explanation import Tokens, targets
 from lightning_sanity.explanation.tokens import token_scores
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "measuring"
-_SPEC = importlib.util.spec_from_file_location("measuring_models", FOLDER / "models.py")
-made = importlib.util.module_from_spec(_SPEC)
-sys.modules["measuring_models"] = made  # where its dataclasses look for it
-_SPEC.loader.exec_module(made)
-FAMILIES = made.families()
+FAMILIES = families()
 TEN = (
     "BERT",
     "RoBERTa",
