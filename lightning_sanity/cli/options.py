@@ -36,7 +36,7 @@ def add_options(parser: Any, stated: Mapping[str, str]) -> None:
 
 def descriptions() -> dict[str, str]:
     """The sentences on every option, each on one line."""
-    found = re.split(r"^ {8}(\w+): ", described(WalkOptions), flags=re.MULTILINE)[1:]
+    found = re.split(r"^ {4}(\w+): ", described(WalkOptions), flags=re.MULTILINE)[1:]
     return {name: " ".join(text.split()) for name, text in zip(found[::2], found[1::2], strict=True)}
 
 
