@@ -101,9 +101,16 @@ def going_on(what: str) -> Iterator[None]:
 
 
 def logged_step(trainer: Any) -> int:
-    """The step that loggers use as their x axis; it differs from ``global_step`` with several optimizers."""
+    """The step at which loggers show a measurement.
+
+    That of the checkpoint and of the file. Lightning's own count of batches lies one behind it during a validation,
+    because it counts a batch only when its validation is over; with several optimizers, which ``global_step`` counts
+    apart, it is what all else of the run is shown at.
+    """
     loop = getattr(trainer.fit_loop, "epoch_loop", None)
-    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+    steps = int(trainer.global_step)
+    batches = int(getattr(loop, "_batches_that_stepped", steps))
+    return steps if steps - batches in (0, 1) else batches
 
 
 def progress_lines(trainer: Any) -> Progress:

@@ -6,7 +6,9 @@ style.py, palette.py, thumbnails.py   how they look
 html.py           the self-contained page, from report.html.j2
 markdown.py       the same in brief
 text.py           the same in words: the terminal's table and a notebook's
-loggers.py        TensorBoard, W&B, MLflow, CSV and others, each in its native form
+loggers.py        what goes to the user's loggers, to each in its native form
+dashboards.py     TensorBoard, W&B, MLflow, Comet
+shown.py          what they are shown of a measurement
 cards.py          figures as narrow as a dashboard's card
 decided.py        the number that decided, or why none did
 wording.py        names and sentences of figures and page
