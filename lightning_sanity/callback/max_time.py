@@ -20,11 +20,15 @@ Part = Literal["test", "labels", "drawing"]
 
 @dataclass(frozen=True)
 class Parts:
-    """How a limit is divided: seconds of the test, whether to draw, whether to compare with other labels."""
+    """How a limit is divided: seconds of the test, whether to draw, whether to compare with other labels.
+
+    ``decide`` is whether the verdicts are those that the run ends with, as far as is known.
+    """
 
     test: float | None = None
     draw: bool = True
     compare: bool = True
+    decide: bool = True
 
 
 class Allowance:
@@ -44,7 +48,7 @@ class Allowance:
 
     Attributes:
         saved: Seconds of the account.
-        due: By ``"auto"``, whether weights went by that a full measurement was due for.
+        due: Whether the weights are to be measured once more, and in full, if training ends with them.
         takes: What each part took last, in seconds: ``"drawing"`` figures and page, at first a guess; ``"labels"`` the
             data randomization test, at first unknown, so that it is run once; ``"rest"`` all that follows the test.
     """
@@ -96,16 +100,17 @@ class Allowance:
         """
         if free:
             self._begun = self._since = time.perf_counter()
+        decide = self._last or not self._training
         if self._unlimited:
             self._until = math.inf
-            return Parts()
+            return Parts(decide=decide)
         limit = self._limit
         self._until = self._begun + limit
         left = max(self._until - time.perf_counter(), _LEAST_PART * limit)
         draw = not self._training or self.takes["drawing"] <= _LARGEST_PART * left
         compare = self.takes["labels"] <= _LARGEST_PART * left
         beside = self.takes["rest"] + draw * self.takes["drawing"] + compare * self.takes["labels"]
-        return Parts(max(left - beside, _LEAST_PART * left), draw, compare)
+        return Parts(max(left - beside, _LEAST_PART * left), draw, compare, decide)
 
     @property
     def _unlimited(self) -> bool:
@@ -133,11 +138,12 @@ class Allowance:
         """Whether the time is up."""
         return time.perf_counter() > self._until
 
-    def end(self, thinned: Mapping[str, object] | None = None) -> None:
+    def end(self, thinned: Mapping[str, object] | None = None, *, open_verdicts: bool = False) -> None:
         """All is done that is done at this validation.
 
         Args:
             thinned: What was left out of the test, as a result's settings have it.
+            open_verdicts: Whether more trials could decide something.
         """
         now = time.perf_counter()
         spent, limit = now - self._begun, self._until - self._begun
@@ -146,9 +152,11 @@ class Allowance:
         if self._earned:
             self.saved = 0.0 if self.every else self.saved - spent
             self._least = spent if spent > limit else self._least
+        if self._training:
+            self.due = not self._last and (open_verdicts or (self.auto and bool(thinned)))
         if self.auto and self._training:
             whole = spent / _walked(thinned or {})
-            self._first, self.due, self._reserve, self._least = False, bool(thinned), whole, spent
+            self._first, self._reserve, self._least = False, whole, spent
         self._since = now
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,8 +46,8 @@ from lightning_sanity.resources.budget import Interrupted
 from lightning_sanity.result.controls import validated
 from lightning_sanity.result.sanity_result import Outcome, SanityCheckFailed, SanityResult
 
-OPTIONS: WalkOptions = {**DEFAULTS, "trials": 3}
-"""Few trials are enough to watch a training run."""
+OPTIONS: WalkOptions = {**DEFAULTS, "trials": "auto"}
+"""Few trials are enough to watch a training run; what it ends with is decided."""
 
 
 class SaliencySanityCallback(pl.Callback):
@@ -100,7 +101,8 @@ class SaliencySanityCallback(pl.Callback):
             end of ``fit``, ``validate`` and ``test`` the verdicts as a table. Warnings always come: the first time
             in a run that a method FAILs or is INCONCLUSIVE, that the test cannot be run or is not valid, and where
             nothing will be or was measured.
-        **options: See ``WalkOptions``.
+        **options: See ``WalkOptions``. By default here ``trials="auto"``: 3 at validations that others follow; what
+            ``fit`` ends with, ``validate`` and ``test`` take 5, and 10 or 20 while a verdict is open.
 
     Attributes:
         result: The last ``SanityResult`` of this run, or None.
@@ -337,12 +339,20 @@ class SaliencySanityCallback(pl.Callback):
         if due and self.result is not None:
             self._act(trainer, self.result)
         if due:
-            self._allowance.end(self._thinned)
+            self._allowance.end(self._thinned, open_verdicts=self._open)
 
     @property
     def _thinned(self) -> Mapping[str, Any]:
         """What the last test left out."""
         return {} if self.result is None else self.result.settings["thinned"]
+
+    @property
+    def _open(self) -> bool:
+        """Whether there are verdicts that more trials, which the test may add by itself, could decide."""
+        if self.result is None or not self.result.valid or self._test["trials"] != "auto":
+            return False
+        gated = (self.result.verdicts[name] for name in self._gated if name in self.result.verdicts)
+        return any(each.outcome is Outcome.INCONCLUSIVE and math.isfinite(each.psi) for each in gated)
 
     def _measure_and_publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         begun = time.perf_counter()

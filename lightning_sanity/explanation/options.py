@@ -231,7 +231,7 @@ def with_descriptions(doc: str, options: type) -> str:
 
 
 def described(options: type) -> str:
-    """The lines below ``Args:``, indented by 4, in the docstrings of a class of options and of those that it extends."""
+    """The lines below ``Args:``, indented by 4, of the docstring of a class of options and of those it extends."""
     bases = [base for base in getattr(options, "__orig_bases__", ()) if hasattr(base, "__annotations__")]
     above = [described(base) for base in bases if base is not TypedDict]
     # From Python 3.13 on the compiler takes the indentation away.

@@ -10,10 +10,10 @@ from made_trainings import callback, few_digits, trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lightning_sanity import Criterion, SanityResult
 from lightning_sanity.callback.trainer import ends_training
 from lightning_sanity.cli import demo
 from lightning_sanity.model.clone import weights_digest
-
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -72,6 +72,26 @@ def test_a_short_training_is_measured_at_its_first_and_its_last_validation(tmp_p
 
 def test_without_a_limit_every_validation_is_measured(tmp_path):
     assert measured_at(tmp_path, max_time=None)[2] == [2, 4, 6, 8]
+
+
+def test_a_training_is_watched_with_few_trials_and_what_it_ends_with_is_decided(tmp_path):
+    """The gradient's interval is too wide at three trials of four samples; an index that stays open takes all."""
+    measured = callback("gradient", report=True, trials="auto", probe=4, max_time=None, criterion=Criterion(0.93))
+    run = trainer(tmp_path, measured, max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""))
+    run.fit(demo.DigitsClassifier(), *few_digits(128, 128))
+    results = [SanityResult.from_json(tmp_path / "sanity" / f"step={step}.json") for step in (2, 4, 6)]
+    assert [result.settings["trials_run"]["gradient"] for result in results] in ([3, 3, 10], [3, 3, 20])
+    assert [result.settings["trials_run"]["edge_detector"] for result in results] == [3, 3, 5]
+    assert run.validate(run.lightning_module, few_digits(128, 128)[1], verbose=False)
+    assert measured.result.settings["trials_run"]["gradient"] in (10, 20)
+
+
+def test_what_is_open_at_an_unforeseen_end_is_measured_once_more(tmp_path):
+    stopping = EarlyStopping("val/accuracy", mode="max", min_delta=1e9, patience=1)
+    measured = callback("gradient", trials="auto", probe=4, max_time=None, criterion=Criterion(0.93))
+    trainer(tmp_path, measured, stopping, max_epochs=9).fit(demo.DigitsClassifier(), *few_digits(128, 128))
+    assert measured.result.step == 4
+    assert measured.result.settings["trials_run"]["gradient"] in (10, 20)
 
 
 def test_what_an_unforeseen_end_leaves_is_measured_after_training(tmp_path):

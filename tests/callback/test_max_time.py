@@ -44,20 +44,20 @@ def test_without_a_limit_everything_is_allowed(clock):
     made = Allowance(None)
     made.begin(training=True)
     assert made.affords()
-    assert made.divide() == Parts(None, True, True)
+    assert made.divide() == Parts(None, True, True, decide=False)
     assert not made.exceeded()
 
 
 def test_figures_that_take_a_small_part_of_the_time_are_drawn_and_paid_for(clock):
     made = allowance(10.0, drawing=1.0, rest=0.5)
     made.begin(training=True)
-    assert made.divide() == Parts(test=8.5, draw=True, compare=True)
+    assert made.divide() == Parts(test=8.5, draw=True, compare=True, decide=False)
 
 
 def test_what_would_take_a_large_part_of_the_time_waits(clock):
     made = allowance(10.0, drawing=5.0, labels=6.0, rest=0.5)
     made.begin(training=True)
-    assert made.divide() == Parts(9.5, draw=False, compare=False)
+    assert made.divide() == Parts(9.5, draw=False, compare=False, decide=False)
 
 
 def test_figures_do_not_wait_where_no_later_occasion_comes(clock):
@@ -209,7 +209,7 @@ def test_where_every_validation_counts_the_default_is_no_limit(clock):
         clock.wait(1.0)
         made.begin(training=True)
         assert made.affords()
-        assert measured(made, clock, 5.0) == Parts()
+        assert measured(made, clock, 5.0) == Parts(decide=False)
 
 
 def test_outside_training_the_default_is_no_limit(clock):
