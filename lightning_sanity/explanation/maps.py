@@ -150,20 +150,26 @@ class Explanation:
     @contextmanager
     def overheard(self) -> Iterator[list[Tensor]]:
         """Outputs on this very batch that come by while methods run inside the block: passes that need no repeating."""
-        heard: list[Tensor] = []
-        value = first(self.inputs)
-
-        def listen(module: nn.Module, arguments: Any, output: Any) -> None:
-            seen = arguments[0] if arguments and not heard and not visiting() else None
-            same = isinstance(seen, Tensor) and seen.shape == value.shape and torch.equal(seen, value)
-            if same and isinstance(output, Tensor):
-                heard.append(output.detach())
-
-        handle = self.model.register_forward_hook(listen)
+        listener = _Listener(first(self.inputs), [])
+        handle = self.model.register_forward_hook(listener)
         try:
-            yield heard
+            yield listener.heard
         finally:
             handle.remove()
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """A hook that keeps what a model returns for one input; of a class, so that a method may pickle the model."""
+
+    value: Tensor
+    heard: list[Tensor]
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        seen = arguments[0] if arguments and not self.heard and not visiting() else None
+        same = isinstance(seen, Tensor) and seen.shape == self.value.shape and torch.equal(seen, self.value)
+        if same and isinstance(output, Tensor):
+            self.heard.append(output.detach())
 
 
 def explain(function: AttributionFn, name: str, what: Explanation, seed: int) -> Maps:

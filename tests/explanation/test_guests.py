@@ -1,5 +1,6 @@
 """A method that is not ours may do what it likes: it costs its own verdict only."""
 
+import io
 import os
 import random
 import time
@@ -175,6 +176,18 @@ def test_a_guest_may_draw_and_the_streams_go_on_as_if_it_had_not():
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     guest(model, method=lambda model, x, target: torch.rand_like(x) + np.random.rand() + random.random())
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
+
+
+def test_a_guest_may_pickle_the_model():
+    def saved(model, x, target):
+        kept = io.BytesIO()
+        torch.save(model, kept)
+        kept.seek(0)
+        return textbook(torch.load(kept, weights_only=False), x, target)
+
+    found = walked({"saved": saved, "gradient": "gradient"}, max_steps=2)
+    mine, ours = found.curves["saved", "spearman"].values, found.curves["gradient", "spearman"].values
+    torch.testing.assert_close(mine, ours, rtol=0, atol=1e-6)
 
 
 def test_methods_of_this_library_are_called_directly():
