@@ -130,7 +130,7 @@ def compare(
 
 
 def mean_interval(values: Tensor, level: float = LEVEL) -> Interval:
-    """Mean of ``(N,)`` with Student's t interval, NaN left out; see ``simultaneous`` for values that are all the same."""
+    """Mean of ``(N,)`` with Student's t interval, NaN left out; of values that are all the same see `simultaneous`."""
     return simultaneous([values], level)[0]
 
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from lightning_sanity.choice.contest import LEAST, mean_interval
+from lightning_sanity.resources.random_streams import generator
+from lightning_sanity.resources.suggestions import unknown
 from lightning_sanity.result.psi import LEVEL, Interval
 
 
@@ -34,6 +38,14 @@ def split(samples: int, groups: Tensor | None = None, *, seed: int = 0) -> Halve
     Raises:
         ValueError: If there are fewer than 4 samples: a half needs two for an interval.
     """
+    if samples < 4:
+        raise ValueError(f"{samples} samples cannot be halved: each half needs two for an interval; give at least 4")
+    if groups is not None and groups.shape != (samples,):
+        raise ValueError(f"groups must say one for each of the {samples} samples, not {tuple(groups.shape)}")
+    draw = torch.randperm(samples, generator=generator("halves", seed))
+    if groups is not None:
+        draw = draw[groups.cpu()[draw].argsort(stable=True)]  # group after group, at random within each
+    return Halves(draw[::2].sort().values, draw[1::2].sort().values)
 
 
 @dataclass(frozen=True)
@@ -41,11 +53,11 @@ class Tuning:
     """What a search over settings found, and what is left of it.
 
     Attributes:
-        chosen: The setting with the best mean on the tuning half; the default unless another one was better.
+        chosen: The setting that gained most over the default on the tuning half; the default if none did.
         default: The setting that was there before.
         promised: Gain of the chosen over the default on the half that chose it: too good by selection.
         gain: The same on the other half, with an interval for new samples. 0 where the default was chosen.
-        figures: Per setting, its mean on the tuning half and on the judging half.
+        figures: Per setting, its mean on the tuning half and on the judging half; NaN where it has none.
     """
 
     chosen: str
@@ -64,12 +76,34 @@ def tune(scores: Mapping[str, Tensor], default: str, halves: Halves, *, level: f
     """Choose a setting on one half and judge it on the other.
 
     Args:
-        scores: Per setting ``(N,)``, higher is better. A setting with fewer than 2 defined scores in the tuning half
-            is not chosen. Settings need scores on the judging half only if they may be chosen.
+        scores: Per setting ``(N,)``, higher is better, NaN where undefined: a setting that was not judged has NaN on
+            that half. One with fewer than two scores beside the default's on the tuning half is not chosen.
         default: The setting that is always in the race.
         halves: Which samples tune and which judge.
         level: Of the intervals.
 
     Raises:
-        ValueError: If the default has no scores, or shapes differ.
+        ValueError: If the default is not among the settings or has no score, or shapes differ.
     """
+    if default not in scores:
+        raise ValueError(unknown("default setting", default, scores))
+    shapes = {name: tuple(given.shape) for name, given in scores.items()}
+    size = len(halves.tune) + len(halves.judge)
+    if any(shape != (size,) for shape in shapes.values()):
+        raise ValueError(f"every setting needs one score for each of the {size} samples, not {shapes}")
+    table = {name: given.detach().double().cpu() for name, given in scores.items()}
+    figures = {
+        name: (float(given[halves.tune].nanmean()), float(given[halves.judge].nanmean()))
+        for name, given in table.items()
+    }
+    usual = table[default]
+    if not usual[halves.tune].isfinite().any():
+        raise ValueError(f"the default setting '{default}' has no defined score on the half that tunes")
+    chosen, most = default, 0.0
+    for name, given in table.items():
+        better = (given - usual)[halves.tune]  # paired: what makes a sample hard is in both
+        if int(better.isfinite().sum()) >= LEAST and float(better.nanmean()) > most:
+            chosen, most = name, float(better.nanmean())
+    gains = table[chosen] - usual
+    promised, gain = (mean_interval(gains[half], level) for half in (halves.tune, halves.judge))
+    return Tuning(chosen, default, promised, gain, figures)

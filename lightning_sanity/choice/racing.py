@@ -3,18 +3,18 @@
 A race gives every candidate a few trials, looks, drops those whose verdict is clear, and spends the rest on those that
 are open. Looking at a 95 % interval after every round is wrong far more often than 5 %. Here the looks before the last
 share out a small extra error: the chance that any of them settles wrongly is at most ``spend``, whatever the looks have
-to do with one another (Boole's inequality), however many there are and however the race goes on. The schedule follows
-O'Brien & Fleming (Biometrics 1979) by the spending function of Lan & DeMets ("Discrete Sequential Boundaries for
-Clinical Trials", Biometrika 1983): hardly any error early, when few trials tell little. The last look is the test itself.
+to do with one another (Boole's inequality), however many there are and however the race goes on. What is spent grows in
+proportion to the data (Lan & DeMets, "Discrete Sequential Boundaries for Clinical Trials", Biometrika 1983; Kim &
+DeMets, Biometrika 1987). The last look is the whole test itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from lightning_sanity.result.sanity_result import Verdict
-from lightning_sanity.result.verdict import Criterion, Evidence
+from lightning_sanity.result.psi import LEVEL
+from lightning_sanity.result.sanity_result import Outcome, Verdict
+from lightning_sanity.result.verdict import Criterion, Evidence, judge
 
 SPEND = 0.005
 """Extra probability of a wrong verdict on a candidate that all looks before the last may cause together."""
@@ -29,8 +29,17 @@ def levels(shares: Sequence[float], spend: float = SPEND) -> tuple[float, ...]:
         spend: See ``SPEND``.
 
     Raises:
-        ValueError: If shares do not increase or leave ``(0, 1]``.
+        ValueError: If shares do not increase or leave ``(0, 1]``, or ``spend`` leaves ``(0, 1)``.
+
+    >>> [round(1 - level, 6) for level in levels((0.25, 0.5, 1.0), spend=0.01)]
+    [0.0025, 0.0025, 0.05]
     """
+    if not 0 < spend < 1:
+        raise ValueError(f"spend must be a probability between 0 and 1, not {spend!r}")
+    if not shares or any(not 0 < share <= 1 for share in shares) or list(shares) != sorted(set(shares)):
+        raise ValueError(f"the share of the data at every look must increase within (0, 1], not {list(shares)}")
+    found = [1 - spend * (now - before) for before, now in zip([0.0, *shares], shares, strict=False)]
+    return (*found[:-1], LEVEL) if shares[-1] == 1 else tuple(found)
 
 
 def early(evidence: Evidence, criterion: Criterion, level: float) -> Verdict | None:
@@ -43,16 +52,7 @@ def early(evidence: Evidence, criterion: Criterion, level: float) -> Verdict | N
         criterion: What a method must show.
         level: Of this look, see ``levels``.
     """
-
-
-@dataclass(frozen=True)
-class Race:
-    """How a race went.
-
-    Attributes:
-        verdicts: Per candidate, the verdict and the look (from 0) that settled it.
-        explained: Share of the explanations that the whole test of all candidates would have made.
-    """
-
-    verdicts: Mapping[str, tuple[Verdict, int]]
-    explained: float
+    if evidence.trivial is not None:
+        return judge(evidence, criterion)
+    verdict = judge(evidence, criterion, level=level)
+    return None if verdict.outcome is Outcome.INCONCLUSIVE else verdict
