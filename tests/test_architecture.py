@@ -24,6 +24,7 @@ ORDER = (
     "parameter_randomization",
     "data_randomization",
     "quality",
+    "choice",
     "report",
     "release",
     "callback",
