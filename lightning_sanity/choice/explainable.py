@@ -56,13 +56,11 @@ def _at_chance(scores: Tensor, labels: Tensor) -> str | None:
 
 def untouched_statistics(model: nn.Module) -> str | None:
     """Whether no normalisation layer has ever seen a batch, as in a network that was built and never trained."""
-    layers = [module for module in model.modules() if isinstance(module, _NORMS) and module.running_mean is not None]
-    fresh = [
-        layer
-        for layer in layers
-        if bool((layer.running_mean == 0).all()) and bool((layer.running_var == 1).all())  # type: ignore[operator]
-    ]
-    if not layers or len(fresh) < len(layers):
+    norms = [module for module in model.modules() if isinstance(module, _NORMS)]
+    layers = [module for module in norms if isinstance(module.running_mean, Tensor)]
+    means, spreads = ([getattr(layer, name) for layer in layers] for name in ("running_mean", "running_var"))
+    fresh = all(bool((mean == 0).all()) for mean in means) and all(bool((spread == 1).all()) for spread in spreads)
+    if not layers or not fresh:
         return None
     return (
         f"the running statistics of all {len(layers)} normalisation layers are those of a new layer (mean 0, variance "
@@ -79,7 +77,7 @@ def _uninformative(scores: Tensor) -> str | None:
         return None
     most = min(math.log(len(scores)), math.log(scores.shape[1]))
     return (
-        f"the predicted probabilities hardly depend on the input: they tell {max(information, 0.0):.4f} nats of a sample, "
-        f"of {most:.2f} that they could (at least {LEAST_INFORMATION:g} needed), as those of an untrained network do. Is "
-        "the right checkpoint loaded? If the model is known to be good, pass labels="
+        f"the predicted probabilities hardly depend on the input: they tell {max(information, 0.0):.4f} nats of a "
+        f"sample, of {most:.2f} that they could (at least {LEAST_INFORMATION:g} needed), as those of an untrained "
+        "network do. Is the right checkpoint loaded? If the model is known to be good, pass labels="
     )

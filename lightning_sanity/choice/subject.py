@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,16 +64,16 @@ class Subject:
         """Why some of the methods mean nothing here, and the others, prepared."""
         return prepared_methods({name: self.methods[name] for name in names}, what)
 
-    def maps(self, names: list[str], max_batch: int | None = None) -> Iterator[tuple[str, Maps]]:
-        """Maps of the whole batch, method after method.
+    def maps(self, names: list[str], key: int = 0) -> Iterator[tuple[str, Maps]]:
+        """Maps of the whole batch, method after method; ``key`` asks what draws for other draws.
 
         Raises:
             AttributionFailed: If one raises.
         """
         _, ready = self.prepared(names, self.what)
-        explain = Explainer(ready, self.seed, max_batch=max_batch)
+        explain = Explainer(ready, self.seed)
         for name in ready:
-            yield name, explain(name, self.what)
+            yield name, explain(name, self.what, *(("again", key) if key else ()))
 
 
 @contextmanager
@@ -88,9 +88,7 @@ def subject(
     """
     prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"])
     with prepared_copy as (copied, explained, values, device, _, graph):
-        target, problem = explained_target(
-            asked.target, graph.outputs, batch_size(values), in_half(copied, device)
-        )
+        target, problem = explained_target(asked.target, graph.outputs, batch_size(values), in_half(copied, device))
         what = Explanation(explained, values, target, chosen=asked.chosen, question=asked.place)
         guests = Guests([(model, copied)], deadline)
         lined = lineup(candidates, [what], graph.outputs.to(device)[None], asked, given, guests)
@@ -121,14 +119,6 @@ def blank(magnitude: Tensor) -> Tensor:
 def cost_of(method: Method) -> float:
     """Passes that one explanation takes; NaN for what a user wrote."""
     return math.nan if method.foreign else method.passes
-
-
-def without_controls(methods: Mapping[str, Method]) -> dict[str, Method]:
-    """The methods that may be recommended."""
-    return {name: replace(method) for name, method in methods.items() if not method.control}
-
-
-__all__ = ["Subject", "blank", "cost_of", "laid_out", "sides_of", "subject", "without_controls"]
 
 
 def value_of(what: Explanation) -> Tensor:
