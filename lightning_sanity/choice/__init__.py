@@ -6,6 +6,9 @@
     search.py        the search: screen, test, score, compare, as far as the budget reaches
     subject.py       a copy of the model and the batch, ready to be explained
     explainable.py   is there anything to explain?
+    variants.py      methods with other parameters: repairs, and what tuning tries
+    subgroups.py     the answer by group, and where a method keeps its map
+    profile.py       what of the weights the recommended method's map depends on
     screening.py     every candidate runs on a sample or two
     gate.py          the sanity test in front of the ranking, few trials first
     faithfulness.py  the columns that methods are ranked by

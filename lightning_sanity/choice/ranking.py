@@ -148,7 +148,8 @@ def sentence(rows: Sequence[Row], ranking: Ranking | None, samples: int) -> str:
         could = f"; still open: {_named(pending)}" if pending else ""
         return (
             f"no recommendation: of {len(rows)} candidates none passed the sanity test "
-            f"({counts[Standing.FAILED]} failed, {counts[Standing.OPEN]} open, {counts[Standing.INAPPLICABLE]} do not apply){could}{few}"
+            f"({counts[Standing.FAILED]} failed, {counts[Standing.OPEN]} open, {counts[Standing.INAPPLICABLE]} do not "
+            f"apply){could}{few}"
         )
     answer = ranking.front
     if answer.recommended is None:
