@@ -1,10 +1,10 @@
 """Question: does the set of methods "that cannot be told apart from the best" hold the best, and do gains keep.
 
-Scores of ten methods are drawn with known means: what makes a sample hard is shared by all of them, the rest is drawn by
-several laws, also skewed, heavy-tailed, correlated and of yes and no. Coverage is the share of studies whose set holds
-the truly best method (any of them where several are), and in which every interval of one kind holds at once. A search
-among settings that are all the same but for noise must find a gain whose interval holds 0 on the half that judges, and
-does not on the half that chose.
+Scores of ten methods are drawn with known means: what makes a sample hard is shared by all of them, the rest is drawn
+by several laws, also skewed, heavy-tailed, correlated and of yes and no. Coverage is the share of studies whose set
+holds the truly best method (the first of them where several are), and in which every interval of one kind holds at
+once. A search among settings that are all the same but for noise must find a gain whose interval holds 0 on the half
+that judges, and does not on the half that chose.
 
     python benchmarks/contests.py [--repeats 400] [--json]
 """
@@ -119,14 +119,14 @@ def line(row):
     return f"{of}  " + "  ".join(f"{key} {value:.3f}" for key, value in numbers.items())
 
 
-def assert_the_best_is_held(repeats=40):
+def assert_the_best_is_held(repeats=10):
     """On a few studies of the plainest kind, well below the rate that the full run shows."""
     rng = torch.Generator().manual_seed(0)
-    few, many = (covered(MEANS["one best"], "normal", n, repeats, rng) for n in (4, 128))
+    few, many = (covered(MEANS["one best"][::3], "normal", n, repeats, rng) for n in (4, 128))
     assert few["best in set"] >= 0.9, few
     assert many["best in set"] >= 0.9, many
-    assert few["size"] > 2 * many["size"], (few, many)
-    assert tuned("normal", 32, 12, repeats, rng)["judging half"] >= 0.85
+    assert few["size"] > 1.5 * many["size"], (few, many)
+    assert tuned("normal", 32, 12, 4 * repeats, rng)["judging half"] >= 0.85
 
 
 def main():

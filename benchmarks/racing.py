@@ -1,9 +1,9 @@
 """Question: do early verdicts equal those of the whole test, and what do they save.
 
 Studies are drawn from the bank of `verdict_rates.py`: one long test on a network trained on digits, of planted methods
-``input + weight * gradient`` from insensitive to sensitive, of the gradient and of Guided Backprop. Every study is judged
-twice: whole, and look by look as a race does, where what is settled costs no further trials. A study counts as equal
-if the verdicts on all of its methods are. The naive race beside it takes the 95 % interval at every look.
+``input + weight * gradient`` from insensitive to sensitive, of the gradient and of Guided Backprop. Every study is
+judged twice: whole, and look by look as a race does, where what is settled costs no further trials. A study counts as
+equal if the verdicts on all of its methods are. The naive race beside it takes the 95 % interval at every look.
 
     python benchmarks/racing.py [--repeats 500] [--bank FILE] [--json]
 """
@@ -70,7 +70,7 @@ def _size(result):
 
 def line(row):
     return (
-        f"{row['trials']:3d} trials {row['samples']:3d} samples  {row['side']:5s}  all verdicts equal {row['equal']:.3f}  "
+        f"{row['trials']:3d} trials {row['samples']:3d} samples  {row['side']:5s}  all equal {row['equal']:.3f}  "
         f"verdicts that differ {row['differ']:.4f}  explained {row['explained']:.2f}"
     )
 
