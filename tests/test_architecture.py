@@ -30,8 +30,8 @@ ORDER = (
     "callback",
     "cli",
 )
-UPWARD = {("result/sanity_result.py", "report")}
-"""``SanityResult.to_html`` and ``.plot`` draw on request: the one arrow back up, inside functions only."""
+UPWARD = {("result/sanity_result.py", "report"), ("result/choice.py", "report")}
+"""``to_html`` and ``plot`` of what a test or a choice found draw on request: the one arrow back up, inside functions."""
 
 
 def relative(path):
