@@ -174,23 +174,20 @@ def accords(
     found = []
     for first, second in itertools.combinations(contests, 2):
         names = [name for name in contests[first].names if name in contests[second].names]
-        both = [[scores[column][name].double().cpu() for name in names] for column in (first, second)]
+        a, b = ([scores[column][name].double().cpu() for name in names] for column in (first, second))
         disjoint = bool(names) and not set(contests[first].tied) & set(contests[second].tied)
-        interval = (
-            _rank_correlation(torch.stack(both[0]), torch.stack(both[1]), seed)
-            if len(names) > 1
-            else Interval(math.nan, math.nan, math.nan)
-        )
-        found.append(Accord((first, second), interval, len(names), disjoint))
+        found.append(Accord((first, second), _rank_correlation(a, b, seed), len(names), disjoint))
     return tuple(found)
 
 
-def _rank_correlation(a: Tensor, b: Tensor, seed: int) -> Interval:
-    """Spearman's correlation of two tables' means over samples, tables ``(methods, N)`` of the same samples."""
-    samples = a.shape[1]
+def _rank_correlation(a: Sequence[Tensor], b: Sequence[Tensor], seed: int) -> Interval:
+    """Spearman's correlation of the methods' means over samples, per method ``(N,)`` of the same samples."""
+    if len(a) < 2:
+        return Interval(math.nan, math.nan, math.nan)
+    samples = len(a[0])
     drawn = counts(samples, _RESAMPLES, generator("accord", seed))
     drawn = torch.cat([torch.ones(1, samples, dtype=torch.float64), drawn])  # the first is the data as they are
-    left, right = (_ranked_means(table, drawn) for table in (a, b))
+    left, right = (_ranked_means(torch.stack(list(table)), drawn) for table in (a, b))
     together = (left * right).sum(1) / (left.square().sum(1) * right.square().sum(1)).sqrt()
     low, high = percentiles(together[1:].clamp(-1, 1))
     return Interval(float(together[0]), low, high)
