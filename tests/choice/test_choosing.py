@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from lightning_sanity import Budget, Outcome, SaliencySanityCallback, attribution, choose_methods, parameter_randomization_test
+from lightning_sanity import (
+    Budget,
+    Outcome,
+    SaliencySanityCallback,
+    attribution,
+    choose_methods,
+    parameter_randomization_test,
+)
 from lightning_sanity.attribution import input_plus_gradient
 from lightning_sanity.result.choice import Standing
 from tests.made_choices import CANDIDATES, answer, digits, fitted, network, probe, trained
