@@ -68,7 +68,7 @@ def test_a_configuration_of_lightning_cli_is_validated_and_chosen_for(project, c
 
     torch.manual_seed(0)
     (project / "config.yaml").write_text(
-        "model:\n  class_path: tests.made_project.Classifier\n  init_args: {width: 4}\n"
+        "seed_everything: 0\nmodel:\n  class_path: tests.made_project.Classifier\n  init_args: {width: 4}\n"
         "data:\n  class_path: tests.made_project.Digits\n"
         "trainer: {logger: false, enable_progress_bar: false, enable_model_summary: false, accelerator: cpu}\n"
     )
