@@ -31,7 +31,7 @@ ORDER = (
     "cli",
 )
 UPWARD = {("result/sanity_result.py", "report"), ("result/choice.py", "report")}
-"""``to_html`` and ``plot`` of what a test or a choice found draw on request: the one arrow back up, inside functions."""
+"""``to_html`` and ``plot`` of a result or a choice draw on request: the one arrow back up, inside functions only."""
 
 
 def relative(path):

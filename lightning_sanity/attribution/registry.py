@@ -237,7 +237,12 @@ def called(text: str) -> Method:
     example = "a method with its parameters is written as in smoothgrad(n_samples=100)"
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        if (
+            not isinstance(call, ast.Call)
+            or not isinstance(call.func, ast.Name)
+            or call.args
+            or not all(k.arg for k in call.keywords)
+        ):
             raise ValueError("it is no call with keyword arguments")
         values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:

@@ -38,7 +38,7 @@ _DRAWS = 4000
 """Simulated data sets behind a critical value: its level is then within .004 of the one asked for."""
 
 _ENOUGH = 48
-"""Degrees of freedom beyond which more no longer matter: a critical value is then at most 4 % larger than it need be."""
+"""Degrees of freedom beyond which more no longer matter: a critical value is then at most 4 % larger than needed."""
 
 
 @dataclass(frozen=True)

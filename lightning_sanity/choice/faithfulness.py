@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_sanity.attribution.baselines import baseline_for
 from lightning_sanity.attribution.batching import ROWS, Rows
-from lightning_sanity.attribution.method import first, select
+from lightning_sanity.attribution.method import first
 from lightning_sanity.attribution.perturbation import perturbed_outputs
 from lightning_sanity.choice.halves import split
 from lightning_sanity.choice.subject import Subject, laid_out, sides_of
@@ -49,18 +49,22 @@ class Yardstick:
 
     Attributes:
         subject: What is explained.
+        model: What is run on altered inputs.
         inputs: Its inputs, with numbers that can be replaced.
         hidden: Per removal, what takes the place of removed parts, shaped like the explained input.
         regions: Which positions each region takes ``(K, P)``.
         lost: Per removal, what the explained output loses without each region ``(K, N)``.
+        whole: Per removal, what it loses without anything, mean magnitude over samples.
         masks: What is known to matter ``(N, *sides)``, or None.
     """
 
     subject: Subject
+    model: nn.Module
     inputs: object
     hidden: Mapping[str, Tensor]
     regions: Tensor
     lost: Mapping[str, Tensor]
+    whole: Mapping[str, float]
     masks: Tensor | None = None
 
     def readings(self, maps: Maps) -> dict[str, Tensor]:
@@ -81,10 +85,10 @@ class Yardstick:
         what = self.subject.what
         classified = what.target is not None and self.subject.outputs.ndim == 2 and self.subject.outputs.shape[1] > 1
         options = {"steps": _STEPS} if classified else {"steps": _STEPS, "probability": None}
-        scale = 1.0 if classified else _spread(select(self.subject.outputs.to(read), what.target))
         found = []
-        for hidden in self.hidden.values():
-            arguments = what.model, self.inputs, read.to(hidden), what.target
+        for name, hidden in self.hidden.items():
+            scale = 1.0 if classified else self.whole[name]
+            arguments = self.model, self.inputs, read.to(hidden), what.target
             inserted = insertion_auc(*arguments, baseline=hidden, **options)
             deleted = deletion_auc(*arguments, baseline=hidden, **options)
             found.append((inserted - deleted) / scale)
@@ -107,21 +111,23 @@ def yardstick(subject: Subject, masks: Tensor | None = None) -> Yardstick:
     Raises:
         ValueError: If masks do not fit the input.
     """
-    inputs = subject.continuous
+    model, inputs = subject.perturbable
     value = first(inputs).detach()
     hidden, regions = removals(value, subject.seed), regions_of(sides_of(value), subject.seed).to(value.device)
-    what, whole = subject.what, torch.cat([regions, regions[:1] & False])  # the last removes nothing
-    lost = {}
+    everything = torch.ones_like(regions[:1])
+    taken = torch.cat([regions, everything, ~everything])
+    lost, whole = {}, {}
     for name, instead in hidden.items():
 
         def perturb(samples: slice, copies: range, instead: Tensor = instead) -> Tensor:
-            removed = whole[copies.start : copies.stop, None]  # (k, 1, P)
+            removed = taken[copies.start : copies.stop, None]  # (k, 1, P)
             removed = removed.unflatten(2, (1, *value.shape[2:])) if value.ndim > 2 else removed
             return torch.where(removed, instead[samples], value[samples])
 
         with torch.no_grad():
-            outputs = perturbed_outputs(what.model, inputs, what.target, len(whole), perturb, Rows(ROWS, "fidelity"))
-        lost[name] = (outputs[-1:] - outputs[:-1]).double()
+            outputs = perturbed_outputs(model, inputs, subject.what.target, len(taken), perturb, Rows(ROWS, "fidelity"))
+        lost[name] = (outputs[-1:] - outputs[: len(regions)]).double()
+        whole[name] = float((outputs[-1] - outputs[-2]).abs().double().mean()) or 1.0
     if masks is not None:
         masks = masks[:, 0] if masks.ndim == value.ndim and masks.shape[1] == 1 and value.ndim > 2 else masks
         if tuple(masks.shape) != (len(value), *sides_of(value)):
@@ -129,7 +135,7 @@ def yardstick(subject: Subject, masks: Tensor | None = None) -> Yardstick:
                 f"masks must say for every position of the {len(value)} samples whether it matters, "
                 f"{(len(value), *sides_of(value))}, not {tuple(masks.shape)}"
             )
-    return Yardstick(subject, inputs, hidden, regions, lost, masks)
+    return Yardstick(subject, model, inputs, hidden, regions, lost, whole, masks)
 
 
 def removals(value: Tensor, seed: int) -> dict[str, Tensor]:
@@ -220,9 +226,3 @@ def _correlation(said: Tensor, lost: Tensor) -> Tensor:
 
 def _still(table: Tensor, share: float) -> Tensor:
     return table.amax(0) - table.amin(0) <= share * table.abs().amax(0)
-
-
-def _spread(scores: Tensor) -> float:
-    """By what differences of scores are divided where they are no probabilities."""
-    spread = float(scores.double().std()) if len(scores) > 1 else 1.0
-    return spread if spread > 0 and math.isfinite(spread) else 1.0

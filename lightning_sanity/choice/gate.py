@@ -21,18 +21,22 @@ from lightning_sanity.result.verdict import Criterion, Evidence, judge
 
 LEAST = 3
 """Trials before the first look."""
+_GROWTH, _NEAR = 1.5, 1.25
 CHEAP = 40.0
 """Passes of one explanation up to which methods are tested together, before the dearer ones."""
 
 
 def schedule(trials: int) -> tuple[int, ...]:
-    """Trials that are added before each look: the first at a third of all, the second at a half.
+    """Trials that are added before each look: each at half as many again as the last one, the last one at all.
 
     >>> schedule(10), schedule(20), schedule(3)
-    ((3, 2, 5), (6, 4, 10), (3,))
+    ((3, 1, 2, 4), (3, 1, 2, 3, 4, 7), (3,))
     """
-    seen = sorted({max(LEAST, trials * 3 // 10), max(LEAST, trials // 2), trials})
-    return tuple(after - before for before, after in zip([0, *seen], seen, strict=False))
+    seen = [0, min(LEAST, trials)]
+    while seen[-1] < trials:
+        following = int(_GROWTH * seen[-1])
+        seen.append(following if _NEAR * following < trials else trials)
+    return tuple(after - before for before, after in itertools.pairwise(seen))
 
 
 def looks(trials: int) -> Looks:

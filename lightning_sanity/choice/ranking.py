@@ -17,6 +17,15 @@ from lightning_sanity.result.verdict import NOT_APPLICABLE
 
 BASELINES = ("random", "edge_detector")
 """What a recommended method must beat: a random map, and the edges of the input."""
+INSENSITIVE = {
+    "guided_backprop": "Nie et al. 2018",
+    "deconvnet": "Nie et al. 2018",
+    "guided_gradcam": "Adebayo et al. 2018",
+    "lrp_z_plus": "Sixt et al. 2020",
+    "lrp_alpha_beta": "Sixt et al. 2020",
+    "excitation_backprop": "Sixt et al. 2020",
+}
+"""Methods that are proved or known to hardly depend on upper layers: one that passes here has been lucky."""
 FEW = 10
 """Samples below which a choice says what so few can decide."""
 Scores = Mapping[str, Mapping[str, Tensor]]
@@ -93,6 +102,11 @@ def standing_of(name: str, verdict: Verdict | None, ranking: Ranking | None) -> 
         if verdict.reason.startswith(NOT_APPLICABLE):
             return Standing.INAPPLICABLE, verdict.reason.removeprefix(f"{NOT_APPLICABLE}: ")
         return (Standing.UNMEASURED if unrun else Standing.OPEN), verdict.reason
+    if literature(name) is not None:
+        return Standing.PASSED, (
+            f"passed here, and is not recommended: the literature shows that its maps hardly depend on upper layers "
+            f"({literature(name)})"
+        )
     if ranking is None or all(name not in contest.names for contest in ranking.contests.values()):
         return Standing.PASSED, f"passed the sanity test; its faithfulness was not measured ({verdict.reason})"
     answer = ranking.front
@@ -106,6 +120,11 @@ def standing_of(name: str, verdict: Verdict | None, ranking: Ranking | None) -> 
     if name in answer.dominated_by:
         return Standing.PASSED, f"passed, but {_named(answer.dominated_by[name])} scored better for certain"
     return Standing.PASSED, f"passed, but {_short_of(name, ranking.contests)}"
+
+
+def literature(name: str) -> str | None:
+    """Who showed that a method is insensitive, whatever its parameters."""
+    return INSENSITIVE.get(name.partition("(")[0])
 
 
 def _short_of(name: str, contests: Mapping[str, Contest]) -> str:

@@ -19,7 +19,16 @@ from lightning_sanity.choice.gate import CHEAP, Gate, looks
 from lightning_sanity.choice.halves import Halves, split, tune
 from lightning_sanity.choice.options import candidates_of
 from lightning_sanity.choice.profile import further_profiles, profile_in
-from lightning_sanity.choice.ranking import BASELINES, Ranking, ordered, rank, scores_of, sentence, standing_of
+from lightning_sanity.choice.ranking import (
+    BASELINES,
+    Ranking,
+    literature,
+    ordered,
+    rank,
+    scores_of,
+    sentence,
+    standing_of,
+)
 from lightning_sanity.choice.screening import Screened, screen
 from lightning_sanity.choice.subgroups import Keeping, answers, checked, keeping, warnings_of
 from lightning_sanity.choice.subject import Subject, subject, value_of
@@ -126,13 +135,13 @@ class Search:
             return self._nothing(f"the sanity test is not valid: {self.gate.problem}")
         passed = self._passed()
         keeps = keeping(self._evidence(passed), places, self.question.criterion)
-        allowed = [name for name in passed if not keeps.groups.get(name)]
+        allowed = self._allowed(keeps)
         if allowed:
             with self._on(asked, passed) as on:
-                self._score(on, passed, yardstick(on, masks))
+                self._score(on, allowed, yardstick(on, masks))
             if tune:
                 self._tune(asked, allowed, layers, image, masks)
-                allowed = [name for name in self._passed() if not keeps.groups.get(name) and name not in self.dropped]
+                allowed = self._allowed(keeps)
         ranking = rank(self.scores, allowed, self.costs, self.question.walk["seed"]) if allowed else None
         return self._choice(ranking, places, keeps, profile)
 
@@ -154,6 +163,11 @@ class Search:
         """What passed so far, the cheapest first."""
         passed = self.gate.passed()
         return [name for name in self.costs if name in passed]
+
+    def _allowed(self, keeps: Keeping) -> list[str]:
+        """What may be recommended: it passed, on every group, and nobody has shown it to be insensitive."""
+        barred = {*self.dropped, *(name for name, groups in keeps.groups.items() if groups)}
+        return [name for name in self._passed() if name not in barred and literature(name) is None]
 
     def _evidence(self, names: Sequence[str]) -> dict[str, Any]:
         return {name: self.gate.evidence[name] for name in names if name in self.gate.evidence}

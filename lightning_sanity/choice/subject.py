@@ -20,6 +20,7 @@ from lightning_sanity.explanation.options import CommonOptions
 from lightning_sanity.explanation.preparation import explained_target, in_half, prepared_methods, quiet_copy
 from lightning_sanity.explanation.probe import batch_size
 from lightning_sanity.explanation.request import Request
+from lightning_sanity.explanation.tokens import Embedding
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Subject:
         problem: Why nothing can be concluded on this batch, or None.
         device: Where all of it is.
         seed: Of every draw.
+        place: Where token ids are embedded, if they are explained.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Subject:
     problem: str | None
     device: torch.device
     seed: int
+    place: Embedding | None = None
 
     @property
     def samples(self) -> int:
@@ -50,9 +53,11 @@ class Subject:
         return len(self.outputs)
 
     @property
-    def continuous(self) -> Any:
-        """The inputs with numbers that can be replaced: token ids at their embeddings."""
-        return self.what.inputs if self.what.opened is None else self.what.opened(self.what.model, self.what.inputs)
+    def perturbable(self) -> tuple[nn.Module, Any]:
+        """The model and its inputs with numbers that can be replaced: token ids at their embeddings."""
+        if self.place is None:
+            return self.what.model, self.what.inputs
+        return self.place.embedded(self.what.model, self.what.inputs)
 
     def few(self, samples: int) -> Explanation:
         """The first samples; all where a sample's output depends on the others."""
@@ -92,7 +97,9 @@ def subject(
         what = Explanation(explained, values, target, chosen=asked.chosen, question=asked.place)
         guests = Guests([(model, copied)], deadline)
         lined = lineup(candidates, [what], graph.outputs.to(device)[None], asked, given, guests)
-        yield Subject(copied, lined.subjects[0], lined.methods, graph.outputs, problem, device, given["seed"])
+        yield Subject(
+            copied, lined.subjects[0], lined.methods, graph.outputs, problem, device, given["seed"], lined.place
+        )
 
 
 def sides_of(value: Tensor) -> tuple[int, ...]:
