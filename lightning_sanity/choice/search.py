@@ -37,6 +37,7 @@ from lightning_sanity.explanation.maps import AttributionFailed, Maps
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.parameter_randomization.options import WalkOptions
 from lightning_sanity.resources.progress import Progress
+from lightning_sanity.result import pictures
 from lightning_sanity.result.choice import Choice, Likeness, Profile, Row, Standing, Tuned
 from lightning_sanity.result.verdict import Criterion
 
@@ -97,6 +98,7 @@ class Search:
         tuned: Searches over settings.
         dropped: Settings that tuning did not keep.
         samples: How many there are.
+        value: The explained input.
     """
 
     question: Question
@@ -116,6 +118,7 @@ class Search:
     tuned: list[Tuned] = field(default_factory=list)
     dropped: set[str] = field(default_factory=set)
     samples: int = 0
+    value: Tensor | None = None
 
     def answer(
         self, candidates: Any, groups: Any, *, masks: Tensor | None = None, profile: bool = True, tune: bool = False
@@ -216,6 +219,7 @@ class Search:
     def _score(self, on: Subject, passed: Sequence[str], by: Yardstick) -> None:
         """Score the baselines and, the cheapest first, the methods that passed, as long as the budget lasts."""
         seed, took = self.question.walk["seed"], 0.0
+        self.value = value_of(on.what)
         for baseline in BASELINES:
             if not all(baseline in table for table in self.scores.values()) or not self.scores:
                 self._keep(baseline, self._baseline(on, baseline, by))
@@ -354,7 +358,10 @@ class Search:
         pair = (*first.tied, *(name for name in first.names if name not in first.tied))[:2]
         differing = found.most_different(pair[0], pair[1], _DIFFERING) if len(pair) == 2 else ()
         matrices = {measure: found.matrix(measure).float() for measure in found.by_sample}
-        return Likeness(found.names, matrices, found.clusters, differing, pair)
+        drawn = {name: self.maps[name].signed[list(differing)] for name in pair}
+        shown = {name: pictures.small(maps.float()[:, None]) for name, maps in drawn.items()}
+        kept = None if self.value is None or not differing else pictures.keep(self.value, differing, (), shown)
+        return Likeness(found.names, matrices, found.clusters, differing, pair, kept)
 
     def _settings(self) -> dict[str, Any]:
         walk = self.question.walk

@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lightning_sanity._version import __version__
-from lightning_sanity.report import chart
+from lightning_sanity.report import chart, thumbnails
 from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.choice_text import BASIS, COLUMNS, cells, headings, metrics, reasons
 from lightning_sanity.report.palette import DARK, LIGHT
@@ -74,6 +74,7 @@ def render(choice: Choice) -> str:
         plane=plane(choice),
         charts=_profiles(choice),
         likeness=_matrix(choice),
+        gallery=_gallery(choice),
         settings={**choice.settings, **{f"{key} (explanations)": f"{v:g}" for key, v in choice.spent.items()}},
     )
 
@@ -171,4 +172,20 @@ def _matrix(choice: Choice) -> list[tuple[str, list[str]]]:
     return [
         (name, [f"{value:.2f}" if math.isfinite(value) else "" for value in row])
         for name, row in zip(choice.likeness.names, table, strict=True)
+    ]
+
+
+def _gallery(choice: Choice) -> list[tuple[int, str, list[tuple[str, str | None]]]]:
+    """The samples on which the two best methods differ most: place, picture, and each method's map."""
+    pictures = None if choice.likeness is None else choice.likeness.pictures
+    if choice.likeness is None or pictures is None:
+        return []
+    signed = {name: bool((maps < 0).any()) for name, maps in pictures.maps.items()}
+    return [
+        (
+            sample,
+            thumbnails.of_input(pictures.inputs[row]),
+            [(name, thumbnails.of_map(maps[row, 0], signed=signed[name])) for name, maps in pictures.maps.items()],
+        )
+        for row, sample in enumerate(choice.likeness.differing)
     ]

@@ -13,10 +13,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_sanity.result import file as result_file
-from lightning_sanity.result.sanity_result import Verdict
+from lightning_sanity.result.sanity_result import Pictures, Verdict
 
 SCHEMA = "lightning_sanity.choice"
 VERSION = 1
@@ -91,6 +92,7 @@ class Likeness:
         clusters: Methods whose maps go together.
         differing: Samples on which the two best methods differ most, the worst first.
         pair: These two.
+        pictures: Small copies of these samples and of the two methods' maps of them, where the input is an image.
     """
 
     names: tuple[str, ...]
@@ -98,6 +100,7 @@ class Likeness:
     clusters: tuple[tuple[str, ...], ...]
     differing: tuple[int, ...] = ()
     pair: tuple[str, ...] = ()
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True)
@@ -292,6 +295,12 @@ class Choice:
 
 def _check(choice: Choice) -> None:
     """Raise ``ValueError`` where the words of a file contradict its numbers: what is shown must have passed."""
+    pictures = None if choice.likeness is None else choice.likeness.pictures
+    if pictures is not None:
+        kinds = {pictures.inputs.dtype} == {torch.uint8} and {m.dtype for m in pictures.maps.values()} <= {torch.int8}
+        fits = pictures.inputs.ndim == 4 and all(m.ndim == 4 and len(m[0]) == 1 for m in pictures.maps.values())
+        if not (kinds and fits and all(len(m) == len(pictures.inputs) for m in pictures.maps.values())):
+            raise ValueError("damaged lightning_sanity choice: 'pictures' does not hold one map per input")
     rows = {row.method: row for row in choice.table}
     for name in choice.recommended_set:
         row = rows.get(name)

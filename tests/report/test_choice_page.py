@@ -56,6 +56,14 @@ def test_better_methods_lie_further_right_and_up():
     assert (first.y < second.y) == (scores[0]["deletion"].value > scores[1]["deletion"].value)
 
 
+def test_the_samples_on_which_the_two_best_differ_are_pictured():
+    likeness = answer().likeness
+    rows = choice_page._gallery(answer())
+    assert [sample for sample, _, _ in rows] == list(likeness.differing)
+    assert [name for name, _ in rows[0][2]] == list(likeness.pair)
+    assert choice_page.render(answer()).count("data:image/png") >= 3 * len(rows)
+
+
 def test_nothing_to_recommend_is_a_page_as_well(tmp_path):
     nothing = replace(answer(), recommended=None, tied=(), reason="no recommendation: nothing", profile={})
     assert "No recommendation" in nothing.to_html(tmp_path / "page.html").read_text()
