@@ -15,7 +15,7 @@ from lightning_sanity.choice.agreement import agreement_of
 from lightning_sanity.choice.budget import Budget
 from lightning_sanity.choice.explainable import nothing_to_explain
 from lightning_sanity.choice.faithfulness import Yardstick, scored, yardstick
-from lightning_sanity.choice.gate import CHEAP, Gate, looks
+from lightning_sanity.choice.gate import CHEAP, LEAST, Gate, looks
 from lightning_sanity.choice.halves import Halves, split, tune
 from lightning_sanity.choice.options import candidates_of
 from lightning_sanity.choice.profile import further_profiles, profile_in
@@ -46,6 +46,8 @@ _OF_THE_DEAR = 0.6
 """Shares of the seconds that are left which the test of cheap and of dear methods may take; the rest is for scores."""
 _OF_A_TRIAL = 0.05
 """Share of the seconds that are left which a candidate's first map may take."""
+_HANDFUL, _FEWER, _UNKNOWN = 6, (6, 4), 12
+"""Methods that a short budget should reach; steps that are walked then; and how many a network may have."""
 _DIFFERING = 3  # samples on which the two best methods differ most
 _RANDOM_MAPS = 4
 _TUNED = 3  # methods whose settings are searched, the best first
@@ -188,21 +190,40 @@ class Search:
     # -------------------------------------------------------------------------------------------------------- the test
 
     def _test(self, names: Sequence[str], share: float) -> None:
-        """Run the sanity test on as many of the candidates as can be paid for."""
+        """Run the sanity test on as many of the candidates as can be paid for, the cheapest first.
+
+        Where a budget is short, fewer steps are walked, so that a handful of methods can be compared at all; what is
+        left of it after the first ones pays for the next.
+        """
+        pending = list(names)
+        while pending and self.gate.problem is None:
+            steps, taken = self._affordable(pending, share)
+            if not taken:
+                return
+            self.gate.run(
+                self.question.model,
+                self.question.inputs,
+                self.question.target,
+                {name: self.methods[name] for name in taken},
+                {**self.question.test, "max_steps": steps},
+                self.budget,
+                share=share,
+                progress=lambda done, total, label: self.tick(done, total, f"sanity test, {label}"),
+            )
+            pending = pending[len(taken) :]
+
+    def _affordable(self, names: Sequence[str], share: float) -> tuple[int | None, list[str]]:
+        """How many steps to walk, and the first of the names that can be paid for by that."""
         walk = self.question.walk
-        per_method = self.samples * (1 + walk["repeats"] + 3 * (walk["max_steps"] or 8))
-        seconds = {name: each * per_method for name, each in self.seconds.items()}
-        taken = self.budget.affordable(names, seconds, per_method, share)
-        self.gate.run(
-            self.question.model,
-            self.question.inputs,
-            self.question.target,
-            {name: self.methods[name] for name in taken},
-            self.question.test,
-            self.budget,
-            share=share,
-            progress=lambda done, total, label: self.tick(done, total, f"sanity test, {label}"),
-        )
+        most = walk["max_steps"]
+        taken: list[str] = []
+        for steps in dict.fromkeys([most, *(few for few in _FEWER if few < (most or _UNKNOWN))]):
+            each = self.samples * (1 + walk["repeats"] + LEAST * (steps or _UNKNOWN))
+            seconds = {name: one * each for name, one in self.seconds.items()}
+            taken = self.budget.affordable(names, seconds, each, share)
+            if len(taken) >= min(_HANDFUL, len(names)):
+                break
+        return steps, taken
 
     def _try(self, asked: Request, names: Sequence[str]) -> None:
         """Screen further methods and put them through the same test."""
