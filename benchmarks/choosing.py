@@ -2,9 +2,9 @@
 
 "untrained": small convolutional networks, a residual network with batch normalisation, an LSTM, a transformer and a
 network of columns, as they are built, 20 seeds each, with labels and without. "permuted": networks trained on permuted
-labels until they know them, asked about samples they have not seen. "seeds": trained networks on digits, on a table, and
-on token ids; the choice is made with several seeds. It is the same if both recommend one method, a stated tie if each is
-in the other's set.
+labels until they know them, asked about samples they have not seen. "seeds": trained networks on digits, on a table,
+and on token ids; the choice is made with several seeds. It is the same if both recommend one method, a stated tie if
+each is in the other's set.
 
     python benchmarks/choosing.py [--question untrained permuted seeds] [--seeds 3] [--json]
 """

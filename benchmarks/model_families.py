@@ -47,7 +47,15 @@ def measured(name: str, family: Family, fresh: bool = True):
         row["seconds"] = time.perf_counter() - started
         if fresh:
             twin = parameter_randomization_test(
-                model, inputs, target, trials=2, order="full", controls=False, reinitialize=family.build, **GIVEN
+                model,
+                inputs,
+                target,
+                trials=2,
+                order="full",
+                controls=False,
+                reinitialize=family.build,
+                **GIVEN,
+                **family.options,
             )
             row |= {"fresh": _at_full_depth(twin), "fresh_notes": list(twin.coverage.notes)}
     except Exception as error:

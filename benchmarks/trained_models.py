@@ -2,15 +2,18 @@
 
 Five text classifiers, trained on real sentences of three sources (see ``examples/sentences.py``), two vision
 transformers and two hybrids of convolutions and attention, trained on real digits of three classes; three trainings of
-each. Of each training: accuracy on held-out samples, whether the run was valid, and the verdict and PSI of each method.
+each. Of each training: accuracy on held-out samples, whether the run was valid, and the verdict, PSI and interval of
+each method. ``--draws 2`` repeats the test with other random twins on other held-out samples: what then differs is the
+test's, what stays and differs between trainings is the models'.
 
-    python benchmarks/trained_models.py [--models BERT "timm ViT"] [--seeds 0 1 2] [--json]
+    python benchmarks/trained_models.py [--models BERT "timm ViT"] [--seeds 0 1 2] [--trials 20] [--draws 2] [--json]
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -103,8 +106,8 @@ def trained(build, inputs, labels, seed, steps, rate):
     return model.eval()
 
 
-def measured(name, seed, steps=150, trials=5, samples=24):
-    """A row of the table."""
+def measured(name, seed, steps=150, trials=5, samples=24, draw=0):
+    """A row of the table; another ``draw`` has other twins and other samples."""
     started = time.perf_counter()
     build, *form = IMAGES[name] if name in IMAGES else (TEXT[name],)
     inputs, labels = digits(*form) if form else sentences()
@@ -113,21 +116,30 @@ def measured(name, seed, steps=150, trials=5, samples=24):
     held = {n: v[kept:] for n, v in inputs.items()}
     with torch.no_grad():
         accuracy = float((scores(model, held).argmax(1) == labels[kept:]).float().mean())
-    probe = {n: v[:samples] for n, v in held.items()}
+    probe = {n: v[draw * samples : (draw + 1) * samples] for n, v in held.items()}
     asked = probe["images"] if form else probe
-    options = {"trials": trials, "repeats": 2, "pictures": False, "progress": False}
+    options = {"trials": trials, "repeats": 2, "pictures": False, "progress": False, "seed": draw}
     found = parameter_randomization_test(model, asked, methods=METHODS, **options)
-    row = {"model": name, "seed": seed, "accuracy": accuracy, "valid": found.valid, "validity": found.validity}
+    row = {
+        "model": name,
+        "seed": seed,
+        "draw": draw,
+        "accuracy": accuracy,
+        "valid": found.valid,
+        "validity": found.validity,
+    }
     for method in METHODS:
         verdict = found.verdicts[method]
         row |= {f"{method} verdict": verdict.outcome.value, f"{method} psi": verdict.psi}
+        row |= {f"{method} low": verdict.psi_low, f"{method} high": verdict.psi_high}
     return row | {"seconds": time.perf_counter() - started}
 
 
 def line(row):
-    methods = ", ".join(f"{name} {row[f'{name} verdict']} {row[f'{name} psi']:.2f}" for name in METHODS)
+    of = {name: [row[f"{name} {part}"] for part in ("verdict", "psi", "low", "high")] for name in METHODS}
+    methods = ", ".join(f"{name} {v} {psi:.2f} [{low:.2f}, {high:.2f}]" for name, (v, psi, low, high) in of.items())
     said = "valid" if row["valid"] else row["validity"]
-    head = f"{row['model']:12s} training {row['seed']} accuracy {row['accuracy']:.2f} {said}"
+    head = f"{row['model']:12s} training {row['seed']} draw {row['draw']} accuracy {row['accuracy']:.2f} {said}"
     return f"{head}: {methods} ({row['seconds']:.0f} s)"
 
 
@@ -135,6 +147,9 @@ def main():
     flags = parser(__doc__, repeats=1)
     flags.add_argument("--models", nargs="+", choices=[*TEXT, *IMAGES], default=[*TEXT, *IMAGES])
     flags.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    flags.add_argument("--trials", type=int, default=5)
+    flags.add_argument("--samples", type=int, default=24)
+    flags.add_argument("--draws", type=int, default=1)
     given = flags.parse_args()
     if given.equality_only:
         first, second = (measured("torchvision ViT", 0, steps=2, trials=2, samples=6) for _ in range(2))
@@ -142,10 +157,10 @@ def main():
         publish(given, [first], line)
         return
     rows = []
-    for seed in given.seeds:
-        for name in given.models:
-            rows.append(measured(name, seed))
-            print(line(rows[-1]), flush=True)
+    asked = {"trials": given.trials, "samples": given.samples}
+    for seed, name, draw in product(given.seeds, given.models, range(given.draws)):
+        rows.append(measured(name, seed, **asked, draw=draw))
+        print(line(rows[-1]), flush=True)
     publish(given, rows if given.json else [], line)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from measuring.library_families import libraries
 from measuring.models import (
     CLASSES,
     DEEP,
@@ -354,4 +355,4 @@ def _images() -> dict[str, Family]:
 
 def families() -> dict[str, Family]:
     """All of them, by name."""
-    return {**texts(), **_hugging_rest(), **_images()}
+    return {**texts(), **_hugging_rest(), **_images(), **libraries()}

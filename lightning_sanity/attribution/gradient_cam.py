@@ -242,7 +242,8 @@ def _prepare(layer: str | None, cam: _OnLayer) -> Callable[[nn.Module, Any], Att
             raise ValueError(_NO_MAP)
 
         attribute = _At(at, cam)
-        return Derived(attribute, cam.combine, (), at) if isinstance(cam, _BySlope) else attribute
+        # What a function makes of a module's output is no value that the engine knows by name.
+        return Derived(attribute, cam.combine, (), at) if isinstance(cam, _BySlope) and not at.activated else attribute
 
     return prepare
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_sanity.attribution.batching import of_few
@@ -56,11 +57,25 @@ class Layout:
 
 @dataclass(frozen=True)
 class Layer:
-    """A module, the layout of its output and the number of its channels."""
+    """A feature map: of which module, how it lies on the image, how many channels it has.
+
+    Attributes:
+        name: The module's.
+        layout: Of its output.
+        channels: See above.
+        activated: Whether the map is what an activation function makes of the module's output, called as a function
+            where another network would have a module.
+    """
 
     name: str
     layout: Layout
     channels: int
+    activated: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The module by its name in the user's model, and whether an activation follows."""
+        return self.name.removeprefix("model.") + (" and the activation after it" if self.activated else "")
 
 
 def layout_of(shape: tuple[int, ...], image: tuple[int, ...], module: nn.Module | None = None) -> Layout | None:
@@ -211,7 +226,8 @@ def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
 def last_map(model: nn.Module, inputs: Any) -> Layer | None:
     """The module whose feature map a class activation map is made of if none is named, or None if there is none.
 
-    It is the last map that the output depends on. A network that scores positions, as a segmenter does, ends in a map
+    It is the last map that the output depends on, after its activation, whether that is a module of its own or a
+    function. A network that scores positions, as a segmenter does, ends in a map
     of scores, which say where a class was found and not what for: there it is the last of the coarsest maps before
     them, a U-Net's bottleneck, as in Vinogradova et al. 2020 (arXiv:2002.11434).
     """
@@ -219,7 +235,8 @@ def last_map(model: nn.Module, inputs: Any) -> Layer | None:
     if not found:
         return None
     before = _before_scores(model, found)
-    return min(reversed(before), key=lambda layer: math.prod(layer.layout.sides)) if before else found[-1]
+    taken = min(reversed(before), key=lambda layer: math.prod(layer.layout.sides)) if before else found[-1]
+    return replace(taken, activated=of_few(lambda few: is_activated(model, few, taken), inputs))
 
 
 def _before_scores(model: nn.Module, found: Sequence[Layer]) -> list[Layer]:
@@ -268,28 +285,18 @@ def _layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
 def activation_and_gradient(
     model: nn.Module, inputs: Any, target: Tensor | None, layer: Layer, *, gradient: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """A layer's output and the explained output's gradient there, both ``(N, C, *sides)``.
+    """A layer's feature map and the explained output's gradient there, both ``(N, C, *sides)``.
 
     The pass back stops at the layer. Without ``gradient``, zeros take its place.
     """
     kept: list[Tensor] = []
 
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        tensor = first_tensor(output)
-        if tensor is None:
-            raise ValueError(f"layer '{layer.name}' returns no tensor")
-        cut = leaf(tensor) if gradient else tensor.detach().clone()
-        kept.append(cut)
-        if not gradient:
-            return None
-        return _exchanged(output, tensor, cut.clone())  # what follows may work in place
+    def cut(tensor: Tensor) -> Tensor:
+        kept.append(leaf(tensor) if gradient else tensor.detach().clone())
+        return kept[-1].clone() if gradient else tensor  # what follows may work in place
 
-    handle = submodule(model, layer.name).register_forward_hook(hook)
-    try:
-        with torch.set_grad_enabled(gradient):
-            outputs = outputs_of(model, inputs)
-    finally:
-        handle.remove()
+    with torch.set_grad_enabled(gradient), _exchanging(model, layer, cut):
+        outputs = outputs_of(model, inputs)
     if len(kept) != 1:
         raise ValueError(f"layer '{layer.name}' ran {len(kept)} times in one forward pass, it must run once")
     if not gradient:
@@ -297,6 +304,92 @@ def activation_and_gradient(
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(select(outputs, target).sum(), kept[0])
     return layer.layout.grid(kept[0].detach()), layer.layout.grid(slope)
+
+
+@contextmanager
+def _exchanging(model: nn.Module, layer: Layer, cut: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside the block the network goes on with what ``cut`` makes of a layer's feature map."""
+    activations = _Activations(cut) if layer.activated else None
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        tensor = first_tensor(output)
+        if tensor is None:
+            raise ValueError(f"layer '{layer.name}' returns no tensor")
+        if activations is not None:
+            activations.awaited = tensor
+            return None
+        return _exchanged(output, tensor, cut(tensor))
+
+    handle = submodule(model, layer.name).register_forward_hook(hook)
+    try:
+        with activations or nullcontext():
+            yield
+    finally:
+        handle.remove()
+
+
+_NAMES: tuple[str, ...] = (
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "rrelu",
+    "prelu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "hardswish",
+)
+_NAMES += ("hardtanh", "hardsigmoid", "softplus", "softsign", "threshold", "logsigmoid", "clamp", "clamp_min")
+_NAMES += ("tanh", "sigmoid")
+_WRITTEN = [name + end for name in _NAMES for end in ("", "_")]
+_FUNCTIONS = {getattr(at, name) for at in (torch, Tensor, F) for name in _WRITTEN if hasattr(at, name)}
+
+
+class _Activations(TorchFunctionMode):
+    """Exchanges what an activation function returns for the awaited tensor."""
+
+    def __init__(self, exchange: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.exchange = exchange
+        self.awaited: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.awaited is None or not args or args[0] is not self.awaited or func not in _FUNCTIONS:
+            return result
+        return self.exchange(result)
+
+
+def is_activated(model: nn.Module, inputs: Any, layer: Layer) -> bool:
+    """Whether an activation function is the only thing that reads a module's output, and what it returns is used."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def see(activated: Tensor) -> Tensor:
+        assert mode.awaited is not None
+        seen.append((mode.awaited, activated, activated.clone()))
+        return seen[-1][2]
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        mode.awaited = output if isinstance(output, Tensor) else None
+
+    mode = _Activations(see)
+    handle = submodule(model, layer.name).register_forward_hook(hook)
+    try:
+        with torch.enable_grad(), mode:
+            outputs = outputs_of(model, replaced(inputs, leaf(first(inputs))))
+    finally:
+        handle.remove()
+    if len(seen) != 1 or not seen[0][0].requires_grad:
+        return False
+    (before, after, used), weights = seen[0], torch.linspace(1, 2, outputs.numel()).to(outputs).reshape(outputs.shape)
+    total, slope = torch.autograd.grad((outputs * weights).sum(), (before, used), retain_graph=True, allow_unused=True)
+    if total is None or slope is None:
+        return False
+    (through,) = torch.autograd.grad(after, before, slope)  # with respect to itself where it was overwritten
+    return torch.allclose(through, total, rtol=1e-3, atol=1e-6 * float(total.abs().max()))
 
 
 def _exchanged(output: Any, old: Tensor, new: Tensor) -> Any:

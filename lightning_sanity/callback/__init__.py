@@ -6,6 +6,7 @@ fixed_probe.py       what is explained: the same samples at every validation and
 trainer.py           what is asked of a Trainer: whether to stop, other processes, where progress is shown
 narration.py         what is said on the terminal
 max_time.py          the account of time beside training
+references.py        what a measurement is compared with
 released_weights.py  the measured weights must be the released ones: what can come between
 monitors.py          other callbacks that act on what is logged
 scalars.py           the numbers a dashboard shows: always the same keys

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sanity.callback.result_files import Folder
 from lightning_sanity.report.loggers import log_result
+from lightning_sanity.report.shown import remembered
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 LATEST = "latest.json"
@@ -37,6 +38,7 @@ class Publication:
         self._files: list[_File] = []
         self._owed: tuple[SanityResult, SanityResult | None, int, str] | None = None
         self._last: SanityResult | None = None
+        self._earlier: list[SanityResult] = []
 
     def write(self, result: SanityResult, labels: SanityResult | None, step: int, folder: str) -> None:
         """Write the results as JSON; figures and page are owed.
@@ -123,7 +125,7 @@ class Publication:
             return
         (result, labels, step, folder), self._owed = self._owed, None
         if self._images:
-            log_result(loggers, result, prefix=self._prefix, step=step)
+            log_result(loggers, result, prefix=self._prefix, step=step, earlier=self._earlier)
             if labels is not None:
                 log_result(loggers, labels, prefix=f"{self._prefix}_labels", step=step)
         if self._report:
@@ -131,6 +133,7 @@ class Publication:
                 self._place(folder).write("report.html", result.to_html)
             except Exception as error:
                 self._warn(f"the report of the randomization test could not be written to '{folder}'", error)
+        self._earlier.append(remembered(result))
         self._thin()
 
     def _place(self, folder: str, suffix: str = "") -> Folder:

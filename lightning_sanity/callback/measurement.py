@@ -28,6 +28,8 @@ from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.sanity_result import SanityResult
 
+_WATCHING = 3  # trials of a measurement that others will follow, where the test may choose: enough to see how it goes
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -173,6 +175,8 @@ class Instrument:
         self.parts = parts if self._allowance.max_time is None else share.exchange(parts)[0]
         with nullcontext() if single else trainer.precision_plugin.forward_context():
             options = {**self._tests.options, "target": self._target(probe), "labels": probe.labels}
+            if options["trials"] == "auto" and not self.parts.decide:
+                options |= {"trials": _WATCHING}
             if trainer.fast_dev_run:  # type: ignore[attr-defined]  # only whether it runs at all
                 options |= {"trials": 1, "max_steps": 1}
             with self._allowance.timing("test"):

@@ -57,6 +57,12 @@ class Narration:
                 why = "; ".join(f"{names}: {reason}" for names, _, reason in reasons(result, new))
                 warn(f"{words.format(step=result.step)}: {why}")
 
+    def put_off(self, max_time: object) -> None:
+        """A validation goes by; said once."""
+        if ("put off",) not in self._told:
+            self._told.add(("put off",))
+            self._say(f"{self._title}: validations go by until max_time={max_time!r} pays for the next measurement")
+
     def nothing_to_come(self, why: str) -> None:
         """Training begins that will never be measured."""
         self._known = True

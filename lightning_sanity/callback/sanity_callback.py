@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +23,12 @@ from lightning_sanity.callback.max_time import Allowance
 from lightning_sanity.callback.measurement import Instrument, Measurement, Tests
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
 from lightning_sanity.callback.narration import Narration
+from lightning_sanity.callback.references import References
 from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, unaveraged
 from lightning_sanity.callback.result_files import home
 from lightning_sanity.callback.scalars import beside_baseline, beside_random_labels
 from lightning_sanity.callback.scalars import scalars as scalars_of
-from lightning_sanity.callback.trainer import going_on, logged_step, never_validates
+from lightning_sanity.callback.trainer import ends_training, going_on, logged_step, never_validates
 from lightning_sanity.explanation.options import (
     METHODS,
     check_choice,
@@ -38,16 +40,14 @@ from lightning_sanity.explanation.options import (
 )
 from lightning_sanity.explanation.probe import check_probe
 from lightning_sanity.explanation.targets import check_target
-from lightning_sanity.model import checkpoint
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.resources.budget import Interrupted
 from lightning_sanity.result.controls import validated
-from lightning_sanity.result.noninferiority import against
 from lightning_sanity.result.sanity_result import Outcome, SanityCheckFailed, SanityResult
 
-OPTIONS: WalkOptions = {**DEFAULTS, "trials": 3}
-"""Few trials are enough to watch a training run."""
+OPTIONS: WalkOptions = {**DEFAULTS, "trials": "auto"}
+"""Few trials are enough to watch a training run; what it ends with is decided."""
 
 
 class SaliencySanityCallback(pl.Callback):
@@ -70,7 +70,10 @@ class SaliencySanityCallback(pl.Callback):
         max_time: Most time that the callback may add to one validation: seconds, or below 1 a share of the training
             time. The test drops depths and trials until it fits, then methods; the result says which. A share is saved
             up: validations are skipped, and ``age`` is logged, until there is enough for the smallest test. None is
-            skipped if another callback monitors a key of this one, or with ``on_fail="raise"``. Figures and page wait
+            skipped if another callback monitors a key of this one, or with ``on_fail="raise"``. ``"auto"`` takes a
+            share of 5 %, of which the first validation, measured within ten seconds, may take some in advance; what
+            ``fit`` ends with is measured in full, after training where a validation was not known to be the last.
+            Where no validation may be skipped, ``"auto"`` is no limit, and None never is. Figures and page wait
             if they would take more than a third of the time, at most until the end of ``fit``. The data randomization
             test is then left out, and its last result kept. A method that hangs is stopped after twice the time, if it
             runs in Python on the main thread of a Unix process. Forming the probe, at the first validation, does not
@@ -98,7 +101,8 @@ class SaliencySanityCallback(pl.Callback):
             end of ``fit``, ``validate`` and ``test`` the verdicts as a table. Warnings always come: the first time
             in a run that a method FAILs or is INCONCLUSIVE, that the test cannot be run or is not valid, and where
             nothing will be or was measured.
-        **options: See ``WalkOptions``.
+        **options: See ``WalkOptions``. By default here ``trials="auto"``: 3 at validations that others follow; what
+            ``fit`` ends with, ``validate`` and ``test`` take 5, and 10 or 20 while a verdict is open.
 
     Attributes:
         result: The last ``SanityResult`` of this run, or None.
@@ -133,7 +137,7 @@ class SaliencySanityCallback(pl.Callback):
         every_n_validations: int = 1,
         on_fail: Literal["warn", "stop", "raise"] = "warn",
         on_error: Literal["warn", "raise"] = "warn",
-        max_time: float | None = None,
+        max_time: float | Literal["auto"] | None = "auto",
         precision: Literal["32"] | None = None,
         name: str | None = None,
         target: Any = None,
@@ -162,7 +166,7 @@ class SaliencySanityCallback(pl.Callback):
             check_kind("name", name, str, "a string")
             check_kind("baseline", baseline, (str, Path), "the path of a result file")
             check_kind("reference_checkpoint", reference_checkpoint, (str, Path), "the path of a checkpoint")
-            check_number("max_time", max_time, above=0)
+            check_number("max_time", None if max_time == "auto" else max_time, above=0)
             check_number("max_drop", max_drop, least=0, most=1)
             layer = given["layer"] if isinstance(given["layer"], str) else None
             gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
@@ -181,7 +185,7 @@ class SaliencySanityCallback(pl.Callback):
         self.unmeasured: str | None = None
         self.verbose = verbose
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
-        self._baseline: SanityResult | None = None
+        self._references = References(baseline, max_drop, reference_checkpoint)
         self._validations, self._measured_step, self._seconds = 0, 0, 0.0
         self._drift: dict[str, float] = {}
         self._folder: Path | None = None
@@ -224,7 +228,7 @@ class SaliencySanityCallback(pl.Callback):
         )
         if problem is not None:
             raise MisconfigurationException(problem)
-        self._read_references()
+        self._references.read()
         self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift = None, {}
         self._folder = None
@@ -238,18 +242,6 @@ class SaliencySanityCallback(pl.Callback):
     def _always(self, trainer: pl.Trainer) -> bool:
         """Whether every validation has to be measured."""
         return self.on_fail == "raise" or bool(monitors(trainer, self.scalars(trainer)))
-
-    def _read_references(self) -> None:
-        """Find out now, not after an epoch, that a file is missing or none of ours."""
-        try:
-            self._baseline = None if self.baseline is None else SanityResult.from_json(self.baseline)
-        except (OSError, ValueError) as error:
-            raise MisconfigurationException(f"`baseline` cannot be read: {error}") from error
-        if self.reference_checkpoint is not None:
-            try:
-                checkpoint.load(self.reference_checkpoint)
-            except (OSError, ValueError) as error:
-                raise MisconfigurationException(f"`reference_checkpoint` cannot be read: {error}") from error
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -332,25 +324,57 @@ class SaliencySanityCallback(pl.Callback):
         self._observe(trainer, pl_module)
 
     def _observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._allowance.begin(training=trainer.state.fn == "fit")
+        fitting = trainer.state.fn == "fit"
+        self._allowance.begin(training=fitting, last=fitting and ends_training(trainer))
         due = self._validations % self.every_n_validations == 0
         self._validations += 1
         if due and self._allowance.is_share:  # the clocks of ranks differ: the first decides
             due = trainer.strategy.broadcast(self._allowance.affords())
+            if not due:
+                self._narration.put_off(self.max_time)
         if due:
-            begun = time.perf_counter()
-            self._measure(trainer, pl_module)
-            if self.result is None:
-                self._outdate(trainer)
-            else:
-                self._publish(trainer, self.result)
-            self._seconds = trainer.strategy.broadcast(time.perf_counter() - begun)
+            self._measure_and_publish(trainer, pl_module)
         with going_on("the scalars of the randomization test could not be logged"):
             pl_module.log_dict(self.scalars(trainer), on_step=False, on_epoch=True)
         if due and self.result is not None:
             self._act(trainer, self.result)
         if due:
-            self._allowance.end()
+            self._allowance.end(self._thinned, open_verdicts=self._open)
+
+    @property
+    def _thinned(self) -> Mapping[str, Any]:
+        """What the last test left out."""
+        return {} if self.result is None else self.result.settings["thinned"]
+
+    @property
+    def _open(self) -> bool:
+        """Whether there are verdicts that more trials, which the test may add by itself, could decide."""
+        if self.result is None or not self.result.valid or self._test["trials"] != "auto":
+            return False
+        gated = (self.result.verdicts[name] for name in self._gated if name in self.result.verdicts)
+        return any(each.outcome is Outcome.INCONCLUSIVE and math.isfinite(each.psi) for each in gated)
+
+    def _measure_and_publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        begun = time.perf_counter()
+        self._measure(trainer, pl_module)
+        if self.result is None:
+            self._outdate(trainer)
+        else:
+            self._publish(trainer, self.result)
+        self._seconds = trainer.strategy.broadcast(time.perf_counter() - begun)
+
+    def _catch_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure in full what training ended with, where its last validation went by or was measured in part."""
+        if not trainer.strategy.broadcast(self._allowance.due):
+            return
+        self._allowance.begin(training=True, last=True)
+        self._measure_and_publish(trainer, pl_module)
+        for logger in trainer.loggers:
+            with going_on("the scalars of the randomization test could not be logged"):
+                logger.log_metrics(self.scalars(trainer), logged_step(trainer))
+        if self.result is not None:
+            self._act(trainer, self.result)
+        self._allowance.end()
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -382,7 +406,8 @@ class SaliencySanityCallback(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show what ``max_time`` put off; raise after training, when no work can be lost."""
+        """Measure and show what ``max_time`` put off; raise after training, when no work can be lost."""
+        self._catch_up(trainer, pl_module)
         self._show(trainer)
         unseen = self._ledger.unseen()
         if unseen is not None:
@@ -470,8 +495,7 @@ class SaliencySanityCallback(pl.Callback):
         if untrained is not None:
             verdicts, valid, validity = validated(result.verdicts, untrained)
             result = replace(result, verdicts=verdicts, valid=valid, validity=validity)
-        if self._baseline is not None:
-            result = against(result, self._baseline, self.max_drop)
+        result = self._references.beside(result)
         if self.result is not None and self.result.probe_digest == result.probe_digest:
             self._drift = drift(result, self.result)
         return result
@@ -492,8 +516,8 @@ class SaliencySanityCallback(pl.Callback):
             seconds=self._seconds,
             moved=self._drift,
         )
-        if self._baseline is not None:
-            found |= beside_baseline(self.result, self._baseline, self._gated)
+        if self._references.baseline is not None:
+            found |= beside_baseline(self.result, self._references.baseline, self._gated)
         if self.reference_checkpoint is not None:
             found |= beside_random_labels(self.label_result, self._gated)
         return {f"{self._prefix}/{key}": value for key, value in found.items()}

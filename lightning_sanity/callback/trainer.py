@@ -28,14 +28,10 @@ def never_validates(trainer: Any) -> str | None:
         return (
             f"{type(trainer.lightning_module).__name__} has no validation_step, which may do nothing but must be there"
         )
-    every, epochs, batches = trainer.check_val_every_n_epoch, trainer.max_epochs, trainer.fit_loop.max_batches
-    within = trainer.val_check_batch
-    if trainer.global_step or trainer.current_epoch or within is None:  # resumed, or by the clock: not known
-        return None
-    needed = within if every is None else (every - 1) * batches + min(within, batches)
-    there_are = batches * epochs if epochs is not None and epochs >= 0 else math.inf
-    if trainer.max_steps >= 0 and trainer.lightning_module.automatic_optimization:
-        there_are = min(there_are, trainer.max_steps * trainer.accumulate_grad_batches)
+    every = trainer.check_val_every_n_epoch
+    if trainer.global_step or trainer.current_epoch or trainer.val_check_batch is None:
+        return None  # resumed, or by the clock: not known
+    needed, there_are = _batches_to_validation(trainer, 0, 0), _batches_left(trainer, 0)
     if not needed > there_are or needed == math.inf:
         return None
     setting = (
@@ -45,6 +41,37 @@ def never_validates(trainer: Any) -> str | None:
         f"with {setting} the first validation comes after {needed:g} training batches, and training ends after "
         f"{there_are:g}: lower it, or train longer"
     )
+
+
+def ends_training(trainer: Any) -> bool:
+    """Whether no validation of ``fit`` will follow the one that is over now, as far as that can be told."""
+    if trainer.should_stop:
+        return True
+    loop = trainer.fit_loop
+    if trainer.val_check_batch is None:  # by the clock
+        return False
+    needed = _batches_to_validation(trainer, trainer.current_epoch, loop.epoch_loop.batch_idx + 1)
+    return bool(needed > _batches_left(trainer, loop.total_batch_idx + 1)) and needed != math.inf
+
+
+def _batches_to_validation(trainer: Any, epoch: int, batch: int) -> float:
+    """After how many more batches the next validation comes, from so many batches of an epoch on."""
+    every, within, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch, trainer.fit_loop.max_batches
+    if every is None:
+        return float(within)
+    if (epoch + 1) % every == 0 and batch + within <= batches:
+        return float(within)
+    skipped = every - 1 - epoch % every if batch == 0 else every - 1 - (epoch + 1) % every
+    return float((batches - batch if batch else 0) + skipped * batches + min(within, batches))
+
+
+def _batches_left(trainer: Any, done: int) -> float:
+    """How many batches training has left after so many, as far as that is known."""
+    epochs, batches = trainer.max_epochs, trainer.fit_loop.max_batches
+    left = batches * epochs - done if epochs is not None and epochs >= 0 else math.inf
+    if trainer.max_steps >= 0 and trainer.lightning_module.automatic_optimization:
+        left = min(left, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+    return float(left)
 
 
 def gatherer(trainer: Any) -> Callable[[Any], list[Any]]:
@@ -101,9 +128,16 @@ def going_on(what: str) -> Iterator[None]:
 
 
 def logged_step(trainer: Any) -> int:
-    """The step that loggers use as their x axis; it differs from ``global_step`` with several optimizers."""
+    """The step at which loggers show a measurement.
+
+    That of the checkpoint and of the file. Lightning's own count of batches lies one behind it during a validation,
+    because it counts a batch only when its validation is over; with several optimizers, which ``global_step`` counts
+    apart, it is what all else of the run is shown at.
+    """
     loop = getattr(trainer.fit_loop, "epoch_loop", None)
-    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+    steps = int(trainer.global_step)
+    batches = int(getattr(loop, "_batches_that_stepped", steps))
+    return steps if steps - batches in (0, 1) else batches
 
 
 def progress_lines(trainer: Any) -> Progress:

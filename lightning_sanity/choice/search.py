@@ -212,13 +212,14 @@ class Search:
             )
             pending = pending[len(taken) :]
 
-    def _affordable(self, names: Sequence[str], share: float) -> tuple[int | None, list[str]]:
+    def _affordable(self, names: Sequence[str], share: float) -> tuple[int | str | None, list[str]]:
         """How many steps to walk, and the first of the names that can be paid for by that."""
         walk = self.question.walk
         most = walk["max_steps"]
         taken: list[str] = []
-        for steps in dict.fromkeys([most, *(few for few in _FEWER if few < (most or _UNKNOWN))]):
-            each = self.samples * (1 + walk["repeats"] + LEAST * (steps or _UNKNOWN))
+        steps = most
+        for steps in dict.fromkeys([most, *(few for few in _FEWER if few < _count(most))]):
+            each = self.samples * (1 + walk["repeats"] + LEAST * _count(steps))
             seconds = {name: one * each for name, one in self.seconds.items()}
             taken = self.budget.affordable(names, seconds, each, share)
             if len(taken) >= min(_HANDFUL, len(names)):
@@ -398,3 +399,8 @@ class Search:
             "budget_seconds": self.budget.seconds,
             "budget_explanations": self.budget.explanations,
         }
+
+
+def _count(steps: int | str | None) -> int:
+    """How many steps are walked, as far as that is known before the network is."""
+    return steps if isinstance(steps, int) else _UNKNOWN

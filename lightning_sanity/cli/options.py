@@ -36,7 +36,7 @@ def add_options(parser: Any, stated: Mapping[str, str]) -> None:
 
 def descriptions() -> dict[str, str]:
     """The sentences on every option, each on one line."""
-    found = re.split(r"^ {8}(\w+): ", described(WalkOptions), flags=re.MULTILINE)[1:]
+    found = re.split(r"^ {4}(\w+): ", described(WalkOptions), flags=re.MULTILINE)[1:]
     return {name: " ".join(text.split()) for name, text in zip(found[::2], found[1::2], strict=True)}
 
 
@@ -60,6 +60,8 @@ def _read(name: str, text: str, named: Any) -> Any:
         return (
             text if name == "granularity" and text in ("layer", "block") else [part.strip() for part in text.split(",")]
         )
+    if name == "max_steps" and text == "all":
+        return None
     if name in _WHOLE and text != "auto":
         if re.fullmatch(r"-?\d+", text.strip()) is None:
             raise ValueError(f"{option} must be an integer, not '{text}'")
@@ -100,7 +102,7 @@ def _kind(name: str) -> str:
     if name in _LISTS:
         return "names, separated by commas"
     if name in _WHOLE:
-        return "integer or auto" if name == "trials" else "integer"
+        return {"trials": "integer or auto", "max_steps": "integer, auto or all"}.get(name, "integer")
     if name in _YES_NO:
         return "yes or no"
     if name in _NAMED:

@@ -35,7 +35,7 @@ from lightning_sanity.model.weights import restore
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import TrialDraw
 from lightning_sanity.randomization.unit import Unit
-from lightning_sanity.resources.memory import Meter, bytes_of
+from lightning_sanity.resources.memory import Meter, bytes_of, free
 from lightning_sanity.resources.random_streams import generator, reseed, stream_seed
 
 Paths = tuple[type[Path], ...]
@@ -43,6 +43,8 @@ ENGINES: Mapping[str, Paths] = {"auto": (TwoStream, FullBatch), "folded": (Folde
 """The paths that each choice of a user allows, the best first."""
 BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
+SHARE = 0.25
+"""Of the memory that is free, if that is less."""
 _PROOF = 3
 """Samples by which a method is proven."""
 _UNSURE = 1.5
@@ -107,7 +109,7 @@ class Engine:
         methods: Attribution functions by name; those that are not ``Derived`` are left alone.
         steps: Which units are random at each depth.
         seed: Of the explainers' draws, the same for every depth.
-        budget: Bytes that a walk may keep.
+        budget: Bytes that a walk may keep; None = ``BUDGET``, and never more than ``SHARE`` of what is free.
         paths: Those to try.
 
     Attributes:
@@ -124,10 +126,11 @@ class Engine:
         methods: Mapping[str, tuple[Method, AttributionFn]],
         steps: Sequence[Sequence[Unit]],
         seed: int,
-        budget: int = BUDGET,
+        budget: int | None = None,
         paths: Paths = ENGINES["auto"],
     ) -> None:
-        self.what, self.seed, self.budget = what, seed, budget
+        self.what, self.seed = what, seed
+        self.budget = min(BUDGET, int(SHARE * free(first(what.inputs).device))) if budget is None else budget
         self.model, self.samples = model, len(first(what.inputs))
         if what.in_one:
             raise NotTraceable("its samples depend on one another")
@@ -199,18 +202,21 @@ class Engine:
         chosen = next(self._plans(self._random, tuple(layers), True, self.samples)).chosen
         while True:
             plan = self.path.plan(self._random, chosen, tuple(layers))
-            if plan.bytes_per_sample() * _UNSURE <= room:
+            if plan.least_per_sample() * _UNSURE <= room:
                 break
             if len(chosen) == 1:
                 return None
             chosen = chosen[: len(chosen) // 2]
-        one = slice(0, 1)
+        one, each = slice(0, 1), plan.bytes_per_sample()
+        planned = min(each, int(room / _UNSURE))
         with Meter() as meter:
-            begun = plan.begin(rows_of(self.what.inputs, one), _steering(rules))
+            begun = plan.begin(rows_of(self.what.inputs, one), _steering(rules), planned)
             begun.observe(target_of(self.what.target, one), rules, rules)
-        self.budget = min(self.budget, int(room * plan.bytes_per_sample() / meter.peak))
+        takes = max(meter.peak / planned, 1e-9)  # of a byte that is planned
+        self.budget = min(self.budget, int(room / takes))
         copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
-        return meter.peak * at_once(self._rows(plan, self.samples), self.samples, copies)
+        rows = at_once(self._rows(plan, self.samples), self.samples, copies)
+        return int(takes * max(plan.least_per_sample(), min(self.budget, rows * each)))
 
     def kept_bytes(self) -> int:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
@@ -425,7 +431,7 @@ class Engine:
         key = (plan, *rules)
         if key in self._kept and keep:
             return self._kept[key]
-        begun = plan.begin(inputs, _steering(rules))
+        begun = plan.begin(inputs, _steering(rules), self.budget)
         if keep:
             self._kept[key] = begun
         return begun
@@ -441,7 +447,7 @@ class Engine:
             if key not in self._planned:
                 self._planned[key] = self.path.plan(steps, chosen, layers, to_input)
             plan = self._planned[key]
-            large = plan.bytes_per_sample() > self.budget or plan.together < samples
+            large = plan.least_per_sample() > self.budget or plan.together < samples
             if large and len(chosen) > 1:
                 waiting += [chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]]
             else:

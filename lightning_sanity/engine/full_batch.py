@@ -37,7 +37,7 @@ from lightning_sanity.attribution.batching import repeated, rows_of
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.method import first, outputs_of, select
-from lightning_sanity.engine.path import JOIN, NotTraceable, Observed, Path, Planned, Steps
+from lightning_sanity.engine.path import JOIN, UNLIMITED, NotTraceable, Observed, Path, Planned, Steps
 from lightning_sanity.engine.plan import split
 from lightning_sanity.engine.recording import (
     SIX,
@@ -219,7 +219,10 @@ class _Plan:
     def bytes_per_sample(self) -> int:
         return self.path.per_sample * len(self.chosen)
 
-    def begin(self, inputs: Any, steering: Steering | None = None) -> _Begun:
+    def least_per_sample(self) -> int:
+        return self.bytes_per_sample()
+
+    def begin(self, inputs: Any, steering: Steering | None = None, room: int = UNLIMITED) -> _Begun:
         return _Begun(self, inputs, steering)
 
 

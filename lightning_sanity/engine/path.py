@@ -23,6 +23,9 @@ JOIN = 4 * 2**20
 """Bytes up to which rows are joined for an operation: a copy that a larger batch repays. Above it the copy costs more
 than the batch gains."""
 
+UNLIMITED = 2**62
+"""Bytes, where nobody counts them."""
+
 Steps = tuple[int, ...]
 
 
@@ -45,6 +48,19 @@ class Observed:
     gradient: Tensor | None
     activation: Mapping[str, Tensor]
     slope: Mapping[str, Tensor]
+
+    @staticmethod
+    def together(parts: Sequence[Observed]) -> Observed:
+        """What walks over some depths saw, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        gradients = [part.gradient for part in parts if part.gradient is not None]
+        return Observed(
+            torch.cat([part.outputs for part in parts]),
+            torch.cat(gradients) if gradients else None,
+            {layer: torch.cat([part.activation[layer] for part in parts]) for layer in parts[0].activation},
+            {layer: torch.cat([part.slope[layer] for part in parts]) for layer in parts[0].slope},
+        )
 
 
 class Begun(Protocol):
@@ -75,10 +91,16 @@ class Planned(Protocol):
     together: int
 
     def bytes_per_sample(self) -> int:
-        """What a walk keeps of one sample, about."""
+        """What a walk keeps of one sample where there is room for it, about."""
 
-    def begin(self, inputs: Any, steering: Steering | None = None) -> Begun:
-        """The walk over some samples; with a steering if there will be other rules than "gradient"."""
+    def least_per_sample(self) -> int:
+        """The same where there is none."""
+
+    def begin(self, inputs: Any, steering: Steering | None = None, room: int = ...) -> Begun:
+        """The walk over some samples; with a steering if there will be other rules than "gradient".
+
+        ``room`` are the bytes that it may keep.
+        """
 
 
 class Path(ABC):

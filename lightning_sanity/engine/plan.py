@@ -10,6 +10,10 @@ from torch import fx
 from lightning_sanity.engine.network import Network
 from lightning_sanity.engine.path import JOIN, NotTraceable, Steps
 
+_PASSES = 8
+"""Plain passes over the whole network whose values the depths of one block may keep at once. More gain nothing, and the
+depths of a network, each as deep as the others on the average, would keep the square of its depth."""
+
 
 class Plan:
     """Which depths differ from the trained model at which operation, and what a walk over them costs.
@@ -54,6 +58,14 @@ class Plan:
         self.needed = self._needed()
         self.kept = {node for node, born in self.born.items() if born}
         self.kept |= {network.output, network.inputs[0], *self.layers.values()}
+        sizes = {node: operation.per_sample for node, operation in operations.items()}
+        self._trained_bytes = sum(size for node, size in sizes.items() if node in self.needed)
+        self._pass_bytes = sum(size for node, size in sizes.items() if operations[node].of_data)
+        self._depth_bytes = dict.fromkeys(chosen, 0)
+        for node, steps_here in self.active.items():
+            for step in steps_here:
+                self._depth_bytes[step] += sizes[node]
+        self._blocks: dict[int, list[Plan]] = {}
 
     def _needed(self) -> set[fx.Node]:
         """What the trained stream must compute."""
@@ -67,11 +79,35 @@ class Plan:
         return needed
 
     def bytes_per_sample(self) -> int:
-        """What a walk keeps of one sample, about."""
-        return sum(
-            operation.per_sample * (len(self.active[node]) + (node in self.needed))
-            for node, operation in self.network.operations.items()
-        )
+        """See ``Planned``."""
+        return self._trained_bytes + min(sum(self._depth_bytes.values()), _PASSES * self._pass_bytes)
+
+    def least_per_sample(self) -> int:
+        """See ``Planned``."""
+        return self._trained_bytes + max(self._depth_bytes.values())
+
+    def blocks(self, room: int) -> list[Plan]:
+        """The chosen depths in blocks that leave one trained stream one after the other, neighbours together.
+
+        Args:
+            room: Bytes that a block and the trained stream may keep of a sample; a single depth always goes.
+        """
+        most = min(room - self._trained_bytes, _PASSES * self._pass_bytes)
+        if most not in self._blocks:
+            parts: list[list[int]] = []
+            held = 0
+            for step in self.chosen:
+                held += self._depth_bytes[step]
+                if not parts or held > most:
+                    parts.append([])
+                    held = self._depth_bytes[step]
+                parts[-1].append(step)
+            self._blocks[most] = [self] if len(parts) == 1 else [self._of(tuple(part)) for part in parts]
+        return self._blocks[most]
+
+    def _of(self, chosen: Steps) -> Plan:
+        """The same for some of the depths."""
+        return Plan(self.network, self.steps, chosen, tuple(self.layers), self.to_input)
 
     def groups(self, node: fx.Node, held: Mapping[fx.Node, Sequence[Steps]], samples: int) -> list[Steps]:
         """Depths that go through a node together: equal weights, and no more copying than pays.

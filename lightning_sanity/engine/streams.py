@@ -19,6 +19,9 @@ A depth is *born* where it first differs: the trained rows are appended to the r
 at an operation follows from the units that its ancestors read, so skip connections, branches, shared modules and the
 other orders need no rule of their own. Nothing is computed that the plain loop would not compute, and each sample's
 arithmetic is the same; only the batches differ.
+
+All depths at once would keep the square of the network's depth: nearly every value, once for nearly every depth. So
+the random stream is walked for a block of neighbouring depths after the other, each beside the same trained stream.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.method import first, select
 from lightning_sanity.engine.network import Network
-from lightning_sanity.engine.path import JOIN, Observed, Planned, Steps
+from lightning_sanity.engine.path import JOIN, UNLIMITED, Observed, Planned, Steps
 from lightning_sanity.engine.plan import Plan
 from lightning_sanity.randomization.unit import Unit
 
@@ -68,14 +71,16 @@ class Trained:
         plan: The depths that leave it.
         inputs: Some samples.
         steering: How rectifiers of both streams send gradients down; None: as usual.
+        room: Bytes that both streams may keep.
 
     Attributes:
         values: What is read of it later, by node.
         above: What each leaf of the stream was cut from: what reaches the leaf from above is sent on from there.
     """
 
-    def __init__(self, plan: Plan, inputs: Any, steering: Steering | None = None) -> None:
+    def __init__(self, plan: Plan, inputs: Any, steering: Steering | None = None, room: int = UNLIMITED) -> None:
         self.plan, self.steering, self.samples = plan, steering, len(first(inputs))
+        self._blocks = plan.blocks(room // self.samples)
         self.values: dict[fx.Node, Any] = {}
         self.above: dict[fx.Node, Tensor] = {}
         self._static: dict[fx.Node, Any] = {}
@@ -130,11 +135,18 @@ class Trained:
         def scores(rows: Tensor, depths: int) -> Tensor:
             return select(rows, target.repeat(depths) if target is not None else None)
 
-        walk, found = RandomStream(self), {}
+        parts = [self._descended(block, scores, rules, at_input) for block in self._blocks]
+        return {rule: Observed.together([part[rule] for part in parts]) for rule in rules}
+
+    def _descended(
+        self, plan: Plan, scores: Callable[[Tensor, int], Tensor], rules: Sequence[str], at_input: Collection[str]
+    ) -> dict[str, Observed]:
+        """What one block's walk saw, down by every rule."""
+        walk, found = RandomStream(self, plan), {}
         for rule in rules:
             if self.steering is not None:
                 self.steering.rule = rule
-            layers = self.plan.layers if rule == "gradient" else {}
+            layers = plan.layers if rule == "gradient" else {}
             with torch.enable_grad():
                 found[rule] = walk.down(scores, layers, rule in at_input, last=rule == rules[-1])
         return found
@@ -157,10 +169,10 @@ class Trained:
 
 
 class RandomStream:
-    """One walk of the random stream beside a trained one."""
+    """One walk of the random stream beside a trained one, for the depths of a plan that are among the stream's."""
 
-    def __init__(self, trained: Trained) -> None:
-        self.stream, self.plan = trained, trained.plan
+    def __init__(self, trained: Trained, plan: Plan) -> None:
+        self.stream, self.plan = trained, plan
         self.trained, self.samples = trained.values, trained.samples
         self.random: dict[fx.Node, list[_Group]] = {}
         self.births: list[_Birth] = []
@@ -361,8 +373,8 @@ class TwoStream(Network):
 class _Planned(Plan):
     together = 2**62
 
-    def begin(self, inputs: Any, steering: Steering | None = None) -> Trained:
-        return Trained(self, inputs, steering)
+    def begin(self, inputs: Any, steering: Steering | None = None, room: int = UNLIMITED) -> Trained:
+        return Trained(self, inputs, steering, room)
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces

@@ -225,14 +225,16 @@ def spelled_out(options: type, defaults: Mapping[str, Any]) -> Callable[[F], F]:
 
 
 def with_descriptions(doc: str, options: type) -> str:
-    """A docstring in which the line of ``**options`` is replaced by the description of each."""
-    return re.sub(r"^( *)\*\*options:.*\n(?:\1 +.*\n)*", lambda _: f"{described(options)}\n", doc, flags=re.MULTILINE)
+    """A docstring, without its indentation, in which the description of each stands for the line of ``**options``."""
+    given = r"^( *)\*\*options:.*\n(?:\1 +.*\n)*"
+    return re.sub(given, lambda _: f"{described(options)}\n", inspect.cleandoc(doc), flags=re.MULTILINE)
 
 
 def described(options: type) -> str:
-    """The lines below ``Args:`` in the docstrings of a class of options and of those that it extends."""
+    """The lines below ``Args:``, indented by 4, of the docstring of a class of options and of those it extends."""
     bases = [base for base in getattr(options, "__orig_bases__", ()) if hasattr(base, "__annotations__")]
     above = [described(base) for base in bases if base is not TypedDict]
-    found = re.search(r"Args:\n(.*?)(?=\n\s*\n|\Z)", options.__doc__ or "", re.DOTALL)
+    # From Python 3.13 on the compiler takes the indentation away.
+    found = re.search(r"Args:\n(.*?)(?=\n\s*\n|\Z)", inspect.cleandoc(options.__doc__ or ""), re.DOTALL)
     own = [] if found is None else [found.group(1).rstrip()]
     return "\n".join([*own, *above])

@@ -248,4 +248,4 @@ def settled_effort(methods: Mapping[str, Method]) -> dict[str, dict[str, int]]:
 def layers_taken(functions: Mapping[str, AttributionFn]) -> dict[str, str]:
     """The module that each class activation map is made of, by its name in the user's model."""
     layers = {name: getattr(function, "layer", None) for name, function in functions.items()}
-    return {name: layer.name.removeprefix("model.") for name, layer in layers.items() if layer is not None}
+    return {name: layer.shown for name, layer in layers.items() if layer is not None}

@@ -358,7 +358,11 @@ def _listed(inputs: Any) -> tuple[list[int | str], list[Any]]:
 def _chosen_name(names: list[int | str], values: list[Any], explain: int | str | None) -> int | str:
     tensors = {name: value for name, value in zip(names, values, strict=True) if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"there is no tensor among the inputs {names or 'that were given'}")
+        kinds = ", ".join(dict.fromkeys(type(value).__name__ for value in values)) or "nothing"
+        raise ValueError(
+            f"there is no tensor among the inputs, {kinds}: pass the tensor that is explained, and forward=, a "
+            "function that puts it where the model reads it: forward=lambda model, x: model(Data(x, edges))"
+        )
     if explain is not None:
         if explain not in tensors:
             raise ValueError(f"explain={explain!r} is no input tensor; there are {', '.join(map(repr, tensors))}")

@@ -1,8 +1,8 @@
 """What a forward pass reads that is neither its input nor a registered parameter, and where that hangs.
 
-A weight in a Python list, a bare tensor as an attribute, an int8 weight in a buffer, the packed weight of a quantised
-layer: a pass computes with them, and nothing that goes by ``parameters()`` reaches them. One pass is watched operation
-by operation. Every value carries the tokens of what it was made of; what meets the data, and goes on to the explained
+A weight in a Python list, a bare tensor as an attribute, an int8 weight, the packed weight of a quantised layer: a pass
+computes with them, and nothing that draws floating-point parameters reaches them. One pass is watched operation by
+operation. Every value carries the tokens of what it was made of; what meets the data, and goes on to the explained
 output, is told by its tokens there. Nothing is executed differently.
 """
 
@@ -35,7 +35,7 @@ _DATA, _WEIGHT = "data", "weight"
 
 @dataclass(frozen=True)
 class Hidden:
-    """A tensor that a pass mixes with its data and that is no parameter.
+    """A tensor that a pass mixes with its data and that no step can re-initialise: no parameter, or whole numbers.
 
     Attributes:
         name: Where it hangs; where it is found nowhere, what it is like and which module reads it.
@@ -44,6 +44,7 @@ class Hidden:
         kind: Why it is constant by nature, in a few words; None if nothing shows that it is.
         place: Where it hangs, if that was found.
         value: The tensor itself; None of a packed weight.
+        whole: Whether it holds whole numbers, as the weights of a quantised layer do, or packs them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Hidden:
     kind: str | None
     place: Place | None = None
     value: Tensor | None = None
+    whole: bool = False
 
     @property
     def described(self) -> str:
@@ -118,7 +120,8 @@ def _named(
         if names[name] > 1 and place is None:
             name = f"{name} ({names[name]})"
         value = source.value if isinstance(source.value, Tensor) else None
-        yield Hidden(name, shape, count, kind, place, value)
+        whole = value is None or not (value.is_floating_point() or value.is_complex())
+        yield Hidden(name, shape, count, kind, place, value, whole)
 
 
 def _declared(name: str, constants: Sequence[str]) -> str | None:
@@ -127,8 +130,11 @@ def _declared(name: str, constants: Sequence[str]) -> str | None:
 
 def _kind(source: _Source, place: Place | None) -> str | None:
     assert isinstance(source.value, Tensor)
+    roles = set(source.roles)
     if place is not None:
         holder = place.holder
+        if isinstance(holder, nn.Module) and place.key in holder._parameters and not roles <= {Role.SELECTS}:
+            roles.add(Role.MIXES)  # whole numbers that are a parameter are a weight, whatever kernel unpacks them
         if isinstance(holder, nn.Module) and place.key in holder._buffers:
             if "parametrizations." in place.name or _iterates(holder, str(place.key)):
                 return "state of a parametrisation"
@@ -136,7 +142,7 @@ def _kind(source: _Source, place: Place | None) -> str | None:
                 return "frozen normalisation"
         if type(place.owner).__module__.startswith(_OF_LIBRARIES):
             return "table of a library's own transform"
-    return kind_of(source.value, source.roles)
+    return kind_of(source.value, roles)
 
 
 def _iterates(module: nn.Module, buffer: str) -> bool:
@@ -185,8 +191,13 @@ class _Watch(TorchDispatchMode):
                 self._mark(leaf, frozenset([_DATA]))
 
     def learn(self) -> None:
-        """Note which memory holds parameters now; sharded ones are others during a pass."""
+        """Note which memory holds parameters now; sharded ones are others during a pass.
+
+        Parameters of whole numbers, quantised weights, are not among them: no step can re-initialise these.
+        """
         for name, parameter in self.model.named_parameters():
+            if not (parameter.is_floating_point() or parameter.is_complex()):
+                continue
             for tensor in (parameter, part_of(parameter)):
                 if tensor is not None and tensor.layout is torch.strided and not tensor.is_meta:
                     self._names.setdefault(_storage(tensor), []).append((_stretch(tensor), name))

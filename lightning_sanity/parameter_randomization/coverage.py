@@ -124,8 +124,10 @@ def step_notes(walk: Walk, depths: Mapping[tuple[Unit, ...], str]) -> tuple[str,
     route = walk.route
     if len(route.places) < route.of:
         walked = ", ".join(str(place + 1) for place in route.places)
+        more = "" if "depths" in walk.thinned else " (max_steps=None walks all)"
         notes += (
-            f"{len(route.places)} of {route.of} steps walked ({walked}); between them an index takes straight lines",
+            f"{len(route.places)} of {route.of} steps walked ({walked}); between them an index takes straight lines"
+            f"{more}",
         )
     silent = [
         depths[tuple(step)] for step, place in zip(route.steps, route.places, strict=True) if place in walk.silent

@@ -88,15 +88,16 @@ class Leftovers:
         """Why no verdict stands, or None."""
         if not self.trained:
             return None
-        packed = any(not each.shape for each in self.trained.values())
+        quantised = any(each.whole for each in self.trained.values())
         advice = (
             "test the float model that was quantised"
-            if packed
+            if quantised
             else "register it as nn.Parameter, its layers in an nn.ModuleList; empty it first if it is a cache; or "
             f"declare it with constants=[{next(iter(self.trained))!r}] if nobody trained it"
         )
+        values = "quantised weights" if quantised else "values that are no registered parameters"
         return (
-            "the model computes with values that are no registered parameters, so that they stayed trained: "
+            f"the model computes with {values}, so that they stayed trained: "
             f"{listed([each.described for each in self.trained.values()])}; {advice}"
         )
 

@@ -60,14 +60,13 @@ from lightning_sanity.parameter_randomization.judging import UNMOVED, judge_all,
 from lightning_sanity.parameter_randomization.leftovers import Leftovers, leftovers_of
 from lightning_sanity.parameter_randomization.looks import Looks
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
-from lightning_sanity.parameter_randomization.route import Route
+from lightning_sanity.parameter_randomization.route import most_steps, route_of
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.walk_results import Walk
 from lightning_sanity.randomization.ties import part
 from lightning_sanity.randomization.twins import Reinitializer, reinitializer
 from lightning_sanity.randomization.unit import Plan, plan
-from lightning_sanity.resources.budget import spread
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
@@ -273,10 +272,9 @@ class _Ready:
             max_memory=self.max_memory,
         )
         every = tuple(self.planned.depths(given["order"]))
-        places = spread(min(given["max_steps"] or len(every), len(every)), len(every))
         return Cascade(
             self.study,
-            Route([every[place] for place in places], places, len(every)),
+            route_of(every, most_steps(given["max_steps"], given["order"], len(every))),
             self.drawer,
             settings,
             left=self.left,
@@ -442,7 +440,6 @@ def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...]) -> Pictures |
 
 _ON_RECORD = (
     "order",
-    "max_steps",
     "norm_stats",
     "max_batch",
     "repeats",
@@ -466,6 +463,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
             "diagnostics": list(given["diagnostics"]),
             "constants": list(given["constants"]),
             "reinitialize": ready.drawer.name,
+            "max_steps": most_steps(given["max_steps"], given["order"], walk.route.of),
             "layers": ready.layers,
             "steps": walk.route.of,
             "walked": [place + 1 for place in walk.route.places],

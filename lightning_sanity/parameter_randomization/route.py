@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +13,12 @@ from lightning_sanity.model.weights import restore, snapshot
 from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.randomization.twins import Reinitializer
 from lightning_sanity.randomization.unit import Unit
+from lightning_sanity.resources.budget import spread
+
+ENOUGH = 12
+"""Steps that are walked of a deeper cascade unless more are asked for: an index is a mean over steps, and that many
+give it within two hundredths, however deep the network is."""
+_WITH_NEIGHBOURS = 10  # steps from which the first and the last are walked together with the one beside them
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,46 @@ class Route:
                 lowest = self.places[depth - 1] + 1 if nested and depth > 0 else place
                 found.update(range(lowest if nested else place, place + 1))
         return frozenset(found)
+
+
+def most_steps(wanted: int | Literal["auto"] | None, order: str, of: int) -> int | None:
+    """How many steps are walked at most; None = all.
+
+    Args:
+        wanted: See ``WalkOptions.max_steps``.
+        order: In which units become random; where each step speaks for itself, none stands for its neighbours.
+        of: How many steps there are.
+    """
+    if wanted != "auto":
+        return wanted
+    return None if order == "independent" or of <= ENOUGH else ENOUGH
+
+
+def chosen(most: int | None, of: int) -> tuple[int, ...]:
+    """Which of a cascade's steps are walked: evenly spread, the first and the last among them.
+
+    A curve is steepest at its ends, at the layers of the output and of the input. Of ten or more steps two are
+    therefore the second and the last but one, so that the first and the last count for themselves alone.
+
+    Args:
+        most: How many; None = all.
+        of: How many there are.
+
+    >>> chosen(3, 9)
+    (0, 4, 8)
+    >>> chosen(10, 50)
+    (0, 1, 8, 14, 21, 28, 35, 41, 48, 49)
+    """
+    number = min(most or of, of)
+    if number == of or number < _WITH_NEIGHBOURS:
+        return spread(number, of)
+    return (0, *(1 + place for place in spread(number - 2, of - 2)), of - 1)
+
+
+def route_of(steps: Sequence[Sequence[Unit]], most: int | None) -> Route:
+    """The route through all steps, or through so many of them; see ``chosen``."""
+    places = chosen(most, len(steps))
+    return Route([steps[place] for place in places], places, len(steps))
 
 
 def leaves_outputs(study: Study, route: Route, reinitializer: Reinitializer, depth: int) -> bool:

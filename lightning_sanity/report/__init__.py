@@ -8,7 +8,9 @@ markdown.py       the same in brief
 text.py           the same in words: the terminal's table and a notebook's
 choice_text.py    which method to show, in words
 choice_page.py    the same as a page, from choice.html.j2
-loggers.py        TensorBoard, W&B, MLflow, CSV and others, each in its native form
+loggers.py        what goes to the user's loggers, to each in its native form
+dashboards.py     TensorBoard, W&B, MLflow, Comet
+shown.py          what they are shown of a measurement
 cards.py          figures as narrow as a dashboard's card
 decided.py        the number that decided, or why none did
 wording.py        names and sentences of figures and page

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +14,7 @@ from lightning_sanity.report.curves import sensitivities_apart, similarities_apa
 from lightning_sanity.report.maps import picture_of, scale_of
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.style import CARD, headline, literal, new_figure
-from lightning_sanity.report.verdicts import hatched, interval, psi_range
+from lightning_sanity.report.verdicts import hatched, in_training_order, interval, psi_range, threads
 from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, short_head, step_title, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
@@ -43,6 +45,31 @@ def verdicts(result: SanityResult) -> Figure:
     passes = "" if least is None else f"line: passes from {least:g}; "
     note = f"{index_name(result)}; {passes}0 = ignores the {subject(result)}"
     figure.text(0.1 / CARD, 0.06 / height, note, color=LIGHT.grey, fontsize=7.5)
+    return figure
+
+
+def history(results: Iterable[SanityResult]) -> Figure:
+    """Every method's index over training with the threshold, and under it whose line is whose."""
+    measured = in_training_order(results)
+    latest = measured[-1]
+    figure = new_figure(CARD, 1, LIGHT)
+    top, plot = _head(figure, latest), 1.7
+    axes = figure.add_axes((0, 0, 1, 1))
+    threads(axes, measured, LIGHT, ticks=4)
+    axes.tick_params(labelsize=7.5)
+    handles, labels = axes.get_legend_handles_labels()
+    height = top + plot + 0.75 + 0.17 * len(labels)
+    figure.set_figheight(height)
+    _settle(figure)
+    axes.set_position((0.38 / CARD, (height - top - plot) / height, (CARD - 0.5) / CARD, plot / height))
+    least = psi.threshold(latest)
+    passes = "" if least is None else f"; line: passes from {least:g}"
+    note = f"{index_name(latest)} over steps of training{passes}"
+    below = height - top - plot - 0.4
+    figure.text(0.1 / CARD, below / height, note, color=LIGHT.grey, fontsize=7.5)
+    style: dict[str, Any] = {"frameon": False, "fontsize": 7.5, "labelcolor": LIGHT.ink, "borderaxespad": 0.0}
+    at = (0.1 / CARD, (below - 0.06) / height)
+    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=at, handlelength=2.4, borderpad=0.0, **style)
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,31 +97,14 @@ def history(results: str | os.PathLike[str] | Iterable[SanityResult], *, dark: b
         ValueError: If there is no result, or one has no step.
     """
     theme = DARK if dark else LIGHT
-    measured = _in_training_order(results)
+    measured = in_training_order(results)
     latest = measured[-1]
-    names = list(dict.fromkeys(name for r in measured for name in ordered(r) if r.verdicts[name].gated))
     figure = new_figure(9, 4, theme)
     headline(figure, latest, theme)
     axes = figure.subplots()
-    dress(axes, theme)
-    steps = [result.step or 0 for result in measured]
-    for place, name in enumerate(names):
-        colour = theme.lines[place % len(theme.lines)]
-        dashes = ("-", "-.", ":")[place // len(theme.lines) % 3]
-        verdicts_ = [result.verdicts.get(name) for result in measured]
-        middle, low, high = (
-            [math.nan if v is None else getattr(v, end) for v in verdicts_] for end in ("psi", "psi_low", "psi_high")
-        )
-        axes.plot(steps, middle, color=colour, linestyle=dashes, linewidth=1.7, label=literal(short_head(name, 30)))
-        axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
-        for step, value, verdict in zip(steps, middle, verdicts_, strict=True):
-            if verdict is not None:
-                axes.plot(step, value, _POINT[verdict.outcome], color=colour, markersize=6)
-    axes.set_ylim(-0.1, 1.25)
-    axes.set_xticks(sorted({steps[place] for place in labelled(len(steps) - 1, 8)}))
+    threads(axes, measured, theme)
     threshold = psi.threshold(latest)
     if threshold is not None:
-        axes.axhline(threshold, color=theme.ink, linewidth=1.0)
         axes.text(
             1.0,
             threshold,
@@ -140,13 +123,49 @@ def history(results: str | os.PathLike[str] | Iterable[SanityResult], *, dark: b
     if changed:
         points += "\nthe probe changed on the way: points of different probes do not compare"
     figure.supxlabel(points, color=theme.grey, fontsize=9)
-    if names:
+    if axes.get_legend_handles_labels()[1]:
         figure.legend(loc="center right", frameon=False, fontsize=8, labelcolor=theme.ink, handlelength=2.6)
     arrange(figure, [axes])
     return figure
 
 
-def _in_training_order(results: str | os.PathLike[str] | Iterable[SanityResult]) -> list[SanityResult]:
+def threads(axes: Axes, measured: Sequence[SanityResult], theme: Theme, *, ticks: int = 8) -> None:
+    """Every gated method's index over training with its interval, a mark for each verdict, and the threshold.
+
+    Args:
+        axes: Where to draw.
+        measured: The results, in the order of training.
+        theme: Colours.
+        ticks: So many steps are named at most.
+    """
+    dress(axes, theme)
+    names = list(dict.fromkeys(name for r in measured for name in ordered(r) if r.verdicts[name].gated))
+    steps = [result.step or 0 for result in measured]
+    for place, name in enumerate(names):
+        colour = theme.lines[place % len(theme.lines)]
+        dashes = ("-", "-.", ":")[place // len(theme.lines) % 3]
+        verdicts_ = [result.verdicts.get(name) for result in measured]
+        middle, low, high = (
+            [math.nan if v is None else getattr(v, end) for v in verdicts_] for end in ("psi", "psi_low", "psi_high")
+        )
+        axes.plot(steps, middle, color=colour, linestyle=dashes, linewidth=1.7, label=literal(short_head(name, 30)))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
+        for step, value, verdict in zip(steps, middle, verdicts_, strict=True):
+            if verdict is not None:
+                axes.plot(step, value, _POINT[verdict.outcome], color=colour, markersize=6)
+    axes.set_ylim(-0.1, 1.25)
+    axes.set_xticks(sorted({steps[place] for place in labelled(len(steps) - 1, ticks)}))
+    threshold = psi.threshold(measured[-1])
+    if threshold is not None:
+        axes.axhline(threshold, color=theme.ink, linewidth=1.0)
+
+
+def in_training_order(results: str | os.PathLike[str] | Iterable[SanityResult]) -> list[SanityResult]:
+    """Results, or those of a folder, by their steps.
+
+    Raises:
+        ValueError: If there is none, or one has no step.
+    """
     if isinstance(results, (str, os.PathLike)):
         folder = Path(results)
         measured = [SanityResult.from_json(path) for path in folder.glob("step=*.json")]

@@ -53,13 +53,13 @@ def judged_anew(result: SanityResult, criterion: Criterion | None = None) -> dic
 
 def over_all(verdicts: Mapping[str, Verdict]) -> Verdict:
     """The verdict over several inputs: the worst, with every input's outcome in the reason."""
-    worst = min(
-        verdicts,
-        key=lambda name: (
-            _WORST_FIRST.index(verdicts[name].outcome),
-            verdicts[name].psi if math.isfinite(verdicts[name].psi) else math.inf,
-        ),
-    )
+
+    def place(name: str) -> tuple[int, float]:
+        verdict = verdicts[name]
+        end = verdict.psi_high if verdict.outcome is Outcome.FAIL else verdict.psi_low
+        return _WORST_FIRST.index(verdict.outcome), end if math.isfinite(end) else math.inf
+
+    worst = min(verdicts, key=place)
     outcomes = ", ".join(f"{name} {verdict.outcome.value}" for name, verdict in verdicts.items())
     return replace(verdicts[worst], reason=f"{outcomes}; {worst}: {verdicts[worst].reason}")
 

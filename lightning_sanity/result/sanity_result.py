@@ -87,10 +87,24 @@ class Verdict:
     gated: bool = True
     psi_of: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether every field is equal; what is undefined (NaN) in both is."""
+        if not isinstance(other, Verdict):
+            return NotImplemented
+        return all(_same(getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+
     @property
     def passed(self) -> bool:
         """Whether the outcome is ``PASS``."""
         return self.outcome is Outcome.PASS
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other or (one != one and other != other))
 
 
 @dataclass(frozen=True)

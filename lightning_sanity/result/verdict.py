@@ -419,21 +419,30 @@ def _flat(found: Mapping[str, Sensitivity], evidence: Evidence, criterion: Crite
 def _decide(
     found: Mapping[str, Sensitivity], criterion: Criterion, question: Wording, repeats: int, samples: int
 ) -> tuple[str, Outcome, str]:
-    """The measure that decides, what it decides, and why: a number is never shown beside another measure's verdict."""
+    """The measure that decides, what it decides, and why: a number is never shown beside another measure's verdict.
+
+    A measure decides by the end of its interval that meets the threshold: FAIL by the lowest upper end, PASS and
+    INCONCLUSIVE by the lowest lower end.
+    """
     threshold, index = criterion.min_psi, question.index
-    worst = min(found, key=lambda name: found[name].psi.value)
-    alone = f"{index} {found[worst].psi.value:.2f} by {worst}"
     failing = [name for name, s in found.items() if s.psi.high < threshold]
     if failing:
-        name = min(failing, key=lambda name: found[name].psi.value)
+        name = min(failing, key=lambda name: found[name].psi.high)
         return name, Outcome.FAIL, f"{question.kept}: {index} {_shown(name, found)}, below {threshold:g}"
+    weakest = min(found, key=lambda name: _lower_end(found[name].psi))
+    psi = found[weakest].psi
     if repeats < question.least:
-        return worst, Outcome.INCONCLUSIVE, question.too_few.format(alone)
-    open_ = min(found, key=lambda name: found[name].psi.low)
-    if found[open_].psi.low >= threshold:
-        return worst, Outcome.PASS, f"{question.changed}: {index} {_shown(worst, found)}, at least {threshold:g}"
-    settles = _what_would_settle(found[open_].psi, threshold, repeats, question.unit, samples)
-    return open_, Outcome.INCONCLUSIVE, f"{index} {_shown(open_, found)} straddles {threshold:g}; {settles}"
+        return weakest, Outcome.INCONCLUSIVE, question.too_few.format(f"{index} {psi.value:.2f} by {weakest}")
+    if psi.low >= threshold:
+        return weakest, Outcome.PASS, f"{question.changed}: {index} {_shown(weakest, found)}, at least {threshold:g}"
+    settles = _what_would_settle(psi, threshold, repeats, question.unit, samples)
+    return weakest, Outcome.INCONCLUSIVE, f"{index} {_shown(weakest, found)} straddles {threshold:g}; {settles}"
+
+
+def _lower_end(psi: Interval) -> float:
+    """Of the interval; of an index without one, the index: a single trial and sample still have a weakest measure."""
+    end = psi.low if math.isfinite(psi.low) else psi.value
+    return end if math.isfinite(end) else -math.inf
 
 
 def _shown(name: str, found: Mapping[str, Sensitivity]) -> str:

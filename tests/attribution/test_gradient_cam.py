@@ -9,7 +9,7 @@ from reference import quietly
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import attribution
+from lightning_sanity import attribution, parameter_randomization_test
 from lightning_sanity.attribution import resolve
 from lightning_sanity.attribution.gradient_cam import gradcam, internal_influence, scorecam
 from lightning_sanity.attribution.layers import last_map, layout_of
@@ -183,3 +183,82 @@ def test_a_layer_that_returns_a_structure_may_be_named():
     expected = (high * weights[:, :, None, None]).sum(1, keepdim=True).relu()
     expected = nn.functional.interpolate(expected, size=(16, 16), mode="bilinear")
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+class Rectified(nn.Module):
+    """Two convolutions, rectified in the given way."""
+
+    def __init__(self, low, high):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3), nn.Linear(8, 4)
+        self.low, self.high = low, high
+
+    def forward(self, x):
+        return self.head(self.high(self.second(self.low(self.first(x)))).mean((2, 3)))
+
+
+CAMS = ("gradcam", "gradcam_plus_plus", "layercam", "scorecam", "internal_influence", "guided_gradcam")
+RECTIFIERS = {
+    "function": F.relu,
+    "function in place": lambda x: F.relu(x, inplace=True),
+    "method": torch.Tensor.relu,
+    "clamp": lambda x: torch.clamp(x, min=0),
+}
+
+
+@pytest.mark.parametrize("way", RECTIFIERS)
+def test_the_default_map_is_the_rectified_one_whether_a_module_or_a_function_rectifies(way):
+    images, target = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(1)), torch.arange(4)
+    by_modules, called = Rectified(nn.ReLU(), nn.ReLU()).eval(), Rectified(RECTIFIERS[way], RECTIFIERS[way]).eval()
+    assert last_map(called, images).shown == "second and the activation after it"
+    assert last_map(by_modules, images).shown == "high"
+    for name in CAMS:
+        torch.testing.assert_close(
+            resolve(name)(called, images, target), resolve(name)(by_modules, images, target), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_gradcam_of_a_pooled_network_is_the_positive_part_of_its_exact_map_where_a_function_rectifies():
+    images, target = torch.randn(4, 3, 12, 12), torch.arange(4)
+    model = Rectified(F.relu, F.relu).eval()
+    features = F.relu(model.second(F.relu(model.first(images)))).detach()
+    exact = (features * model.head.weight[target].detach()[:, :, None, None]).sum(1, keepdim=True) / 64
+    expected = F.interpolate(F.relu(exact), size=(12, 12), mode="bilinear")
+    torch.testing.assert_close(resolve("gradcam")(model, images, target), expected)
+
+
+def overwritten(x):
+    x.relu_()
+    return x
+
+
+@pytest.mark.parametrize("high", [lambda x: F.relu(x) + x, overwritten, lambda x: x.square(), lambda x: F.relu(-x)])
+def test_a_map_is_that_of_its_module_where_no_rectifier_alone_reads_it(high):
+    images, target = torch.randn(4, 3, 12, 12), torch.arange(4)
+    model = Rectified(F.relu, high).eval()
+    assert last_map(model, images).shown == "second"
+    named = resolve("gradcam", layer="second")(model, images, target)
+    assert torch.equal(resolve("gradcam")(model, images, target), named)
+
+
+def test_a_named_layer_is_the_module_itself():
+    images, target = torch.randn(4, 3, 12, 12), torch.arange(4)
+    model = Rectified(F.relu, F.relu).eval()
+    before = model.second(F.relu(model.first(images))).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(model.head(F.relu(before).mean((2, 3))).gather(1, target[:, None]).sum(), before)
+    expected = F.relu((before * slope.mean((2, 3), keepdim=True)).sum(1, keepdim=True)).detach()
+    expected = F.interpolate(expected, size=(12, 12), mode="bilinear")
+    torch.testing.assert_close(resolve("gradcam", layer="second")(model, images, target), expected)
+
+
+def test_both_spellings_of_a_rectifier_get_one_verdict():
+    images, target = torch.randn(5, 3, 12, 12), torch.arange(5) % 4
+    options = {"trials": 2, "repeats": 1, "pictures": False, "controls": False}
+    found = [
+        parameter_randomization_test(Rectified(*way).eval(), images, target, methods="gradcam", **options)
+        for way in ((nn.ReLU(), nn.ReLU()), (F.relu, F.relu))
+    ]
+    by_module, called = (each.curves["gradcam", "spearman"].values for each in found)
+    torch.testing.assert_close(called, by_module, rtol=0, atol=1e-5, equal_nan=True)
+    assert found[1].settings["cam_layers"] == {"gradcam": "second and the activation after it"}

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from lightning_sanity.callback.max_time import Allowance, Parts
+from lightning_sanity.callback.max_time import SHARE, Allowance, Parts
 
 
 class Clock:
@@ -44,20 +44,20 @@ def test_without_a_limit_everything_is_allowed(clock):
     made = Allowance(None)
     made.begin(training=True)
     assert made.affords()
-    assert made.divide() == Parts(None, True, True)
+    assert made.divide() == Parts(None, True, True, decide=False)
     assert not made.exceeded()
 
 
 def test_figures_that_take_a_small_part_of_the_time_are_drawn_and_paid_for(clock):
     made = allowance(10.0, drawing=1.0, rest=0.5)
     made.begin(training=True)
-    assert made.divide() == Parts(test=8.5, draw=True, compare=True)
+    assert made.divide() == Parts(test=8.5, draw=True, compare=True, decide=False)
 
 
 def test_what_would_take_a_large_part_of_the_time_waits(clock):
     made = allowance(10.0, drawing=5.0, labels=6.0, rest=0.5)
     made.begin(training=True)
-    assert made.divide() == Parts(9.5, draw=False, compare=False)
+    assert made.divide() == Parts(9.5, draw=False, compare=False, decide=False)
 
 
 def test_figures_do_not_wait_where_no_later_occasion_comes(clock):
@@ -133,3 +133,87 @@ def test_what_follows_the_test_is_learned(clock):
     clock.wait(0.25)
     made.end()
     assert made.takes == {"test": 2.0, "drawing": 3.0, "labels": 0.0, "rest": 0.25}
+
+
+# --------------------------------------------------------------------------------------------------- what "auto" does
+
+
+def through(made, clock, epochs, seconds, takes, thinned=None):
+    """The epochs that are measured, with what each may take and takes."""
+    found = []
+    made.start()
+    for epoch in range(epochs):
+        clock.wait(seconds)
+        made.begin(training=True, last=epoch == epochs - 1)
+        if made.affords():
+            limit = made.divide().test
+            with made.timing("test"):
+                clock.wait(takes if limit is None else min(takes, limit))
+            found.append((epoch, limit))
+            made.end(thinned if limit is not None and limit < takes else None)
+    return found
+
+
+def test_by_default_the_first_look_is_short_and_the_last_is_made_in_full(clock):
+    made = allowance("auto", drawing=0.0, rest=0.0)
+    found = through(made, clock, 10, 33.0, takes=4.0)
+    assert [epoch for epoch, _ in found] == [0, 7, 9]
+    assert found[0][1] == pytest.approx(10.0)
+    assert found[-1][1] is None
+    assert len(found) * 4.0 <= SHARE * 10 * 33.0
+
+
+@pytest.mark.parametrize("takes", [1.0, 3.0, 8.0, 20.0])
+def test_by_default_a_long_training_pays_its_share_and_no_more(clock, takes):
+    made = allowance("auto", drawing=0.0, rest=0.0)
+    begun = clock.now
+    found = through(made, clock, 100, 30.0, takes, thinned={"trials": [1, 3]})
+    trained = 100 * 30.0
+    assert clock.now - begun - trained <= SHARE * trained
+    assert len(found) > 3
+
+
+def test_what_the_last_measurement_will_take_is_kept_back(clock):
+    made = allowance("auto", drawing=0.0, rest=0.0)
+    made.start()
+    clock.wait(1000.0)
+    made.begin(training=True)
+    assert measured(made, clock, 8.0).test == pytest.approx(50.0)
+    clock.wait(100.0)
+    made.begin(training=True)
+    assert made.affords()
+    assert made.divide().test == pytest.approx(50.0 - 8.0 + 5.0 - 8.0)
+
+
+def test_a_thinned_look_tells_what_a_whole_one_would_take(clock):
+    made = allowance("auto", drawing=0.0, rest=0.0)
+    made.start()
+    clock.wait(20.0)
+    made.begin(training=True)
+    made.divide()
+    clock.wait(10.0)
+    made.end({"trials": [1, 3], "depths": [6, 12]})
+    assert made.due  # a full one, unless training goes on
+    clock.wait(1340.0)  # pays for 68 - 10 s, which is less than 60 s kept back and 10 s to spend
+    made.begin(training=True)
+    assert not made.affords()
+    clock.wait(300.0)
+    made.begin(training=True)
+    assert made.affords()
+
+
+def test_where_every_validation_counts_the_default_is_no_limit(clock):
+    made = allowance("auto", every=True)
+    made.start()
+    for _ in range(3):
+        clock.wait(1.0)
+        made.begin(training=True)
+        assert made.affords()
+        assert measured(made, clock, 5.0) == Parts(decide=False)
+
+
+def test_outside_training_the_default_is_no_limit(clock):
+    made = allowance("auto")
+    made.begin(training=False)
+    assert made.affords()
+    assert made.divide() == Parts()

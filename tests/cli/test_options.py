@@ -21,7 +21,7 @@ def test_every_option_has_a_sentence():
 def test_signature_and_docstring_list_every_option(function):
     parameters = function.__signature__.parameters
     assert [name for name in DEFAULTS if name not in parameters] == []
-    assert [name for name in DEFAULTS if f"        {name}: " not in function.__doc__] == []
+    assert [name for name in DEFAULTS if f"    {name}: " not in function.__doc__] == []
     assert all(parameters[name].annotation is not parameters[name].empty for name in DEFAULTS)
 
 

@@ -26,6 +26,29 @@ def test_what_is_constant_by_nature_says_why(kind):
     assert {each.kind for each in found} == {kind}
 
 
+@torch.library.custom_op("made_for_tests::times", mutates_args=())
+def times(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """A product with a packed weight, by a kernel of which nothing is known; named as bitsandbytes names them."""
+    return A @ B.to(A.dtype).T
+
+
+@pytest.mark.parametrize("operation", [times, lambda a, b: a @ b.to(a.dtype).T, lambda a, b: a + b[0].to(a.dtype)])
+def test_a_parameter_of_whole_numbers_is_a_weight_whatever_unpacks_it(operation):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.randint(-127, 127, (20, 20), dtype=torch.int8), requires_grad=False)
+    inputs = rows()
+    (found,) = reads_of(model, inputs, lambda: operation(inputs, model.weight)).hidden
+    assert (found.name, found.kind, found.whole) == ("weight", None, True)
+
+
+def test_a_parameter_of_whole_numbers_that_takes_elements_is_a_table():
+    model = nn.Module()
+    model.order = nn.Parameter(torch.randperm(20), requires_grad=False)
+    inputs = rows()
+    (found,) = reads_of(model, inputs, lambda: inputs[:, model.order]).hidden
+    assert found.kind == "index table or mask"
+
+
 @pytest.mark.parametrize("case", ["list", "int8 buffer", "hook"])
 def test_a_declared_constant_counts_as_one(case):
     name = TRAINED[case][2]

@@ -113,6 +113,32 @@ def test_dynamically_quantised_layers_are_named_and_never_pass(quantization):
     assert "float model" in result.verdicts["occlusion"].reason
 
 
+class InBytes(nn.Module):
+    """A layer whose weight is a parameter of whole numbers, with one scale or one for each row."""
+
+    def __init__(self, layer, rows):
+        super().__init__()
+        weight, self.bias = layer.weight.detach(), layer.bias
+        size = weight.abs().amax(1, keepdim=True) if rows else weight.abs().max()
+        self.register_buffer("size", size / 127)
+        self.weight = nn.Parameter((weight / self.size).round().to(torch.int8), requires_grad=False)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.to(x.dtype) * self.size, self.bias)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_weights_of_whole_numbers_are_named_and_never_pass(rows):
+    torch.manual_seed(0)
+    model = nn.Sequential(InBytes(nn.Linear(20, 16), rows), nn.ReLU(), nn.Linear(16, 4))
+    result = measured(model, constants=["0.size"])
+    assert result.coverage.hidden == ("0.weight",)
+    assert result.coverage.share == pytest.approx(1 - 320 / (320 + 16 + 17 * 4))
+    assert result.verdicts["gradient"].outcome is Outcome.INCONCLUSIVE
+    assert "quantised weights" in result.verdicts["gradient"].reason
+    assert "float model" in result.verdicts["gradient"].reason
+
+
 class Waves(nn.Module):
     """A convolution and an LSTM over rows."""
 

@@ -81,6 +81,17 @@ def test_simulated_results_decide_in_every_way(results):
     assert 20 < sum(named(verdict) is None for verdict in verdicts) < 100
 
 
+def test_the_measure_that_decided_has_the_end_that_meets_the_threshold(results):
+    not_the_smallest = set()
+    for verdict in (verdict for result in results for verdict in result.verdicts.values() if named(verdict)):
+        values, lows, highs = zip(*verdict.psi_of.values(), strict=True)
+        decisive = (verdict.psi_high, highs) if verdict.outcome is Outcome.FAIL else (verdict.psi_low, lows)
+        assert decisive[0] == min(decisive[1])
+        if verdict.psi > min(values):
+            not_the_smallest.add(verdict.outcome)
+    assert not_the_smallest == set(Outcome), "where the smallest index always decides, nothing is shown"
+
+
 def test_tables_show_the_number_of_the_reason(results):
     for result in results:
         terminal = account(result, width=120).split("\n\n")[1].splitlines()

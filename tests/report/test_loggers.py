@@ -9,6 +9,7 @@ import time
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -19,7 +20,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from lightning_sanity.report import figures
 from lightning_sanity.report.loggers import log_result
-from lightning_sanity.result import SanityResult
+from lightning_sanity.result import Outcome, SanityResult, Verdict
 
 
 class Broken:
@@ -41,7 +42,7 @@ def events(tmp_path_factory):
     """What a TensorBoard reader finds after one measurement at step 7."""
     tmp_path = tmp_path_factory.mktemp("events")
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    log_result([logger], make_result(), step=7)
+    log_result([logger], make_result(step=7), step=7)
     logger.experiment.close()
     return EventAccumulator(str(tmp_path), size_guidance={"images": 0, "tensors": 0}).Reload()
 
@@ -57,7 +58,7 @@ def rows(path):
 
 
 def test_tensorboard_gets_every_figure(events):
-    names = ["1-verdicts", "2-maps-0", "2-maps-1", "3-sensitivity", "4-curves"]
+    names = ["1-verdicts", "3-maps-0", "3-maps-1", "4-sensitivity", "5-curves"]
     assert sorted(events.Tags()["images"]) == [f"sanity/{name}" for name in names]
 
 
@@ -95,7 +96,7 @@ def test_tensorboard_table_survives_bars_and_line_breaks(tmp_path):
 
 
 def test_csv_directory_gets_png_files(csv_logger, tmp_path):
-    log_result([csv_logger], make_result(), step=7)
+    log_result([csv_logger], make_result(step=7), step=7)
     names = {path.name for path in (tmp_path / "sanity").iterdir()}
     assert names == {f"{name}-step=7.png" for name in ("curves", "sensitivity", "verdicts", "maps-0", "maps-1")}
     with Image.open(tmp_path / "sanity" / "curves-step=7.png") as image:
@@ -103,7 +104,7 @@ def test_csv_directory_gets_png_files(csv_logger, tmp_path):
 
 
 def test_csv_directory_gets_the_records(csv_logger, tmp_path):
-    result = make_result()
+    result = make_result(step=7)
     log_result([csv_logger], result, step=7, images=False)
     found = rows(tmp_path / "sanity_curve.csv")
     assert [(row["method"], row["unit"]) for row in found] == [(r["method"], r["unit"]) for r in result.to_records()]
@@ -111,13 +112,13 @@ def test_csv_directory_gets_the_records(csv_logger, tmp_path):
 
 def test_csv_records_of_two_measurements_share_a_file(csv_logger, tmp_path):
     for step in (7, 14):
-        log_result([csv_logger], make_result(), step=step, images=False)
+        log_result([csv_logger], make_result(step=step), step=step, images=False)
     found = [row["step"] for row in rows(tmp_path / "sanity_curve.csv")]
     assert found == ["7"] * (len(found) // 2) + ["14"] * (len(found) // 2)
 
 
 def test_prefix_may_hold_a_slash(csv_logger, tmp_path):
-    log_result([csv_logger], make_result(pictures=None), prefix="sanity/deep", step=7)
+    log_result([csv_logger], make_result(pictures=None, step=7), prefix="sanity/deep", step=7)
     assert (tmp_path / "sanity" / "deep_curve.csv").exists()
     assert (tmp_path / "sanity" / "deep" / "curves-step=7.png").exists()
 
@@ -141,7 +142,7 @@ def test_figures_are_drawn_once_for_all_loggers(tmp_path, monkeypatch):
 
 
 def test_a_result_without_pictures_is_logged_without_maps(csv_logger, tmp_path):
-    log_result([csv_logger], make_result(pictures=None), step=7)
+    log_result([csv_logger], make_result(pictures=None, step=7), step=7)
     assert {path.name for path in tmp_path.rglob("*.png")} == {
         "curves-step=7.png",
         "sensitivity-step=7.png",
@@ -175,24 +176,43 @@ def test_a_logger_without_a_directory_gets_nothing():
         log_result([Nowhere()], make_result(), step=7)
 
 
+def drifting(step, psi):
+    """A result of a training whose gradient has this index after so many steps."""
+    low, high = psi - 0.05, psi + 0.05
+    outcome = Outcome.PASS if low >= 0.65 else Outcome.INCONCLUSIVE if high >= 0.65 else Outcome.FAIL
+    return make_result(methods={"gradient": Verdict(outcome, "so", psi, low, high, "ssim")}, step=step, pictures=None)
+
+
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    """A TensorBoard directory after measurements at steps 7 and 14, the second with one unit less."""
+    """A TensorBoard directory after measurements at steps 7 and 14."""
     tmp_path = tmp_path_factory.mktemp("twice")
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    log_result([logger], make_result(), step=7, images=False)
+    log_result([logger], drifting(7, 0.4), step=7)
     time.sleep(1.1)  # TensorBoard orders event files by the second in their names
-    log_result([logger], make_result(units=("fc2", "fc1", "features")), step=14, images=False)
+    log_result([logger], drifting(14, 0.9), step=14, earlier=[drifting(7, 0.4)])
     logger.experiment.close()
     return tmp_path
 
 
-def test_tensorboard_curves_have_depth_as_their_axis_and_show_the_last_measurement(twice):
-    found = EventAccumulator(str(twice / "sanity_curve")).Reload()
-    points = found.Scalars("sanity_curve/ssim/gradient")
-    expected = make_result(units=("fc2", "fc1", "features")).curves["gradient", "ssim"].mean
-    assert [point.step for point in points] == [1, 2, 3]
-    assert [point.value for point in points] == pytest.approx(expected.tolist())
+def test_tensorboard_makes_no_chart_of_a_curve_over_depth(twice):
+    tags = {
+        tag
+        for folder in twice.rglob("*.tfevents*")
+        for tag in EventAccumulator(str(folder.parent)).Reload().Tags()["scalars"]
+    }
+    assert tags == {"sanity/outcome", "sanity/gradient/outcome", "sanity/passes from"}
+
+
+def test_tensorboard_gets_a_card_over_training_from_the_second_measurement_on(twice):
+    found = EventAccumulator(str(twice), size_guidance={"images": 0}).Reload()
+    assert [event.step for event in found.Images("sanity/1-verdicts")] == [7, 14]
+    assert [event.step for event in found.Images("sanity/2-over-training")] == [14]
+
+
+def test_tensorboard_draws_the_threshold_from_the_first_step_to_the_last(twice):
+    points = EventAccumulator(str(twice / "sanity_threshold")).Reload().Scalars("sanity/passes from")
+    assert [(point.step, round(point.value, 2)) for point in points] == [(0, 0.65), (14, 0.65)]
 
 
 def layout(directory):
@@ -204,24 +224,17 @@ def layout(directory):
     }
 
 
-def test_tensorboard_layout_puts_all_methods_of_a_similarity_into_one_chart(twice):
-    charts = layout(twice / "sanity_curve")["sanity, over depth at the last measurement"]
-    tags = EventAccumulator(str(twice / "sanity_curve")).Reload().Tags()["scalars"]
-    shown = {title: [tag for tag in tags if re.search(pattern, tag)] for title, pattern in charts.items()}
-    assert {title: len(lines) for title, lines in shown.items()} == {"ssim": 3, "spearman": 3}
+def test_tensorboard_layout_joins_the_indices_of_the_callback_and_the_threshold(twice):
+    pattern = layout(twice / "sanity_threshold")["sanity"]["index"]
+    tags = ["sanity/gradient/psi", "sanity/passes from", "sanity/gradient/psi_low", "other/gradient/psi"]
+    assert [tag for tag in tags if re.search(pattern, tag)] == tags[:2]
 
 
-def test_tensorboard_layout_over_training_finds_the_scalars_of_the_callback(twice):
-    pattern = layout(twice / "sanity_curve")["sanity, over training"]["PSI"]
-    tags = ["sanity/gradient/psi", "sanity/gradient/psi_low", "sanity/gradcam/psi", "other/gradient/psi"]
-    assert [tag for tag in tags if re.search(pattern, tag)] == [tags[0], tags[2]]
-
-
-def test_tensorboard_layout_leaves_out_what_the_caller_does_not_log(tmp_path):
+def test_tensorboard_gets_no_layout_for_what_the_caller_does_not_log(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="")
     log_result([logger], make_result(), step=1, images=False, prefix="release", over_training=False)
     logger.experiment.close()
-    assert list(layout(tmp_path / "release_curve")) == ["release, over depth at the last measurement"]
+    assert [path.parent for path in tmp_path.rglob("*.tfevents*")] == [tmp_path]
 
 
 def logged(data, block=32768, header=7):
@@ -247,7 +260,7 @@ class Offline:
 
         records = [Record.FromString(data) for data in logged(file.read_bytes())]
         self.rows = [
-            {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            {[*item.nested_key, item.key][0]: json.loads(item.value_json) for item in record.history.item}
             for record in records
             if record.HasField("history")
         ]
@@ -277,8 +290,8 @@ def wandb_run(tmp_path_factory):
         patch.setenv("WANDB_MODE", "offline")
         wandb.teardown()  # a session reads the environment once, and another test may have begun it
         logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
-        for step in (100, 200):
-            log_result([logger], make_result(), step=step)
+        for step, earlier in ((100, []), (200, [make_result(step=100)])):
+            log_result([logger], make_result(step=step), step=step, earlier=earlier)
         directory = Path(logger.experiment.dir)
         wandb.finish()
         wandb.teardown()  # waits until everything is written
@@ -286,23 +299,41 @@ def wandb_run(tmp_path_factory):
     return directory, Offline(file)
 
 
-def test_wandb_gets_every_image_twice(wandb_run):
+def test_wandb_gets_one_row_for_a_measurement(wandb_run):
+    rows = wandb_run[1].rows
+    assert [row["trainer/global_step"] for row in rows] == [100, 200]
+    names = {"verdicts", "curves", "sensitivity", "maps-0", "maps-1", "table"}
+    depth = {f"over depth/{key}_table" for key in ("ssim", "spearman")}
+    for row, further in zip(rows, (set(), {"over-training"}), strict=True):
+        assert {key for key in row if key.startswith("sanity")} == {
+            f"sanity/{name}" for name in names | depth | further
+        }
+
+
+def test_wandb_images_lie_beside_the_run(wandb_run):
     images = [path.name.split("_")[0] for path in (wandb_run[0] / "media" / "images" / "sanity").glob("*.png")]
-    assert sorted(images) == sorted(2 * ["curves", "maps-0", "maps-1", "sensitivity", "verdicts"])
+    assert sorted(images) == sorted([*2 * ["curves", "maps-0", "maps-1", "sensitivity", "verdicts"], "over-training"])
 
 
-def test_wandb_table_holds_every_record(wandb_run):
-    (table, _) = sorted((wandb_run[0] / "media" / "table" / "sanity").glob("records_*.json"))
-    assert len(json.loads(table.read_text())["data"]) == len(make_result().to_records())
-
-
-def test_wandb_loses_no_row_of_the_curves(wandb_run):
-    rows = [row for row in wandb_run[1].rows if "sanity_curve/depth" in row]
-    assert [(row["trainer/global_step"], row["sanity_curve/depth"]) for row in rows] == [
-        (step, depth) for step in (100, 200) for depth in range(1, 6)
+def test_wandb_table_of_verdicts_grows(wandb_run):
+    tables = (json.loads(p.read_text()) for p in (wandb_run[0] / "media" / "table" / "sanity").glob("table_*.json"))
+    first, second = sorted((table["data"] for table in tables), key=len)
+    assert [row[:3] for row in first] == [
+        [100, "guided_backprop", "FAIL"],
+        [100, "gradient", "PASS"],
+        [100, "random", "INCONCLUSIVE"],
     ]
+    assert second == [*first, *([200, *row[1:]] for row in first)]
+
+
+def test_wandb_charts_of_a_measurement_hold_its_curves_alone(wandb_run):
+    folder = wandb_run[0] / "media" / "table" / "sanity" / "over depth"
+    tables = [json.loads(path.read_text())["data"] for path in folder.glob("ssim_table_*.json")]
     expected = make_result().curves["gradient", "ssim"].mean.tolist()
-    assert [row["sanity_curve/gradient/ssim"] for row in rows[:5]] == pytest.approx(expected)
+    for rows in tables:
+        line = [(row[0], row[2]) for row in rows if row[1] == "gradient"]
+        assert line == [(depth, pytest.approx(mean)) for depth, mean in enumerate(expected, 1)]
+    assert len(tables) == 2 or len(set(map(str, tables))) == 1
 
 
 def test_wandb_summary_says_the_verdicts(wandb_run):
@@ -327,14 +358,36 @@ def mlflow_run(tmp_path_factory):
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         logger = MLFlowLogger(tracking_uri=f"file:{tmp_path_factory.mktemp('mlflow')}")
         odd = make_result().verdicts | {"<odd>": make_result().verdicts["gradient"]}
-        log_result([logger], make_result(methods=odd), step=7)
+        log_result([logger], make_result(methods=odd, step=7), step=7)
+        log_result([logger], make_result(methods=odd, step=14), step=14)
         yield logger.experiment, logger.run_id
 
 
-def test_mlflow_metrics_have_depth_as_their_step(mlflow_run):
+def mlflow_table(mlflow_run, name, folder):
+    """The rows of a table among the artifacts."""
     client, run = mlflow_run
-    history = client.get_metric_history(run, "sanity_curve/gradient/ssim")
-    assert [metric.step for metric in history] == [1, 2, 3, 4, 5]
+    held = json.loads(Path(client.download_artifacts(run, f"sanity/{name}.json", str(folder))).read_text())
+    return [dict(zip(held["columns"], row, strict=True)) for row in held["data"]]
+
+
+def test_mlflow_keeps_curves_in_a_table_and_not_as_metrics_over_depth(mlflow_run, tmp_path):
+    client, run = mlflow_run
+    assert client.get_run(run).data.metrics == {}
+    asked = {"step": 14, "method": "gradient", "similarity": "ssim"}
+    line = [row for row in mlflow_table(mlflow_run, "curves", tmp_path) if asked.items() <= row.items()]
+    assert [row["depth"] for row in line] == [1, 2, 3, 4, 5]
+    assert [row["mean"] for row in line] == pytest.approx(make_result().curves["gradient", "ssim"].mean.tolist())
+
+
+def test_mlflow_table_of_verdicts_grows(mlflow_run, tmp_path):
+    rows = mlflow_table(mlflow_run, "verdicts", tmp_path)
+    assert [(row["step"], row["verdict"]) for row in rows if row["method"] == "gradient"] == [(7, "PASS"), (14, "PASS")]
+
+
+def test_mlflow_report_is_among_the_artifacts(mlflow_run, tmp_path):
+    client, run = mlflow_run
+    page = Path(client.download_artifacts(run, "sanity/report.html", str(tmp_path))).read_text()
+    assert "(step 14)" in page
 
 
 def test_mlflow_gets_figures_and_a_readable_result(mlflow_run, tmp_path):
@@ -353,6 +406,68 @@ def test_mlflow_tags_say_the_verdicts_whatever_the_names(mlflow_run):
     assert tags["sanity/_odd_/outcome"] == "PASS"
 
 
+class Metrics:
+    """A logger that takes numbers and nothing else."""
+
+    def __init__(self):
+        self.rows = []
+
+    experiment = None
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, metrics))
+
+
+def test_a_logger_of_numbers_alone_gets_outcomes_and_what_it_cannot_show_is_said_once(caplog):
+    caplog.set_level("INFO")
+    loggers = [Metrics(), Metrics()]
+    for logger in loggers:
+        log_result([logger], make_result(step=7), step=7)
+    expected = {"sanity/outcome": -1.0, "sanity/gradient/outcome": 1.0, "sanity/guided_backprop/outcome": -1.0}
+    assert [logger.rows for logger in loggers] == [[(7, expected)]] * 2
+    assert [record.message for record in caplog.records if "Metrics shows no pictures" in record.message] != []
+    assert sum("Metrics shows no pictures" in record.message for record in caplog.records) == 1
+
+
+class Album(Metrics):
+    """A logger with pictures and a directory, as SwanLab's."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.save_dir, self.pictures = str(folder), []
+
+    def log_image(self, key, images, step=None):
+        self.pictures.append((key, images[0].size, step))
+
+
+def test_a_logger_with_pictures_gets_them_and_its_directory_the_rest(tmp_path):
+    logger = Album(tmp_path)
+    log_result([logger], make_result(pictures=None, step=7), step=7)
+    assert [(key, step) for key, _, step in logger.pictures] == [
+        ("sanity/verdicts", 7),
+        ("sanity/curves", 7),
+        ("sanity/sensitivity", 7),
+    ]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["sanity_curve.csv"]
+
+
+class Live:
+    """An experiment with pictures under names, as DVCLive's."""
+
+    def __init__(self, folder):
+        self.dir, self.pictures = str(folder), []
+
+    def log_image(self, name, value):
+        self.pictures.append(name)
+
+
+def test_an_experiment_with_pictures_gets_them_by_step(tmp_path):
+    live = Live(tmp_path)
+    log_result([SimpleNamespace(experiment=live)], make_result(pictures=None, step=7), step=7)
+    assert live.pictures == [f"sanity/{name}/7.png" for name in ("verdicts", "curves", "sensitivity")]
+    assert (tmp_path / "sanity_curve.csv").exists()
+
+
 def test_comet_gets_images_curves_and_the_result(tmp_path):
     pytest.importorskip("comet_ml")
     # In a process of its own: comet_ml wants to be imported first, and patches what it finds.
@@ -364,7 +479,7 @@ from types import SimpleNamespace
 experiment = comet_ml.OfflineExperiment(offline_directory={str(tmp_path)!r}, log_code=False, log_env_details=False)
 from lightning_sanity.report import loggers
 from made_figures import make_result
-loggers.log_result([SimpleNamespace(experiment=experiment)], make_result(), step=7)
+loggers.log_result([SimpleNamespace(experiment=experiment)], make_result(step=7), step=7)
 experiment.end()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=True)

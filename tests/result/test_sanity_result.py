@@ -28,6 +28,16 @@ def test_json_round_trip_keeps_everything(result, tmp_path):
     assert math.isnan(read.verdicts["random"].psi)
 
 
+def test_a_verdict_equals_one_that_is_undefined_where_it_is(result, tmp_path):
+    read = SanityResult.from_json(result.to_json(tmp_path / "result.json"))
+    undefined = replace(result.verdicts["gradient"], psi=float("nan"), psi_of={"ssim": (float("nan"), 0.0, 1.0)})
+    assert read.verdicts == result.verdicts
+    assert undefined == replace(undefined, psi=-float("nan"), psi_of={"ssim": (float("nan"), 0.0, 1.0)})
+    assert undefined != replace(undefined, psi=0.5)
+    assert undefined != replace(undefined, psi_of={"ssim": (float("nan"), 0.0, 0.9)})
+    assert undefined != "gradient"
+
+
 def test_json_holds_no_nan_and_no_partial_file_remains(result, tmp_path):
     path = result.to_json(tmp_path / "result.json")
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

@@ -1,0 +1,272 @@
+"""Question: does a page say its answer at a glance, in every size and light, for every kind of result?
+
+Makes eleven kinds of results, shows their pages in a headless Chromium at 1280, 768 and 390 pixels in light, dark and
+print, photographs them, and counts: texts that overlap, are cut, or are smaller than 9 pixels; what scrolls sideways;
+how far down the first method stands; how long the page is; what axe-core finds. Figures and cards are drawn beside the
+pages, their texts measured likewise. Looking at the pictures is the reader's part.
+
+    npm pack axe-core && tar xzf axe-core-*.tgz
+    python benchmarks/at_a_glance.py --out glance --axe package/axe.min.js [--kinds photographs text] [--json]
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from measuring import parser, publish
+
+from lightning_sanity import parameter_randomization_test
+from lightning_sanity.cli import demo, photos
+from lightning_sanity.report import cards, figures
+from lightning_sanity.result import SanityResult
+
+for folder in ("tests", "examples"):
+    sys.path.append(str(Path(__file__).parent.parent / folder))
+
+if True:  # these stand in the folders above
+    import sentences
+    import tabular
+    import time_series
+    import volume
+    from made_browser import chromium, show
+    from made_figures import crowd, invalid, make_result, nothing_defined
+    from made_texts import faults
+
+WIDTHS = (1280, 768, 390)
+LIGHTS = (("light", "light", ""), ("dark", "dark", ""), ("print", "light", "print"))
+MANY = (
+    "gradient", "smoothgrad", "integrated_gradients", "input_x_gradient", "gradcam", "guided_backprop",
+    "guided_gradcam", "deconvnet", "occlusion", "layercam", "deeplift", "lrp_epsilon",
+)  # fmt: skip
+THREE = ("gradient", "integrated_gradients", "guided_backprop")
+
+TEXTS = """
+(() => {
+  const boxes = [], small = [], cut = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement;
+    if (!node.data.trim() || !parent.checkVisibility() || parent.closest('title, desc')) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const svg = parent.closest('svg.chart');
+    const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+    if (parseFloat(getComputedStyle(parent).fontSize) * scale < 9) small.push(node.data.trim());
+    for (const box of range.getClientRects()) {
+      if (box.right < 0 || box.width < 1) continue;
+      const turned = parent.getAttribute('transform');
+      if (!turned) boxes.push([box, node.data.trim()]);
+      if (box.right > innerWidth + 1 && !parent.closest('.scroll, pre')) cut.push(node.data.trim());
+    }
+    for (let up = parent; up && up !== document.body; up = up.parentElement)
+      if (getComputedStyle(up).overflowX === 'hidden' && up.scrollWidth > up.clientWidth + 1)
+        cut.push(node.data.trim());
+  }
+  const overlap = [];
+  for (let i = 0; i < boxes.length; i++)
+    for (let k = i + 1; k < boxes.length && k < i + 400; k++) {
+      const [a, s] = boxes[i], [b, t] = boxes[k];
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const tall = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 2 && tall > 0.35 * Math.min(a.height, b.height)) overlap.push(s + ' | ' + t);
+    }
+  const row = document.querySelector('table.verdicts tbody tr');
+  return {
+    overlap: [...new Set(overlap)], cut: [...new Set(cut)], small: [...new Set(small)],
+    first: row ? Math.round(row.getBoundingClientRect().bottom) : null,
+    long: document.documentElement.scrollHeight,
+    sideways: Math.max(0, document.documentElement.scrollWidth - innerWidth),
+  };
+})()
+"""
+AXE = """
+axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations.map(
+  one => one.id + ': ' + one.nodes.slice(0, 3).map(node => node.target.join(' ')).join(', '))))
+"""
+
+
+def digits(methods, **options):
+    """A result on the demo's network."""
+    network, validation = _digits_network()
+    return parameter_randomization_test(
+        network, validation.tensors[0][:16], methods=methods, trials=3, progress=False, **options
+    )
+
+
+def _digits_network(made={}):  # noqa: B006  # trained once
+    if not made:
+        train, validation = demo.digits()
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        made["network"] = demo.train(train, validation, epochs=3, seed=0, **quiet)[0], validation
+    return made["network"]
+
+
+def photographs():
+    """A pretrained network on photographs."""
+    images = photos.standardised(photos.photographs(128))
+    return parameter_randomization_test(
+        photos.pretrained(), images, methods=photos.METHODS, trials=3, max_steps=6, progress=False
+    )
+
+
+def text():
+    """A transformer on sentences."""
+    data = sentences.sentences()
+    model = sentences.train(data.part(0, 1400), 200)
+    ids = data.part(1400, 1416).ids
+    methods = ("gradient", "integrated_gradients", "input_x_gradient")
+    return parameter_randomization_test(model, ids, methods=methods, trials=3, progress=False)
+
+
+def signal():
+    """A network on heartbeats."""
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    model = time_series.train(time_series.network(), draw, 150)
+    probe = time_series.beats(16, draw)[0]
+    return parameter_randomization_test(model, probe, methods=THREE, trials=3, progress=False)
+
+
+def table():
+    """A perceptron on patients."""
+    torch.manual_seed(0)
+    rows, labels = tabular.patients()
+    model = torch.nn.Sequential(
+        torch.nn.Linear(30, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(model(rows[:400]), labels[:400])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return parameter_randomization_test(model.eval(), rows[400:416], methods=THREE, trials=3, progress=False)
+
+
+def volumes():
+    """A network on volumes."""
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    model = volume.train(volume.network(), draw, 60)
+    probe = volume.volumes(16, draw)[0]
+    return parameter_randomization_test(model, probe, methods=("gradient", "gradcam"), trials=3, progress=False)
+
+
+def labels():
+    """The data randomization test on digits."""
+    import random_labels
+
+    with tempfile.TemporaryDirectory() as folder:
+        return random_labels.main(folder, models=3, samples=32, size=300, methods=THREE, max_epochs=60)
+
+
+def deep():
+    """Twelve methods with long names, sixty steps."""
+    units = [f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(60)]
+    return make_result(methods=crowd(12), units=units)
+
+
+KINDS = {
+    "one method": lambda: digits(["gradcam"]),
+    "four methods": lambda: digits(["gradient", "gradcam", "guided_backprop", "guided_gradcam"]),
+    "twelve methods": lambda: digits(MANY),
+    "sixty steps": deep,
+    "invalid": invalid,
+    "undefined": nothing_defined,
+    "photographs": photographs,
+    "text": text,
+    "signal": signal,
+    "table": table,
+    "volume": volumes,
+    "labels": labels,
+}
+
+
+def made(kind, folder):
+    """The result of this kind; kept in the folder, so that a second look costs nothing."""
+    path = folder / f"{kind.replace(' ', '_')}.json"
+    if not path.exists():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            KINDS[kind]().to_json(path)
+    return SanityResult.from_json(path)
+
+
+def seen(tab, page, shots, axe):
+    """What the browser measures of a page in every size and light."""
+    found = {}
+    for width in WIDTHS:
+        for light, scheme, media in LIGHTS:
+            show(tab, page, width=width, scheme=scheme, media=media)
+            numbers = tab.evaluate(TEXTS)
+            if axe is not None:
+                tab.evaluate(axe)
+                answer = tab("Runtime.evaluate", expression=AXE, awaitPromise=True, returnByValue=True)
+                numbers["axe"] = json.loads(answer["result"]["value"])
+            found[f"{width} {light}"] = numbers
+            height = min(numbers["long"], 5000)
+            area = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+            picture = tab("Page.captureScreenshot", clip=area, captureBeyondViewport=True)["data"]
+            (shots / f"{page.stem}-{width}-{light}.png").write_bytes(base64.b64decode(picture))
+    return found
+
+
+def drawn(result, shots, name):
+    """What is wrong with the texts of every figure and card."""
+    making = {"verdicts": figures.verdicts, "curves": figures.curves, "sensitivity": figures.sensitivity}
+    making |= {f"card-{each}": getattr(cards, each) for each in ("verdicts", "sensitivity", "curves")}
+    if result.pictures is not None and result.pictures.maps:
+        making |= {"maps": figures.maps, "card-maps": lambda result: cards.maps(result, 0)}
+    found = {}
+    for kind, draw in making.items():
+        figure = draw(result)
+        figure.savefig(shots / f"{name}-{kind}.png", dpi=100)
+        found[kind] = faults(figure)
+    return found
+
+
+def main():
+    """Makes, shows, measures."""
+    flags = parser(__doc__)
+    flags.add_argument("--out", type=Path, default=Path("glance"))
+    flags.add_argument("--axe", type=Path)
+    flags.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    given = flags.parse_args()
+    if given.equality_only:
+        assert faults(figures.verdicts(make_result())) == []
+        print("no text of a figure touches another")
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    axe = None if given.axe is None else given.axe.read_text(encoding="utf-8")
+    found = {}
+    with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as tab:
+        tab("Page.enable")
+        for kind in given.kinds:
+            result, name = made(kind, given.out), kind.replace(" ", "_")
+            page = result.to_html(given.out.resolve() / f"{name}.html")
+            found[kind] = {"page": seen(tab, page, given.out, axe), "figures": drawn(result, given.out, name)}
+            if not given.json:
+                _tell(kind, found[kind])
+    if given.json:
+        publish(found, given)
+
+
+def _tell(kind, found):
+    print(f"\n{kind}")
+    for where, numbers in found["page"].items():
+        wrong = {key: numbers[key] for key in ("overlap", "cut", "small", "axe") if numbers.get(key)}
+        size = f"first row {numbers['first']}, {numbers['long']} px, {numbers['sideways']} sideways"
+        print(f"  {where:12s} {size}  {wrong or ''}")
+    for figure, wrong in found["figures"].items():
+        if wrong:
+            print(f"  {figure}: {wrong}")
+
+
+if __name__ == "__main__":
+    main()
