@@ -40,7 +40,7 @@ Samples = tuple[Tensor, Tensor, Tensor]
 """Inputs ``(N, ...)``, labels ``(N,)`` and truth ``(N, *sides)``."""
 
 
-def _known(samples, made: Samples, model, seed, steps=500, lr=3e-3):
+def _known(samples, made: Samples, model, seed, steps=500, lr=6e-3):
     """Train on all but the last samples, and keep these."""
     inputs, labels, truth = made
     training = len(inputs) - samples
@@ -106,7 +106,7 @@ def planted_pixels(samples, seed):
     labels = torch.arange(len(images)) % 4
     for row, label in enumerate(labels.tolist()):
         _place(images, row, patterns[label], truth, rng)
-    return _known(samples, (images, labels, truth), _images(4, nn.AdaptiveMaxPool2d(1)), seed)
+    return _known(samples, (images, labels, truth), _images(4, nn.AdaptiveAvgPool2d(1)), seed, steps=800)
 
 
 def sum_of_patches(samples, seed):
@@ -133,7 +133,7 @@ def xor_of_patches(samples, seed):
         for which in [0, 1] if both else [int(torch.randint(2, (1,), generator=rng))]:
             truth[_place(images, row, patterns[which], taken, rng)] = True
         _place(images, row, patterns[2], taken, rng)
-    return _known(samples, (images, labels, truth), _images(2, nn.AdaptiveMaxPool2d(1)), seed, steps=800)
+    return _known(samples, (images, labels, truth), _images(2, nn.AdaptiveAvgPool2d(1)), seed, steps=1000)
 
 
 def signal_pattern(samples, seed):
