@@ -43,6 +43,8 @@ from lightning_sanity.result.verdict import Criterion
 _OF_THE_CHEAP = 0.5
 _OF_THE_DEAR = 0.6
 """Shares of the seconds that are left which the test of cheap and of dear methods may take; the rest is for scores."""
+_OF_A_TRIAL = 0.05
+"""Share of the seconds that are left which a candidate's first map may take."""
 _DIFFERING = 3  # samples on which the two best methods differ most
 _RANDOM_MAPS = 4
 _TUNED = 3  # methods whose settings are searched, the best first
@@ -86,7 +88,8 @@ class Search:
         methods: The candidates, repairs and settings among them.
         costs: Passes of one explanation of each that applies, the cheapest first.
         seconds: What one explanation of one sample takes.
-        refused: Why the others do not apply.
+        refused: Why others do not apply.
+        untried: Those that there was no time to try.
         scores: Per metric and method ``(N,)``.
         readings: How each method's maps are read.
         maps: Of the methods that were scored.
@@ -105,6 +108,7 @@ class Search:
     costs: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    untried: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     readings: dict[str, str] = field(default_factory=dict)
     maps: dict[str, Maps] = field(default_factory=dict)
@@ -125,7 +129,7 @@ class Search:
             reason = on.problem or nothing_to_explain(on.model, on.outputs, self.question.labels)
             if reason is not None:
                 return self._nothing(reason)
-            self._screened(screen(on, list(self.methods), self._trying))
+            self._screened(screen(on, list(self.methods), self._trying, self._worth_trying))
             layers = other_layers(on)
             image = value_of(on.what).ndim == 4
         self._test([name for name, cost in self.costs.items() if not cost > CHEAP], _OF_THE_CHEAP)
@@ -154,10 +158,16 @@ class Search:
         names = list(self.methods)
         self.tick(names.index(name), len(names), f"trying {name}")
 
+    def _worth_trying(self, seconds: float) -> bool:
+        """Whether a map of two samples leaves enough of the budget: the test needs hundreds of maps."""
+        left = self.budget.seconds_left()
+        return left is None or (left > 0 and seconds <= _OF_A_TRIAL * left)
+
     def _screened(self, found: Screened) -> None:
         self.costs |= found.costs
         self.seconds |= found.seconds
         self.refused |= found.refused
+        self.untried |= found.untried
 
     def _passed(self) -> list[str]:
         """What passed so far, the cheapest first."""
@@ -198,7 +208,7 @@ class Search:
             return
         self.methods |= {name: resolve(name) for name in new}
         with self._on(asked, new) as on:
-            self._screened(screen(on, new, self._trying))
+            self._screened(screen(on, new, self._trying, self._worth_trying))
         self._test([name for name in new if name in self.costs], _OF_THE_DEAR)
 
     # ------------------------------------------------------------------------------------------------------ the scores
@@ -281,6 +291,7 @@ class Search:
 
     def _rows(self, ranking: Ranking | None, keeps: Keeping) -> list[Row]:
         rows = [Row(name, Standing.INAPPLICABLE, reason) for name, reason in self.refused.items()]
+        rows += [Row(name, Standing.UNMEASURED, reason) for name, reason in self.untried.items()]
         contests = {} if ranking is None else ranking.contests
         for name, cost in self.costs.items():
             verdict = self.gate.verdicts.get(name)
