@@ -149,7 +149,7 @@ def simultaneous(differences: Sequence[Tensor], level: float = LEVEL, seed: int 
         return []
     table = torch.stack([each.detach().double().cpu() for each in differences])  # (K, N)
     value, error, count = _students(table)
-    bound = _critical(table, level, 2, _draws(*table.shape, seed))
+    bound = _critical(table, level, 2, _draws(len(table), table.shape[1], seed))
     return [
         _interval(float(v), float(e), int(n), bound, (1 - level) / (2 * len(table)))
         for v, e, n in zip(value, error, count, strict=True)
