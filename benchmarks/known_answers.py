@@ -37,7 +37,6 @@ CANDIDATES = (
     "lrp_epsilon",
     "gradcam",
     "occlusion",
-    "feature_ablation",
 )
 RIGHT = {
     "right among passed": "best or tied of those that passed",
@@ -135,7 +134,7 @@ def assert_the_truth_is_what_outputs_depend_on(samples=16):
 def main():
     flags = parser(__doc__)
     flags.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    flags.add_argument("--samples", type=int, default=48)
+    flags.add_argument("--samples", type=int, default=32)
     flags.add_argument("--networks", nargs="*", default=list(NETWORKS))
     given = flags.parse_args()
     if given.equality_only:
