@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from measuring import now, parser, publish
 from measuring.known import NETWORKS, made
+from scipy import stats
 
 from lightning_sanity import choose_methods
 from lightning_sanity.attribution import resolve_all
@@ -36,8 +37,12 @@ CANDIDATES = (
     "lrp_epsilon",
     "gradcam",
     "occlusion",
-    "feature_ablation",
 )
+RIGHT = {
+    "right among passed": "best or tied of those that passed",
+    "set holds it": "the recommended set holds the best that passed",
+    "right among all": "best or tied of all candidates",
+}
 
 
 def overlaps(known, names):
@@ -81,6 +86,7 @@ def studied(name, samples, seed, candidates=CANDIDATES):
         "recommended": shown,
         "tied": list(choice.tied),
         "right among passed": None if shown is None else shown in among["passed"].tied,
+        "set holds it": None if shown is None else among["passed"].best in choice.recommended_set,
         "right among all": None if shown is None else shown in among["all"].tied,
         "overlap": None if shown is None else float(truth[shown].nanmean()),
         "best that passed": among["passed"].best,
@@ -94,28 +100,24 @@ def studied(name, samples, seed, candidates=CANDIDATES):
 
 
 def line(row):
-    right = {True: "right", False: "WRONG", None: "none"}
-    best = "" if row["its overlap"] is None else f"best that passed {row['best that passed']} {row['its overlap']:.2f}"
+    said = {True: "right", False: "WRONG", None: "none"}
+    best = "nothing passed" if row["its overlap"] is None else f"{row['best that passed']} {row['its overlap']:.2f}"
     own = "" if row["overlap"] is None else f"{row['overlap']:.2f}"
+    rights = ", ".join(f"{said[row[right]]} ({among})" for right, among in RIGHT.items())
     return (
-        f"{row['network']:15s} ({row['accuracy']:.2f}) seed {row['seed']}  {row['recommended']!s:27s} {own:4s}  {right[row['right among passed']]} "
-        f"(of all: {right[row['right among all']]})  {best}  {row['seconds']:.0f} s"
+        f"{row['network']:15s} seed {row['seed']}, accuracy {row['accuracy']:.2f}  {row['recommended']!s:27s} {own:4s} "
+        f" {rights}  best that passed: {best}  {row['seconds']:.0f} s"
     )
 
 
 def rates(rows):
-    """Share of right recommendations with its 95 % interval over runs (Wilson 1927), and how often there is none."""
+    """Share of right recommendations with its 95 % interval over runs, and how often there is none."""
     given = [row for row in rows if row["recommended"] is not None]
-    for among in ("right among passed", "right among all"):
-        hits, total = sum(row[among] for row in given), len(given)
-        share, z = hits / max(total, 1), 1.96
-        middle = (share + z * z / (2 * max(total, 1))) / (1 + z * z / max(total, 1))
-        half = (
-            z
-            / (1 + z * z / max(total, 1))
-            * (share * (1 - share) / max(total, 1) + (z / (2 * max(total, 1))) ** 2) ** 0.5
-        )
-        yield f"{among}: {hits} of {total}, {share:.2f} [{middle - half:.2f}, {middle + half:.2f}]"
+    for right, among in RIGHT.items():
+        hits = sum(row[right] for row in given)
+        if given:
+            low, high = stats.binomtest(hits, len(given)).proportion_ci(method="wilson")
+            yield f"{among}: {hits} of {len(given)}, {hits / len(given):.2f} [{low:.2f}, {high:.2f}]"
     yield f"no recommendation: {len(rows) - len(given)} of {len(rows)}"
 
 

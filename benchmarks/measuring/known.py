@@ -40,7 +40,7 @@ Samples = tuple[Tensor, Tensor, Tensor]
 """Inputs ``(N, ...)``, labels ``(N,)`` and truth ``(N, *sides)``."""
 
 
-def _known(samples, made: Samples, model, seed, steps=500, lr=3e-3):
+def _known(samples, made: Samples, model, seed, steps=500, lr=6e-3):
     """Train on all but the last samples, and keep these."""
     inputs, labels, truth = made
     training = len(inputs) - samples
@@ -90,6 +90,13 @@ def _place(canvas, row, pattern, taken, rng):
             return window
 
 
+def _distract(canvas, row, patterns, taken, count, rng):
+    """Put random patterns of the same size and contrast that mean nothing: what stands out is not yet the evidence."""
+    for _ in range(count):
+        drawn = torch.randint(2, patterns[0].shape, generator=rng).float() * 2 - 1
+        _place(canvas[row : row + 1], 0, patterns.abs().max() * drawn, taken, rng)
+
+
 def _images(classes, pool):
     """Three convolutions; what they find is pooled over the image and read by two layers."""
     return nn.Sequential(
@@ -99,14 +106,15 @@ def _images(classes, pool):
 
 
 def planted_pixels(samples, seed):
-    """One of four patterns somewhere in noise; the class is which."""
+    """One of four patterns somewhere among others that mean nothing; the class is which."""
     rng = torch.Generator().manual_seed(seed)
     patterns = 2 * _patterns(4, 4, rng)
     images, truth = _blank(TRAINING + samples, (14, 14), rng)
     labels = torch.arange(len(images)) % 4
     for row, label in enumerate(labels.tolist()):
         _place(images, row, patterns[label], truth, rng)
-    return _known(samples, (images, labels, truth), _images(4, nn.AdaptiveMaxPool2d(1)), seed)
+        _distract(images, row, patterns, truth[row : row + 1].clone(), 2, rng)
+    return _known(samples, (images, labels, truth), _images(4, nn.AdaptiveAvgPool2d(1)), seed, steps=800)
 
 
 def sum_of_patches(samples, seed):
@@ -119,6 +127,7 @@ def sum_of_patches(samples, seed):
         fewer = int(torch.randint(1, 3, (1,), generator=rng))
         for which in [label] * (fewer + 2) + [1 - label] * fewer:
             _place(images, row, patterns[which], truth, rng)
+        _distract(images, row, patterns, truth[row : row + 1].clone(), 2, rng)
     return _known(samples, (images, labels, truth), _images(2, nn.AdaptiveAvgPool2d(1)), seed, steps=800)
 
 
@@ -129,21 +138,22 @@ def xor_of_patches(samples, seed):
     images, truth = _blank(TRAINING + samples, (14, 14), rng)
     labels = torch.arange(len(images)) % 2
     for row, both in enumerate(labels.tolist()):
-        taken = torch.zeros_like(truth)
+        taken = torch.zeros_like(truth[:1])
         for which in [0, 1] if both else [int(torch.randint(2, (1,), generator=rng))]:
-            truth[_place(images, row, patterns[which], taken, rng)] = True
-        _place(images, row, patterns[2], taken, rng)
-    return _known(samples, (images, labels, truth), _images(2, nn.AdaptiveMaxPool2d(1)), seed, steps=800)
+            truth[(row, *_place(images[row : row + 1], 0, patterns[which], taken, rng)[1:])] = True
+        _place(images[row : row + 1], 0, patterns[2], taken, rng)
+    return _known(samples, (images, labels, truth), _images(2, nn.AdaptiveAvgPool2d(1)), seed, steps=1000)
 
 
 def signal_pattern(samples, seed):
-    """One of three short patterns somewhere in a long signal; the class is which."""
+    """One of three short patterns in a long signal, among others that mean nothing; the class is which."""
     rng = torch.Generator().manual_seed(seed)
     patterns = 2 * _patterns(3, 10, rng, dims=1)
     signals, truth = _blank(TRAINING + samples, (64,), rng)
     labels = torch.arange(len(signals)) % 3
     for row, label in enumerate(labels.tolist()):
         _place(signals, row, patterns[label], truth, rng)
+        _distract(signals, row, patterns, truth[row : row + 1].clone(), 2, rng)
     model = nn.Sequential(
         nn.Conv1d(1, 12, 5), nn.ReLU(), nn.Conv1d(12, 16, 5), nn.ReLU(), nn.Conv1d(16, 16, 3), nn.ReLU(),
         nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(16, 3),

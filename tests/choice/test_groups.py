@@ -116,3 +116,9 @@ def test_a_best_that_changes_in_a_group_is_named(turned):
     assert [(c.group, c.column, c.method, c.better) for c in found] == (
         [("8", "deletion", "a", ("b",))] if turned else []
     )
+
+
+def test_a_group_of_one_sample_has_no_best():
+    part = by_group(scores(samples=5, a=1.0, b=0.5, noise=0.0), members("xxyxx"), ["noise"])["y"]
+    assert part.tied == ()
+    assert set(part.unmeasured) == {"a", "b", "noise"}
