@@ -11,6 +11,7 @@
     parameter_randomization  test 1: random weights
     data_randomization       test 2: random labels
     quality                  beside the verdict: faithfulness, localization and others
+    choice                   which method to show
     report                   figures, page, loggers
     release                  the gate
     callback                 the test inside a Trainer
@@ -22,13 +23,16 @@ A package imports from those above it in this list, never from one below.
 from lightning_sanity import attribution, randomization, similarity
 from lightning_sanity._version import __version__
 from lightning_sanity.callback import SaliencySanityCallback
+from lightning_sanity.choice import Budget, choose_methods
 from lightning_sanity.data_randomization import RandomLabelDataModule, data_randomization_test
 from lightning_sanity.explanation import targets
 from lightning_sanity.parameter_randomization import parameter_randomization_test
 from lightning_sanity.randomization import RandomizationError
-from lightning_sanity.result import Criterion, Outcome, SanityCheckFailed, SanityResult
+from lightning_sanity.result import Choice, Criterion, Outcome, SanityCheckFailed, SanityResult
 
 __all__ = [
+    "Budget",
+    "Choice",
     "Criterion",
     "Outcome",
     "RandomLabelDataModule",
@@ -38,6 +42,7 @@ __all__ = [
     "SanityResult",
     "__version__",
     "attribution",
+    "choose_methods",
     "data_randomization_test",
     "parameter_randomization_test",
     "randomization",

@@ -24,13 +24,14 @@ ORDER = (
     "parameter_randomization",
     "data_randomization",
     "quality",
+    "choice",
     "report",
     "release",
     "callback",
     "cli",
 )
-UPWARD = {("result/sanity_result.py", "report")}
-"""``SanityResult.to_html`` and ``.plot`` draw on request: the one arrow back up, inside functions only."""
+UPWARD = {("result/sanity_result.py", "report"), ("result/choice.py", "report")}
+"""``to_html`` and ``plot`` of a result or a choice draw on request: the one arrow back up, inside functions only."""
 
 
 def relative(path):

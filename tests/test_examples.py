@@ -110,3 +110,13 @@ def test_edges_among_the_inputs_are_refused_with_the_way_out():
     features, labels, edges = example.digits(12)
     with pytest.raises(ValueError, match=r"found \{.*the edges of a graph.*forward=lambda"):
         parameter_randomization_test(example.GraphNetwork(), (features, edges), labels, methods="gradient")
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_choosing_writes_the_page_and_the_file_for_the_gate(tmp_path, capsys):
+    choice = load("choosing").main(
+        tmp_path, candidates=["gradient", "input_x_gradient"], epochs=2, samples=12, trials=3
+    )
+    assert {"choice.html", "choice.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert choice.reason[:20] in " ".join(capsys.readouterr().out.split())
+    assert {group.name for group in choice.groups} == {"round", "other"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -39,7 +41,7 @@ from lightning_sanity.attribution.gradients import (
     vargrad,
 )
 from lightning_sanity.attribution.guided import deconvnet, guided_backprop
-from lightning_sanity.attribution.method import AttributionFn, Method
+from lightning_sanity.attribution.method import AttributionFn, Method, factory
 from lightning_sanity.attribution.optimized import extremal_perturbation, meaningful_perturbation
 from lightning_sanity.attribution.path import (
     expected_gradients,
@@ -142,6 +144,11 @@ def available() -> tuple[str, ...]:
     return tuple(_METHODS)
 
 
+def factory_named(name: str) -> Callable[..., Method]:
+    """What makes the method of that name; its signature lists the method's parameters."""
+    return _METHODS[name]
+
+
 def table() -> list[dict[str, Any]]:
     """What is known of every method of ``available()``: one row each, for people and for the command line.
 
@@ -149,13 +156,13 @@ def table() -> list[dict[str, Any]]:
         Rows of name, kind (the module here that holds it), signed, stochastic, passes, needs, control and summary.
     """
     rows = []
-    for name, factory in _METHODS.items():
-        method = factory()
-        summary = (inspect.getdoc(factory) or "").split("\n\n")[0].replace("\n", " ").replace("`", "")
+    for name, make in _METHODS.items():
+        method = make()
+        summary = (inspect.getdoc(make) or "").split("\n\n")[0].replace("\n", " ").replace("`", "")
         rows.append(
             {
                 "name": name,
-                "kind": factory.__module__.rpartition(".")[2],
+                "kind": make.__module__.rpartition(".")[2],
                 "signed": method.signed,
                 "stochastic": method.stochastic,
                 "passes": method.passes,
@@ -171,7 +178,8 @@ def resolve(method: Any, layer: str | None = None) -> Method:
     """The method of that name, or the given object as one.
 
     Args:
-        method: A name of ``available()``, a ``Method``, a captum attribution class or object, a zennit composite, or
+        method: A name of ``available()``, alone or as a call with plain values for its parameters, such as
+            ``"smoothgrad(n_samples=100)"``, a ``Method``, a captum attribution class or object, a zennit composite, or
             any function ``(model, inputs, target) -> attribution``.
         layer: For methods that explain by a module's feature map: the module to use.
 
@@ -190,10 +198,12 @@ def _resolved(method: Any, layer: str | None) -> Method:
     if isinstance(method, Method):
         return method
     if isinstance(method, str):
+        if _CALL.fullmatch(method):
+            return called(method)
         if method not in _METHODS:
             raise ValueError(f"{unknown('attribution method', method, available(), _ALSO)} (or pass a function)")
-        factory = _METHODS[method]
-        return factory(layer=layer) if "layer" in inspect.signature(factory).parameters else factory()
+        make = _METHODS[method]
+        return make(layer=layer) if "layer" in inspect.signature(make).parameters else make()
     if is_captum(method):
         return captum_method(method, layer)
     if is_composite(method):
@@ -209,6 +219,42 @@ def _resolved(method: Any, layer: str | None) -> Method:
         name = getattr(method, "__name__", type(method).__name__)
         return Method(name, attribute, stochastic=True, foreign=True)
     raise TypeError(f"an attribution method is a name or a function, not {type(method).__name__}: {method!r}")
+
+
+_CALL = re.compile(r"\w+\(.*\)", re.DOTALL)
+
+
+@factory
+def called(text: str) -> Method:
+    """The method that a call such as ``smoothgrad(n_samples=100)`` makes, named by the whole call.
+
+    Args:
+        text: A name of ``available()`` with keyword arguments, plain values all. Nothing is evaluated.
+
+    Raises:
+        ValueError: If it is no such call, or the method has no such parameter.
+    """
+    example = "a method with its parameters is written as in smoothgrad(n_samples=100)"
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if (
+            not isinstance(call, ast.Call)
+            or not isinstance(call.func, ast.Name)
+            or call.args
+            or not all(k.arg for k in call.keywords)
+        ):
+            raise ValueError("it is no call with keyword arguments")
+        values = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{example}, and '{text}' cannot be read: {error}") from error
+    name = call.func.id
+    if name not in _METHODS:
+        raise ValueError(unknown("attribution method", name, available(), _ALSO))
+    parameters = inspect.signature(_METHODS[name]).parameters
+    for given in values:
+        if given not in parameters:
+            raise ValueError(f"method '{text}': {unknown('parameter', given, parameters)}")
+    return replace(_METHODS[name](**values), name=text, control=False)
 
 
 def _with_own_inputs(function: AttributionFn) -> AttributionFn:

@@ -1,6 +1,7 @@
 """The command line: ``main(argv) -> exit code``. 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive.
 
 check.py     tests the weights of a checkpoint
+choose.py    which method to show for the weights of a checkpoint
 options.py   the test's options as arguments of a command
 labels.py    the data randomization test of a LightningCLI configuration, trainings included
 release.py   gate, report, compare: the commands that read results
@@ -22,7 +23,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_sanity._version import __version__
-from lightning_sanity.cli import check, labels, methods, release
+from lightning_sanity.cli import check, choose, labels, methods, release
 from lightning_sanity.cli.terminal import complain, folder
 from lightning_sanity.model.clone import CloneError
 from lightning_sanity.randomization.strategies import RandomizationError
@@ -38,6 +39,9 @@ a release, from checkpoint to decision:
   lightning-sanity check --config config.yaml --ckpt_path best.ckpt --out sanity
   lightning-sanity gate sanity --weights best.ckpt --require gradcam --max-age 7d
   lightning-sanity report sanity/result.json -o report.html
+
+which method to show:
+  lightning-sanity choose --config config.yaml --ckpt_path best.ckpt --out choice
 """
 
 
@@ -114,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
     check.add_to(commands)
+    choose.add_to(commands)
     labels.add_to(commands)
     release.add_to(commands)
     methods.add_to(commands)

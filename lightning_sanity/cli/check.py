@@ -70,17 +70,22 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
-    parser.add_argument("--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint; needed")
-    parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
-    parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
-    parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
+    add_source(parser)
     parser.add_argument("--out", type=folder, default=Path("sanity"), metavar="DIR", help="default: %(default)s")
     test = parser.add_argument_group("the test, unless a callback in the configuration says")
     test.add_argument("--methods", metavar="A,B", help="default: gradient,gradcam,guided_backprop")
     test.add_argument("--samples", type=int, metavar="N", help="default: 64")
     add_options(test, {"trials": f"default: {_TRIALS}, as for a release"})
     parser.set_defaults(run=_check, passes_on=True)
+
+
+def add_source(parser: Any) -> None:
+    """Add what says where the model, its weights and the data come from."""
+    parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
+    parser.add_argument("--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint; needed")
+    parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
+    parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
+    parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -108,8 +113,13 @@ def _test(arguments: argparse.Namespace) -> dict[str, Any]:
     return chosen | options
 
 
-def _samples(arguments: argparse.Namespace) -> int:
-    samples = 64 if arguments.samples is None else arguments.samples
+def samples_of(arguments: argparse.Namespace, default: int) -> int:
+    """How many samples are asked for.
+
+    Raises:
+        ValueError: If they are too few to compare.
+    """
+    samples = default if arguments.samples is None else arguments.samples
     if samples < 2:
         raise ValueError(f"--samples must be at least 2, not {samples}")
     return int(samples)
@@ -131,7 +141,7 @@ def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
             if tests and given:
                 raise ValueError(f"the configuration has a SaliencySanityCallback: set {given[0]} there")
             if not tests:
-                tests = [SaliencySanityCallback(probe=_samples(arguments), log_images=False, **_test(arguments))]
+                tests = [SaliencySanityCallback(probe=samples_of(arguments, 64), log_images=False, **_test(arguments))]
                 self.trainer.callbacks.insert(0, tests[0])  # type: ignore[attr-defined]  # before weight averaging
             for test in tests:
                 test.on_fail, test.on_error, test.verbose = "warn", "raise", False  # the command prints its own table
@@ -209,19 +219,36 @@ def _tests_of(trainer: pl.Trainer) -> list[SaliencySanityCallback]:
 
 
 def _by_factory(arguments: argparse.Namespace) -> SanityResult:
+    samples, test = samples_of(arguments, 64), _test(arguments)
+    model, probe_ = load_weights(arguments, "check", samples, test.get("seed", 0))
+    return parameter_randomization_test(model, probe_.inputs, **test)
+
+
+def load_weights(arguments: argparse.Namespace, command: str, samples: int, seed: int) -> tuple[nn.Module, probe.Probe]:
+    """The model that a factory builds, with the checkpoint's weights, and samples of the data.
+
+    Args:
+        arguments: Of a command that takes MODULE:FACTORY, --ckpt and --data.
+        command: Its name.
+        samples: How many are wanted.
+        seed: Of the choice of samples.
+
+    Raises:
+        ValueError: What is missing, or does not fit.
+    """
     if len(arguments.rest) != 1 or arguments.rest[0].startswith("-") or arguments.data is None:
         unknown = [word for word in arguments.rest if word.startswith("-")]
         if unknown:
-            raise ValueError(f"check does not know {unknown[0]} without --config")
-        raise ValueError("check needs --config FILE, or MODULE:FACTORY and --data MODULE:DATA; see check --help")
-    samples, test = _samples(arguments), _test(arguments)
+            raise ValueError(f"{command} does not know {unknown[0]} without --config")
+        raise ValueError(
+            f"{command} needs --config FILE, or MODULE:FACTORY and --data MODULE:DATA; see {command} --help"
+        )
     model = named(arguments.rest[0], "the model")
     model = model if isinstance(model, nn.Module) else model()
     if not isinstance(model, nn.Module):
         raise ValueError(f"'{arguments.rest[0]}' gave a {type(model).__name__}, not a torch.nn.Module")
     _load(model, arguments.ckpt)
-    values = _probe(named(arguments.data, "--data"), samples, test.get("seed", 0), arguments.data)
-    return parameter_randomization_test(model, values, **test)
+    return model, _probe(named(arguments.data, "--data"), samples, seed, arguments.data)
 
 
 def _load(model: nn.Module, path: str) -> None:
@@ -236,7 +263,7 @@ def _load(model: nn.Module, path: str) -> None:
         raise ValueError(f"'{path}' does not fit the model: {' '.join(str(error).split())}") from error
 
 
-def _probe(data: Any, samples: int, seed: int, name: str) -> Any:
+def _probe(data: Any, samples: int, seed: int, name: str) -> probe.Probe:
     kinds = (Dataset, DataLoader, Tensor, tuple, list, pl.LightningDataModule)
     if isinstance(data, type) or (callable(data) and not isinstance(data, kinds)):
         data = data()
@@ -245,11 +272,11 @@ def _probe(data: Any, samples: int, seed: int, name: str) -> Any:
         data.setup("validate")
         data = data.val_dataloader()
     if isinstance(data, Dataset):
-        return probe.from_dataset(data, samples, seed=seed).inputs
+        return probe.from_dataset(data, samples, seed=seed)
     if isinstance(data, (Tensor, tuple, list)):
-        return tuple(t[:samples] if isinstance(t, Tensor) else t for t in probe.from_batch(data).inputs)
+        return probe.first_of([probe.from_batch(data)], samples)
     if hasattr(data, "__iter__"):
-        return probe.from_loader(data, samples, seed=seed).inputs
+        return probe.from_loader(data, samples, seed=seed)
     raise ValueError(f"'{name}' gave a {type(data).__name__}: it must give a data set, a loader or tensors")
 
 

@@ -18,6 +18,7 @@ from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
 from lightning_sanity.release.model_card import merged, read_card
 from lightning_sanity.release.policy import Policy, read_policy
 from lightning_sanity.release.record import differences, read_record, statement
+from lightning_sanity.release.shown import shown
 from lightning_sanity.resources.files import check_outputs, write_whole
 from lightning_sanity.resources.quoting import listed
 from lightning_sanity.result.noninferiority import Difference, compare, incomparable
@@ -44,6 +45,7 @@ examples:
   lightning-sanity gate sanity --policy policy.yaml --weights best.ckpt
   lightning-sanity gate sanity --weights best.ckpt --record release.json --model-card README.md
   lightning-sanity gate sanity --weights best.ckpt --verify release.json
+  lightning-sanity gate sanity --weights best.ckpt --choice choice/choice.json --shown gradcam
 
 a policy file holds the same in YAML or TOML, options on the command line go first:
   require: [gradient, gradcam]
@@ -121,6 +123,10 @@ def _add_gate(commands: Any) -> None:
         default=None,
         help="results may be about several models, each of which must meet all of this",
     )
+    asked.add_argument(
+        "--shown", metavar="METHOD", help="the method that is shown must be one that --choice recommends"
+    )
+    asked.add_argument("--choice", type=path, metavar="CHOICE.json", help="what lightning-sanity choose wrote")
     asked.add_argument("--verify", type=path, metavar="RECORD", help="a record of before must still say the same")
     asked.add_argument("--max-drop", type=float, metavar="X", help="by which a PSI may fall below it (default: 0.1)")
     written = parser.add_argument_group("what is written")
@@ -152,13 +158,22 @@ def _gate(arguments: argparse.Namespace) -> int:
     files = {"--junit": arguments.junit, "--json": arguments.json, "--record": arguments.record}
     read = [
         given
-        for given in (*arguments.results, arguments.policy, arguments.verify, policy.weights, policy.baseline)
+        for given in (
+            *arguments.results,
+            arguments.policy,
+            arguments.verify,
+            arguments.choice,
+            policy.weights,
+            policy.baseline,
+        )
         if given
     ]
     check_outputs({**files, "--model-card": arguments.model_card, "--github-summary": summary}, read)
     card = None if arguments.model_card is None else read_card(arguments.model_card)
     try:
         decision = gate(arguments.results, policy)
+        if arguments.shown is not None or arguments.choice is not None:
+            decision = replace(decision, checks=(*decision.checks, shown(arguments.shown, arguments.choice, decision)))
         if arguments.verify is not None:
             decision = replace(decision, checks=(*decision.checks, _verified(arguments.verify, decision, policy)))
         record = statement(decision, policy) if arguments.record is not None or card is not None else {}

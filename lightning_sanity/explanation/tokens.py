@@ -143,6 +143,10 @@ class Embedding:
         made = reached[0].detach()
         return ((made.permute(1, 2, 0) if self.steps_first else made.transpose(1, 2)).contiguous(), *inputs)
 
+    def embedded(self, model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
+        """The model as one of embeddings, and its inputs with them: numbers ``(N, E, T)`` that can be replaced."""
+        return _Embedded(model, self), self.opened(model, inputs)
+
     def given_back(self, value: Tensor) -> Tensor:
         """Embeddings ``(N, E, T)`` as the module returns them; without gaps, for they may be viewed."""
         return (value.permute(2, 0, 1) if self.steps_first else value.transpose(1, 2)).contiguous()

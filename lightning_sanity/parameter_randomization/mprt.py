@@ -58,6 +58,7 @@ from lightning_sanity.parameter_randomization.diagnostics import diagnose
 from lightning_sanity.parameter_randomization.headroom import rows_within
 from lightning_sanity.parameter_randomization.judging import UNMOVED, judge_all, nothing_changed, undecided, unmoved
 from lightning_sanity.parameter_randomization.leftovers import Leftovers, leftovers_of
+from lightning_sanity.parameter_randomization.looks import Looks
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.parameter_randomization.route import most_steps, route_of
 from lightning_sanity.parameter_randomization.settings import Settings
@@ -385,16 +386,20 @@ _AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still 
 
 def _walk(ready: _Ready, cascade: Cascade, given: WalkOptions, gated: Set[str]) -> Walk:
     """All trials; or, for "auto", as many as the open verdicts need, by a schedule that was fixed beforehand."""
-    trials = given["trials"]
-    schedule = (trials,) if isinstance(trials, int) else _AUTO_TRIALS
+    trials, criterion = given["trials"], given["criterion"] or Criterion()
+    looks = trials if isinstance(trials, Looks) else None
+    schedule = (trials,) if isinstance(trials, int) else _AUTO_TRIALS if looks is None else looks.trials
     cascade.start(schedule[0])
     cascade.extend(schedule[0])
-    for more in schedule[1:]:
+    for look, more in enumerate(schedule[1:]):
         if cascade.interrupted:
             break
         walk = cascade.walk()
         scope = ready.scope(walk, given["order"])
-        still_open = undecided(walk, gated, given["criterion"] or Criterion(), scope)
+        if looks is None:
+            still_open = undecided(walk, gated, criterion, scope)
+        else:
+            still_open = looks.unsettled(walk, gated, criterion, scope, look)
         if still_open:
             cascade.extend(more, still_open)
     return cascade.walk()
@@ -448,7 +453,6 @@ def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...]) -> Pictures |
 _ON_RECORD = (
     "order",
     "norm_stats",
-    "trials",
     "max_batch",
     "repeats",
     "retarget",
@@ -466,6 +470,7 @@ def _settings(walk: Walk, ready: _Ready, given: WalkOptions, gated: set[str]) ->
         settings_of(OF_WEIGHTS, *compared)
         | {name: value for name, value in given.items() if name in _ON_RECORD}
         | {
+            "trials": given["trials"].total if isinstance(given["trials"], Looks) else given["trials"],
             "granularity": granularity if isinstance(granularity, str) else list(granularity),
             "diagnostics": list(given["diagnostics"]),
             "constants": list(given["constants"]),

@@ -21,6 +21,7 @@ from lightning_sanity.explanation.options import (
     layer_in,
 )
 from lightning_sanity.parameter_randomization.diagnostics import check_names
+from lightning_sanity.parameter_randomization.looks import Looks
 from lightning_sanity.randomization.granularity import no_module
 from lightning_sanity.randomization.strategies import STRATEGIES, Reinitialize
 from lightning_sanity.randomization.twins import NORM_STATS, device_named
@@ -59,7 +60,7 @@ class WalkOptions(CommonOptions, total=False):
             ``"reset"`` or ``"recalibrate"`` on the inputs.
         trials: Independent re-initialisations; a release wants 20, a look during training less. One trial never
             passes. ``"auto"`` runs 5, then up to 10 and 20 for the gated methods whose interval still straddles the
-            threshold.
+            threshold. Or ``Looks``, by which every method stops when its own verdict is clear.
         retarget: Explain each randomised model's own prediction instead, as the original code did.
         diagnostics: Second opinions on the same maps, which never gate: ``"cross_image"``, ``"random_logit"`` (four
             more explanations of the trained model), ``"entropy"``, ``"dependence"`` (one more explanation per trial).
@@ -87,7 +88,7 @@ class WalkOptions(CommonOptions, total=False):
     reinitialize: Reinitialize
     twin_device: str | None
     norm_stats: str
-    trials: int | Literal["auto"]
+    trials: int | Literal["auto"] | Looks
     retarget: bool
     diagnostics: Sequence[str]
     engine: str
@@ -130,7 +131,8 @@ def settled(options: Mapping[str, Any], of: str) -> WalkOptions:
     check_choice("norm_stats", given["norm_stats"], NORM_STATS)
     check_choice("engine", given["engine"], tuple(ENGINES))
     for name in ("trials", "max_steps"):
-        if given[name] != "auto" and (given[name] is not None or name == "trials"):
+        settled_later = given[name] == "auto" or isinstance(given[name], Looks)
+        if not settled_later and (given[name] is not None or name == "trials"):
             check_integer(name, given[name], 1)
     if given["max_batch"] is not None:
         check_integer("max_batch", given["max_batch"], 1)

@@ -3,6 +3,7 @@
 gating.py      the gate: results and a policy in, a decision out
 finding.py     which results count, of files and folders
 policy.py      what a release asks of a result
+shown.py       is the method that is shown one that a choice recommends for these weights?
 decision.py    a decision as JSON, JUnit XML and Markdown
 record.py      a decision and what it rests on, as an in-toto Statement; record.schema.json describes it
 model_card.py  a record on a Hugging Face model card

@@ -6,6 +6,8 @@ style.py, palette.py, thumbnails.py   how they look
 html.py           the self-contained page, from report.html.j2
 markdown.py       the same in brief
 text.py           the same in words: the terminal's table and a notebook's
+choice_text.py    which method to show, in words
+choice_page.py    the same as a page, from choice.html.j2
 loggers.py        what goes to the user's loggers, to each in its native form
 dashboards.py     TensorBoard, W&B, MLflow, Comet
 shown.py          what they are shown of a measurement

@@ -18,14 +18,14 @@ def summary(result: SanityResult) -> str:
     """The answer, the verdicts as a table, and what they rest on: for a pull request, a release note, a model card."""
     outcome, headline = answer(result)
     if result.valid:
-        head = f"## {SYMBOL[outcome]} {_plain(headline)}"
+        head = f"## {SYMBOL[outcome]} {plain(headline)}"
     else:
-        head = f"## ! NOT VALID, no verdict can be trusted\n\n{_plain(result.validity)}"
+        head = f"## ! NOT VALID, no verdict can be trusted\n\n{plain(result.validity)}"
     settings = result.settings
     facts = [
-        f"weights {_plain(result.weights_digest)}",
-        f"probe {_plain(result.probe_digest)}",
-        *(f"{key} {_plain(settings[key])}" for key in ("model", "trials", "samples", "seed") if key in settings),
+        f"weights {plain(result.weights_digest)}",
+        f"probe {plain(result.probe_digest)}",
+        *(f"{key} {plain(settings[key])}" for key in ("model", "trials", "samples", "seed") if key in settings),
         f"{100 * result.coverage.share:.1f} % of the used parameters proven changed",
         f"lightning_sanity {__version__}",
     ]
@@ -34,7 +34,7 @@ def summary(result: SanityResult) -> str:
         "above 1 = no better. "
         "A pass is necessary, not sufficient: it does not show that a map is right."
     )
-    parts = [head, table(result), meaning, _plain(reproducibility(result)), "; ".join(facts)]
+    parts = [head, table(result), meaning, plain(reproducibility(result)), "; ".join(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -43,8 +43,8 @@ def table(result: SanityResult) -> str:
     rows = [["method", "verdict", f"{index_name(result)} [95 %]", "why"], ["---"] * 4]
     for name in ordered(result):
         verdict = result.verdicts[name]
-        label = _plain(name) + role(name, verdict)
-        rows.append([label, verdict.outcome.value, decided.number(verdict), _plain(verdict.reason)])
+        label = plain(name) + role(name, verdict)
+        rows.append([label, verdict.outcome.value, decided.number(verdict), plain(verdict.reason)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -99,7 +99,7 @@ def model_card(
     return f"---\n{yaml.safe_dump(block, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Text that stays text: no tags, no emphasis, no links, no end of a cell or a line."""
     flat = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\|`*~]|\](?=[(\[])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", flat)

@@ -41,7 +41,7 @@ def account(result: SanityResult, title: str = "", *, colour: bool = False, widt
     paragraphs += [legend(result), *([_MARK] if marked else []), *_explained(result)]
     paragraphs += [*(f"note: {note}" for note in result.notes), *advice(result)]
     wrapped = [textwrap.fill(" ".join(text.split()), width, subsequent_indent="  ") for text in paragraphs]
-    table = _aligned(["method", "verdict", f"{index_name(result)} [95 %]", "by"], rows)
+    table = aligned(["method", "verdict", f"{index_name(result)} [95 %]", "by"], rows)
     if colour:
         table = [_coloured(line) for line in table]
     return "\n".join([wrapped[0], "", *(line.rstrip() for line in table), "", *wrapped[1:]])
@@ -147,7 +147,8 @@ def _rows(result: SanityResult) -> list[list[str]]:
     return rows
 
 
-def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows under headings, in columns."""
     lines = [headings, *rows]
     widths = [max(len(cells[column]) for cells in lines) for column in range(len(headings))]
     return ["  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)) for cells in lines]

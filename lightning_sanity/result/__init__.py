@@ -1,6 +1,7 @@
 """What a test returns: frozen nouns, their file, and the verdict on the numbers in them.
 
 sanity_result.py   SanityResult, Verdict, Curve, Coverage: frozen, and their round trip through JSON
+choice.py          Choice: which method to show, and the evidence
 file.py            the file: strict reading, nothing executed; result.schema.json describes it
 pictures.py        small copies of inputs and maps
 psi.py             the parameter sensitivity index and its interval
@@ -13,6 +14,7 @@ bootstrap.py       resampling, for indices whose interval has no closed form
 noninferiority.py  two results on the same probe: did a method get worse?
 """
 
+from lightning_sanity.result.choice import Choice
 from lightning_sanity.result.sanity_result import (
     Coverage,
     Curve,
@@ -27,6 +29,7 @@ from lightning_sanity.result.sanity_result import (
 from lightning_sanity.result.verdict import Criterion
 
 __all__ = [
+    "Choice",
     "Coverage",
     "Criterion",
     "Curve",

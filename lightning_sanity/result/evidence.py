@@ -188,7 +188,7 @@ def not_recomputable(result: SanityResult) -> tuple[str, ...]:
 
 def _judge(result: SanityResult, method: str, grounds: Grounds, criterion: Criterion) -> Verdict:
     gated = result.verdicts[method].gated
-    evidence = _evidence(result, method, grounds)
+    evidence = evidence_in(result, method, grounds)
     if result.settings.get("test") != OF_LABELS:
         return judge(evidence, criterion, gated=gated)
     groups = result.settings.get("models")
@@ -216,7 +216,8 @@ def unchecked(verdict: Verdict) -> Verdict:
     return replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=f"{UNCHECKED}; otherwise {verdict.reason}")
 
 
-def _evidence(result: SanityResult, method: str, grounds: Grounds) -> Evidence:
+def evidence_in(result: SanityResult, method: str, grounds: Grounds) -> Evidence:
+    """What the verdict on a method rests on, from the curves and grounds of a result."""
     curves = {key: result.curves[method, key] for key in MEASURES if (method, key) in result.curves}
     if grounds.unsigned:
         curves.pop(SIGNED, None)

@@ -138,19 +138,20 @@ class Decoder:
         return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
 
 
-def header(data: Any) -> Mapping[str, Any]:
-    """``data`` if it is a result that this version can read.
+def header(data: Any, schema: str = SCHEMA, newest: int = VERSION) -> Mapping[str, Any]:
+    """``data`` if it is a file of this schema that this version can read.
 
     Raises:
         ValueError: If it is foreign or too new.
     """
-    if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-        raise ValueError("not a lightning_sanity result: the key 'schema' is missing or foreign")
+    kind = schema.rpartition(".")[2]
+    if not isinstance(data, Mapping) or data.get("schema") != schema:
+        raise ValueError(f"not a lightning_sanity {kind}: the key 'schema' is missing or foreign")
     version = data.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"damaged lightning_sanity result: 'version' must be 1 or more, not {_short(version)}")
-    if version > VERSION:
-        raise ValueError(f"result has schema version {_short(version)}; this library reads up to {VERSION}: upgrade it")
+        raise ValueError(f"damaged lightning_sanity {kind}: 'version' must be 1 or more, not {_short(version)}")
+    if version > newest:
+        raise ValueError(f"{kind} has schema version {_short(version)}; this library reads up to {newest}: upgrade it")
     return data
 
 

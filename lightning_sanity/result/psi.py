@@ -87,7 +87,13 @@ def depth_weights(walked: Sequence[int], steps: int, silent: Collection[int] = (
 
 
 def sensitivity(
-    values: Tensor, floor: Tensor, ceiling: Tensor, *, absolute: bool = False, weights: Sequence[float] = ()
+    values: Tensor,
+    floor: Tensor,
+    ceiling: Tensor,
+    *,
+    absolute: bool = False,
+    weights: Sequence[float] = (),
+    level: float = LEVEL,
 ) -> Sensitivity:
     """PSI over the cascade with its interval.
 
@@ -97,10 +103,11 @@ def sensitivity(
         ceiling: Similarity of repeats, ``(repeats, N)``.
         absolute: Use absolute values: for signed measures, where a strongly negative similarity retains information.
         weights: Of the depths, see ``depth_weights``; none = all alike.
+        level: Of the interval.
     """
     psi, influence, separation = _linearised(values, floor, ceiling, absolute, weights)
     share = shares(psi.isfinite(), weights)
-    whole = two_way_interval(float(over_depths(psi, share)), over_depths(influence.mT, share))
+    whole = two_way_interval(float(over_depths(psi, share)), over_depths(influence.mT, share), level)
     return Sensitivity(whole, float(psi[0]), float(psi[-1]), separation)
 
 
@@ -131,7 +138,7 @@ def sensitivity_of_samples(
     return 1 - (over_depths(kept, shares(kept.isfinite(), weights)) - unrelated) / (again - unrelated)
 
 
-def two_way_interval(value: float, influence: Tensor) -> Interval:
+def two_way_interval(value: float, influence: Tensor, level: float = LEVEL) -> Interval:
     """Interval of an estimate from the influence of every (trial, sample) pair on it, ``(trials, N)``.
 
     With a single trial it is for new samples and that trial only.
@@ -154,7 +161,7 @@ def two_way_interval(value: float, influence: Tensor) -> Interval:
     if variance > total - both:  # one of them alone
         parts = [part for part in parts[:2] if part[0] == variance]
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts if degrees)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
     return Interval(value, value - half, value + half, share)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lightning_sanity.result.psi import Interval, Sensitivity, sensitivity
+from lightning_sanity.result.psi import LEVEL, Interval, Sensitivity, sensitivity
 from lightning_sanity.result.sanity_result import Outcome, Verdict
 from lightning_sanity.result.signal import LEAST_EFFECT, Signal, signal
 
@@ -176,12 +176,12 @@ sign sees what magnitudes hide, and structural similarity sees shapes."""
 _SAME = 1e-5  # by which rounding moves the similarity of equal maps
 
 
-def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Verdict:
+def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True, level: float = LEVEL) -> Verdict:
     """The verdict on one method.
 
     PASS needs the whole interval of every measure at or above ``min_psi``; FAIL needs one measure's whole interval
     below, or a map that stays the same when all weights are random; whatever is undefined, or carries no signal, is
-    INCONCLUSIVE.
+    INCONCLUSIVE. Intervals are of this ``level``.
     """
     if evidence.trivial is not None:
         return Verdict(Outcome.INCONCLUSIVE, evidence.trivial, gated=gated)
@@ -192,6 +192,7 @@ def judge(evidence: Evidence, criterion: Criterion, *, gated: bool = True) -> Ve
             evidence.ceiling[name],
             absolute=name == SIGNED,
             weights=evidence.weights,
+            level=level,
         )
         for name in evidence.values
         if not bool(evidence.values[name].isnan().all())
