@@ -168,6 +168,8 @@ def sentence(rows: Sequence[Row], ranking: Ranking | None, samples: int) -> str:
     if ranking is None or not passed:
         pending = [row.method for row in rows if row.standing is Standing.OPEN]
         could = f"; still open: {_named(pending)}" if pending else ""
+        left = counts[Standing.UNMEASURED]
+        could += f"; {left} were not measured within the budget: give it more" if left else ""
         return (
             f"no recommendation: of {len(rows)} candidates none passed the sanity test "
             f"({counts[Standing.FAILED]} failed, {counts[Standing.OPEN]} open, {counts[Standing.INAPPLICABLE]} do not "
