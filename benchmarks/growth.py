@@ -37,7 +37,9 @@ class Block(nn.Module):
     def forward(self, x):
         """Tokens ``(N, T, E)``."""
         y = self.norm(x)
-        heads = [layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)]
+        heads = [
+            layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        ]
         x = x + self.out(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.second(x))))
 
@@ -105,7 +107,10 @@ def main(arguments=None):
     made.add_argument("--samples", type=int, default=8)
     given = made.parse_args(arguments)
     torch.set_num_threads(1)
-    kinds = {"transformer": (transformer, given.blocks, lambda n: 2 + 8 * n), "perceptron": (perceptron, given.layers, int)}
+    kinds = {
+        "transformer": (transformer, given.blocks, lambda n: 2 + 8 * n),
+        "perceptron": (perceptron, given.layers, int),
+    }
     found = []
     for kind, (make, sizes, units) in kinds.items():
         for side, changes in (("shared", {}), ("plain", {"engine": "plain"})):
