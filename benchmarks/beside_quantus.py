@@ -6,8 +6,11 @@ similarity and trial (a seed each), explaining by its own ``explain``; ours runs
 verdict, floors, noise guard and intervals. Quantus' SSIM cannot be used in its MPRT (it returns a list); it gets
 scikit-image's, on the maps in two dimensions.
 
-Before any timing our test walks with Quantus' weights (its way to re-initialise, its seed), and every similarity of
-every sample is asserted equal at every step that both sides have.
+Before any timing our test walks with Quantus' weights (its way to re-initialise, its seed), all steps, and every
+similarity of every sample is asserted equal at every step that both sides have: SSIM to 1e-4, and Spearman's
+correlation as far as rounding lets it. Which of two nearly equal pixels ranks first is for rounding to say, and that
+differs between processors and numbers of threads; so the pixels of each map that lie within rounding of one another are
+counted, and no correlation may differ by more than if all of them had changed places for the worst.
 
     pip install "lightning-sanity[bench]"
     python benchmarks/beside_quantus.py [--size 64] [--batch 16] [--trials 1 5] [--repeats 3] [--json]
@@ -22,6 +25,7 @@ import numpy as np
 import torch
 from measuring import interleaved, parser, publish, ratio, shown, spread
 from measuring.networks import resnet
+from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 
 from lightning_sanity import parameter_randomization_test
@@ -34,8 +38,9 @@ THEIRS = {
 }
 GOALS = {1: 3.0, 4: 7.0}
 """How many times as long Quantus should take, with its own similarity alone, by the number of methods."""
-SPEARMAN, SSIM = 1e-5, 1e-4
-"""Quantus' maps are divided by their largest value, in float32, which may tie or part neighbours in rank."""
+SSIM = 1e-4
+ROUNDING = 16 * float(np.finfo(np.float32).eps)
+"""By which a pixel may be off, as a share of the map's largest: a gradient is a sum of terms that cancel."""
 SEED = 42
 
 
@@ -49,6 +54,27 @@ def ssim(a, b, batched):
     given = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
     pairs = zip(a.astype(float), b.astype(float), strict=True)
     return np.array([structural_similarity(scaled(one), scaled(other), **given) for one, other in pairs])
+
+
+def near_ties(a, b, batched):
+    """By how much Spearman's correlation of two maps may differ if all near ties are ranked otherwise."""
+    return np.array([_near_ties(*pair) for pair in zip(a.astype(float), b.astype(float), strict=True)])
+
+
+def _near_ties(a, b):
+    moves, ranks = zip(*((_moves(row), np.abs(_centred_ranks(row))) for row in (a, b)), strict=True)
+    moved = (moves[0] * ranks[1] + moves[1] * ranks[0] + moves[0] * moves[1]).sum()
+    return moved / np.sqrt(np.prod([np.square(each).sum() for each in ranks]))
+
+
+def _moves(row):
+    """How many places each value's rank may move: how many others are as large, but for rounding of both."""
+    ordered, within = np.sort(row), 2 * ROUNDING * np.abs(row).max()
+    return np.searchsorted(ordered, row + within, "right") - np.searchsorted(ordered, row - within) - 1
+
+
+def _centred_ranks(row):
+    return rankdata(row) - (len(row) + 1) / 2
 
 
 def theirs(problem, name, similarity=None, trial=0):
@@ -86,18 +112,32 @@ def reset(module):
 def assert_equal(problem):
     """Our test with Quantus' weights finds its numbers at every step that both have; largest differences.
 
-    Quantus resets a normalisation and its convolution one after the other, ours are one unit: all our steps are among
-    Quantus', in the same order.
+    Quantus resets one module after the other; a normalisation and its convolution, and what lies side by side, are one
+    step of ours: all our steps are among Quantus', the step at which the last of its modules is reset.
     """
-    similarities = {"spearman.abs": (None, SPEARMAN), "ssim.abs": (ssim, SSIM)}
-    result = ours(problem, "gradient", similarities=list(similarities), reinitialize=reset)
-    found = {}
-    for name, (function, tolerance) in similarities.items():
+    similarities = {"spearman.abs": None, "ssim.abs": ssim}
+    result = ours(problem, "gradient", similarities=list(similarities), reinitialize=reset, max_steps=None)
+
+    def at_our_steps(function):
         scores = theirs(problem, "gradient", function)
-        assert [step for step in scores if step in result.units] == list(result.units), "the steps' order differs"
-        expected = torch.tensor(np.array([scores[step] for step in result.units]))
-        found[name] = float((result.curves["gradient", name].values[0] - expected).abs().max())
-        assert found[name] <= tolerance, f"{name}: differs from Quantus' by {found[name]:.1e}"
+        order, done, found = list(scores), {"original"}, []
+        for unit in result.coverage.units:
+            modules = {name.rpartition(".")[0] for name in unit.parameters}
+            done |= modules
+            last = max(map(order.index, modules))
+            assert set(order[: last + 1]) == done, f"at {unit.name} Quantus has reset other modules"
+            found.append(scores[order[last]])
+        return torch.tensor(np.array(found))  # (steps, N)
+
+    found = {}
+    for name, function in similarities.items():
+        allowed = 1e-6 + at_our_steps(near_ties) if function is None else torch.tensor(SSIM)
+        off = (result.curves["gradient", name].values[0] - at_our_steps(function)).abs()
+        found[name] = float(off.max())
+        assert bool((off <= allowed).all()), (
+            f"{name}: differs from Quantus' by {found[name]:.1e}, where rounding explains {float(allowed.max()):.1e}"
+        )
+        found[f"{name}, allowed"] = float(allowed.max())
     return found
 
 
@@ -137,7 +177,7 @@ def main():
     torch.manual_seed(0)
     found = assert_equal(resnet(32, 3))
     if given.equality_only:
-        print(", ".join(f"{name} of every step and sample differs by at most {off:.0e}" for name, off in found.items()))
+        print("largest difference over steps and samples:", ", ".join(f"{k} {off:.0e}" for k, off in found.items()))
         return
     problem = resnet(given.size, given.batch)
     suites = [given.methods] if given.methods else [["gradient"], list(THEIRS)]

@@ -2,10 +2,11 @@
 
 Every unit, top down, on a ResNet-18, a tiny vision transformer and a small U-Net. "Bare" is the loop a user
 would write: re-initialise a unit, call captum, next; nothing is compared. "Walks" are the same maps by the engine,
-"auto" the whole test with all it adds (clone, reference, guard, similarities, floors, intervals), "five" the same with
-five trials beside five bare loops, "folded" these with batch normalisation folded away, "plain" without the engine,
-"full batch" the walks on the path of networks that cannot be traced. All take turns in one process; median and range of
-the ratios to the bare loop of the same round.
+"auto" the whole test as it comes, with all it adds (clone, reference, guard, similarities, floors, intervals) and
+a dozen steps of a deeper network, "five" the same with five trials beside five bare loops, "one, all" and "five,
+all" these with all steps, "folded" five trials with batch normalisation folded away, "plain" without the engine,
+"full batch" the walks on the path of networks that cannot be traced. All take turns in one process; median and
+range of the ratios to the bare loop of the same round.
 Before any timing the maps of all depths are asserted equal.
 
     python benchmarks/engine.py [--networks resnet18 vit_tiny unet] [--sizes 32 64 224] [--batches 8 16]
@@ -95,8 +96,8 @@ def walks(problem, names, planned, **options):
     return found
 
 
-def whole(problem, names, engine, trials=1):
-    options = {"methods": names, "layer": problem.layer, "trials": trials, "reinitialize": "normal", "engine": engine}
+def whole(problem, names, engine, trials=1, **changes):
+    options = {"methods": names, "layer": problem.layer, "trials": trials, "engine": engine, **changes}
     return parameter_randomization_test(problem.model, problem.inputs, problem.target, progress=False, **options)
 
 
@@ -134,6 +135,8 @@ def compared(network, size, batch, names, repeats, plain, folded, full):
     if plain:
         sides["plain"] = lambda: whole(problem, names, "plain")
     sides["five"] = lambda: whole(problem, names, "auto", TRIALS)
+    sides["one, all"] = lambda: whole(problem, names, "auto", max_steps=None)
+    sides["five, all"] = lambda: whole(problem, names, "auto", TRIALS, max_steps=None)
     row = {"network": network, "methods": len(names), "size": size, "batch": batch, "units": len(planned)}
     if folded:
         row["folded_difference"] = difference(problem, names, planned, ENGINES["folded"])
@@ -142,7 +145,7 @@ def compared(network, size, batch, names, repeats, plain, folded, full):
         assert not isinstance(difference(problem, names, planned, (FullBatch,)), str)
         sides["full batch"] = lambda: walks(problem, names, planned, paths=(FullBatch,))
     times = interleaved(sides, repeats)
-    for side in sides.keys() & {"five", "folded"}:
+    for side in sides.keys() & {"five", "five, all", "folded"}:
         times[side] = [seconds / TRIALS for seconds in times[side]]
     row |= {"difference": off, "goal": GOALS.get((network, len(names), size)), "bare_seconds": spread(times["bare"])}
     return row | {side: ratio(times, side, "bare") for side in sides if side != "bare"}
@@ -151,7 +154,7 @@ def compared(network, size, batch, names, repeats, plain, folded, full):
 def described(row):
     goal = "" if row["goal"] is None else f"  (goal {row['goal']:.2f})"
     what = f"{row['network']}, {row['units']} units, {row['methods']} method(s), {row['size']} px, batch {row['batch']}"
-    names = "walks", "full batch", "auto", "five", "folded", "plain"
+    names = "walks", "full batch", "auto", "five", "one, all", "five, all", "folded", "plain"
     parts = [f"{side} {shown(row[side])}" for side in names if side in row]
     return f"{what}: bare {shown(row['bare_seconds'])} s; {told(row['difference'])}\n    {'   '.join(parts)}{goal}"
 

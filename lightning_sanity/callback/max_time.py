@@ -138,11 +138,11 @@ class Allowance:
         """Whether the time is up."""
         return time.perf_counter() > self._until
 
-    def end(self, thinned: Mapping[str, object] | None = None, *, open_verdicts: bool = False) -> None:
+    def end(self, thinned: Mapping[str, object] | None, *, open_verdicts: bool = False) -> None:
         """All is done that is done at this validation.
 
         Args:
-            thinned: What was left out of the test, as a result's settings have it.
+            thinned: What was left out of the test, as a result's settings have it; None if it gave no result.
             open_verdicts: Whether more trials could decide something.
         """
         now = time.perf_counter()
@@ -154,9 +154,8 @@ class Allowance:
             self._least = spent if spent > limit else self._least
         if self._training:
             self.due = not self._last and (open_verdicts or (self.auto and bool(thinned)))
-        if self.auto and self._training:
-            whole = spent / _walked(thinned or {})
-            self._first, self._reserve, self._least = False, whole, spent
+        if self.auto and self._training and thinned is not None:
+            self._first, self._reserve, self._least = False, spent / _walked(thinned), spent
         self._since = now
 
 

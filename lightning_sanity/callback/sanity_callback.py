@@ -342,9 +342,9 @@ class SaliencySanityCallback(pl.Callback):
             self._allowance.end(self._thinned, open_verdicts=self._open)
 
     @property
-    def _thinned(self) -> Mapping[str, Any]:
-        """What the last test left out."""
-        return {} if self.result is None else self.result.settings["thinned"]
+    def _thinned(self) -> Mapping[str, Any] | None:
+        """What the last test left out; None if it gave no result."""
+        return None if self.result is None else self.result.settings["thinned"]
 
     @property
     def _open(self) -> bool:
@@ -374,7 +374,7 @@ class SaliencySanityCallback(pl.Callback):
                 logger.log_metrics(self.scalars(trainer), logged_step(trainer))
         if self.result is not None:
             self._act(trainer, self.result)
-        self._allowance.end()
+        self._allowance.end(self._thinned)
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -8,6 +8,7 @@
       full_batch.py  for what cannot be traced: stacked rows that modules with weights divide by depth
         recording.py   two runs of such a model, watched: where its rows lie, and whether it treats every sample alike
     rows.py        where the rows of samples lie in a value
+    rounding.py    how far rounding alone may part two maps
     sums.py        what the parts of a pass add up to
     engine.py      what the methods need of a path, as few walks as that takes, and the proof
 

@@ -28,6 +28,7 @@ from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.engine.folding import Folded
 from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.path import Begun, NotTraceable, Observed, Path, Planned
+from lightning_sanity.engine.rounding import in_double, relative, rounding_explains
 from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.engine.sums import Sums
 from lightning_sanity.explanation.maps import Explanation
@@ -330,25 +331,32 @@ class Engine:
         return max(self.methods[name].tolerance, self.path.tolerance)
 
     def _difference(self, name: str, what: Explanation, ours: Tensor) -> float:
-        """How far an attribution is from the plain path's, as a share of its norm.
+        """How far an attribution is from the plain path's, as a share of its norm; 0 where only rounding parts them.
 
-        A few samples are enough, but for a method that draws something for the whole batch.
+        A few samples are enough, but for a method that draws something for the whole batch. A sum over copies may be
+        dominated by one that lies where rounding decides: the plain path is then asked how far it is from itself.
         """
         function, samples = self.methods[name], len(first(what.inputs))
         device = first(what.inputs).device
         some = self._proof_samples(samples, device) if function.copies is None else torch.arange(samples, device=device)
-        reseed(self.seed, device)
         target = None if what.target is None else what.target[some]
         what = replace(what, inputs=rows_of(what.inputs, some), target=target)
         rows = self._proof_rows.get(name, max(samples, ROWS))
-        with torch.enable_grad(), at_most(rows):
-            parts = [
-                function.plain(part.model, part.inputs, part.target)
-                for part in what.chunks(rows if function.copies is None else samples)
-            ]
-            plain = torch.cat([part.detach() for part in parts])
-        norm = torch.linalg.vector_norm
-        return float(norm((ours[some] - plain).double()) / norm(plain.double()).clamp_min(1e-300))
+
+        def plainly(asked: Explanation) -> Tensor:
+            reseed(self.seed, device)
+            with torch.enable_grad(), at_most(rows):
+                parts = [
+                    function.plain(part.model, part.inputs, part.target)
+                    for part in asked.chunks(rows if function.copies is None else samples)
+                ]
+            return torch.cat([part.detach() for part in parts])
+
+        plain = plainly(what)
+        off = relative(ours[some], plain)
+        if off <= self._tolerance(name) or function.copies is None:
+            return off
+        return 0.0 if rounding_explains(off, plain, lambda: plainly(in_double(what))) else off
 
     def kinds(self) -> dict[str, tuple[Copies | None, tuple[str, ...]]]:
         """The kind of walk that each method needs: over which copies, down by which rules."""

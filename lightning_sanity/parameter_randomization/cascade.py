@@ -247,6 +247,9 @@ class Cascade:
         plain = {name: explaining for name, (explaining, _) in self._trained_model.seconds.items()}
         shared: tuple[Shared, ...] = ()
         workers = self._share.workers
+        if self._walker is not None:  # what failed on the trained model is not followed
+            followed = self._walker.keep(plain)
+            self._walker = followed if followed.methods else None
         if self._walker is not None:
             left = self._time.left()
             assert left is not None

@@ -70,7 +70,7 @@ def send(number):
 
 
 def test_a_termination_signal_ends_the_test_and_is_never_a_pass(tmp_path, loaders):
-    measured = callback({"signalled": send(signal.SIGTERM)}, trials=5)
+    measured = callback({"signalled": send(signal.SIGTERM)}, trials=5, max_time=None)
     run = trainer(tmp_path, measured, max_epochs=3)
     with pytest.warns(UserWarning, match="interrupted.*termination signal"), pytest.raises(SIGTERMException):
         run.fit(demo.DigitsClassifier(), *loaders)

@@ -66,7 +66,7 @@ def test_pictures_go_with_their_result_and_files_of_other_runs_stay(tmp_path):
         (before / name).write_text("{}")
     files = published(tmp_path, [BETTER, *[GOOD] * 3], keep=1, images=True)
     assert {"step=1.json", "curves-step=12.png", "mine.json"} <= files
-    pictures = {name.partition("-")[2] for name in files if name.endswith(".png")}
+    pictures = {name[name.index("step=") :] for name in files if name.endswith(".png")}
     assert pictures == {"step=1-v1.png", "step=4.png", "step=12.png"}
 
 

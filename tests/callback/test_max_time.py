@@ -36,7 +36,7 @@ def measured(made, clock, seconds):
     parts = made.divide()
     with made.timing("test"):
         clock.wait(seconds)
-    made.end()
+    made.end({})
     return parts
 
 
@@ -108,7 +108,7 @@ def test_in_the_long_run_a_share_is_kept_although_the_least_test_takes_more(cloc
             with made.timing("test"):
                 clock.wait(max(1.8, limit))  # as much as it may, and never less than the least
             spent, tests = spent + max(1.8, limit), tests + 1
-            made.end()
+            made.end({})
     assert spent <= 0.03 * (clock.now - begun)
     assert 15 <= tests < 40
 
@@ -131,14 +131,14 @@ def test_what_follows_the_test_is_learned(clock):
     with made.timing("drawing"):
         clock.wait(3.0)
     clock.wait(0.25)
-    made.end()
+    made.end({})
     assert made.takes == {"test": 2.0, "drawing": 3.0, "labels": 0.0, "rest": 0.25}
 
 
 # --------------------------------------------------------------------------------------------------- what "auto" does
 
 
-def through(made, clock, epochs, seconds, takes, thinned=None):
+def through(made, clock, epochs, seconds, takes, thinned=()):
     """The epochs that are measured, with what each may take and takes."""
     found = []
     made.start()
@@ -150,7 +150,7 @@ def through(made, clock, epochs, seconds, takes, thinned=None):
             with made.timing("test"):
                 clock.wait(takes if limit is None else min(takes, limit))
             found.append((epoch, limit))
-            made.end(thinned if limit is not None and limit < takes else None)
+            made.end(dict(thinned) if limit is not None and limit < takes else {})
     return found
 
 
@@ -217,3 +217,14 @@ def test_outside_training_the_default_is_no_limit(clock):
     made.begin(training=False)
     assert made.affords()
     assert made.divide() == Parts()
+
+
+def test_a_measurement_that_gave_no_result_is_made_again(clock):
+    made = allowance("auto", drawing=0.0, rest=0.0)
+    made.start()
+    for _ in range(2):
+        clock.wait(1.0)
+        made.begin(training=True)
+        assert made.affords()
+        assert made.divide().test == pytest.approx(10.0)
+        made.end(None)

@@ -25,7 +25,7 @@ def test_two_validations_at_one_step_have_a_file_each(tmp_path):
     saving = ModelCheckpoint(tmp_path, filename="first", save_top_k=1, monitor=None)
     run = trainer(
         tmp_path,
-        [observer(report=True), saving],
+        [observer(report=True, max_time=None), saving],
         enable_checkpointing=True,
         max_epochs=1,
         accumulate_grad_batches=6,
@@ -74,7 +74,7 @@ def tested(tmp_path):
     saving = ModelCheckpoint(tmp_path, monitor="worse", filename="best")
     run = trainer(
         tmp_path,
-        [observer(report=True, log_images=True), saving],
+        [observer(report=True, log_images=True, max_time=None), saving],
         enable_checkpointing=True,
         max_epochs=3,
         logger=CSVLogger(tmp_path, name="", version=""),
@@ -156,7 +156,7 @@ def test_a_validation_that_could_not_be_measured_outdates_the_latest_result(tmp_
 
 def test_the_next_measured_validation_is_the_latest_again(tmp_path):
     model, switch, options = breaking_at(1)
-    run = trainer(tmp_path, [switch, observer(report=True, **options)], max_epochs=3)
+    run = trainer(tmp_path, [switch, observer(report=True, max_time=None, **options)], max_epochs=3)
     with quiet(), pytest.warns(UserWarning, match="cannot be copied"):
         run.fit(model, images(), images())
     latest = SanityResult.from_json(tmp_path / "sanity" / "latest.json")

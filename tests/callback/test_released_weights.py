@@ -26,10 +26,11 @@ def loaders():
 
 
 class Recording(SaliencySanityCallback):
-    """Keeps every result."""
+    """Measures every validation and keeps every result."""
 
     def __init__(self, **changes):
         given = {"probe": 8, "trials": 1, "repeats": 1, "max_steps": 1, "log_images": False, "report": False}
+        given |= {"max_time": None}
         super().__init__("gradient", **{**given, **changes})
         self.results = []
 

@@ -266,7 +266,7 @@ def left_behind(way, folder, measuring):
 
     def make(**changes):
         witnesses.append(Witness())
-        mine = [observer(report=True), witnesses[-1]] if measuring else []
+        mine = [observer(report=True, max_time=None), witnesses[-1]] if measuring else []
         saver = (
             [] if any(other is at_steps for other in others) else [ModelCheckpoint(filename="{epoch}", save_top_k=-1)]
         )

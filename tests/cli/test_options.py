@@ -49,7 +49,7 @@ def test_the_configuration_of_a_trainer_lists_every_option(capsys):
     for name, default in DEFAULTS.items():
         assert f"--test.{name} " in text
         assert "type:" in text.split(f"--test.{name} ", 2)[-1][:2000]
-        wanted = 3 if name == "trials" else list(default) if isinstance(default, tuple) else default
+        wanted = "auto" if name == "trials" else list(default) if isinstance(default, tuple) else default
         assert printed[name] == wanted
 
 

@@ -273,3 +273,19 @@ def test_an_alarm_inside_another_leaves_the_other_its_time():
     with pytest.raises(Interrupted, match="outer"), alarm(0.2, "outer"):
         work()
     assert 0.2 <= time.monotonic() - begun < 1
+
+
+def test_a_method_that_fails_on_the_trained_model_is_no_obstacle_to_a_limit(digits_network):
+    class Closed(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model(x.detach())
+
+    model, images, _ = digits_network
+    given = {"trials": 1, "repeats": 1, "pictures": False, "progress": False, "max_seconds": 20.0, "controls": False}
+    result = parameter_randomization_test(Closed(model), images[:4], methods=["gradient", "occlusion"], **given)
+    assert "gradient" in result.verdicts["gradient"].reason
+    assert result.curves["occlusion", "spearman"].values.shape[0] == 1
