@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import torch
-from measuring import parser, publish, shown
+from measuring import parser, publish
 from measuring.memory import Tensors
 from torch import nn
 from torch.nn import functional as F
@@ -111,19 +111,20 @@ def main(arguments=None):
         "transformer": (transformer, given.blocks, lambda n: 2 + 8 * n),
         "perceptron": (perceptron, given.layers, int),
     }
-    found = []
+    rows = []
     for kind, (make, sizes, units) in kinds.items():
-        for side, changes in (("shared", {}), ("plain", {"engine": "plain"})):
-            rows = []
-            for size in sizes if side == "shared" else sizes[:3]:
-                problem = make(size, given.samples)
-                if side == "shared" and size == sizes[0]:
-                    assert_equal(*problem)
-                rows.append({"units": units(size)} | measured(*problem, **changes))
-                print(kind, side, rows[-1], flush=True)
-            found.append({"kind": kind, "side": side, "rows": rows, "exponent": exponent(rows, "mib")})
-            print(kind, side, "exponent", found[-1]["exponent"], flush=True)
-    return found
+        assert_equal(*make(sizes[0], given.samples))
+        sides = {} if given.equality_only else {"shared": {}, "plain": {"engine": "plain"}}
+        for side, changes in sides.items():
+            some = sizes if side == "shared" else sizes[:3]  # its time grows by the square
+            each = [{"units": units(n)} | measured(*make(n, given.samples), **changes) for n in some]
+            rows.append({"kind": kind, "side": side, "each": each, "exponent": exponent(each, "mib"), "goal": GOAL})
+    publish(given, rows, described)
+
+
+def described(row):
+    each = ", ".join(f"{e['units']} units {e['mib']:.1f} MiB {e['seconds']:.2f} s" for e in row["each"])
+    return f"{row['kind']}, {row['side']}: {each}; memory grows by units to the {row['exponent']:.2f}"
 
 
 if __name__ == "__main__":

@@ -38,8 +38,33 @@ METRICS = ("fidelity", "deletion")
 READINGS = ("magnitude", "signed")
 REGIONS = 48
 """Random regions per removal; each costs one forward pass of every sample, for all methods together."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is run for the scores.
+
+    Attributes:
+        regions: Random regions per removal.
+        removals: How many removals.
+        steps: Points of a deletion curve after the first; 0 leaves the column out.
+        random_maps: Random maps whose mean is the baseline.
+    """
+
+    regions: int = REGIONS
+    removals: int = 3
+    steps: int = 8
+    random_maps: int = 4
+
+    def passes(self, methods: int) -> int:
+        """Forward passes of every sample that scoring so many methods takes, the baselines beside them."""
+        curves = 2 * (self.steps + 1) if self.steps else 0
+        return self.removals * (self.regions + 2 + (methods + 1 + self.random_maps) * curves)
+
+
+EFFORTS = (Effort(), Effort(32, 2, 6, 2), Effort(24, 1, 4, 1), Effort(24, 1, 0, 1))
+"""The whole, and what is run where a budget is short."""
 _SHARE = 4  # a region takes this part of every side
-_STEPS = 8  # points of a deletion curve after the first
 _SMALLEST_BLUR = 4  # pixels of the shorter side
 
 
@@ -55,6 +80,7 @@ class Yardstick:
         regions: Which positions each region takes ``(K, P)``.
         lost: Per removal, what the explained output loses without each region ``(K, N)``.
         whole: Per removal, what it loses without anything, mean magnitude over samples.
+        steps: Points of a deletion curve after the first.
         masks: What is known to matter ``(N, *sides)``, or None.
     """
 
@@ -65,6 +91,7 @@ class Yardstick:
     regions: Tensor
     lost: Mapping[str, Tensor]
     whole: Mapping[str, float]
+    steps: int
     masks: Tensor | None = None
 
     def readings(self, maps: Maps) -> dict[str, Tensor]:
@@ -84,7 +111,7 @@ class Yardstick:
         """Mean over removals of insertion less deletion, ``(N,)``; higher is better."""
         what = self.subject.what
         classified = what.target is not None and self.subject.outputs.ndim == 2 and self.subject.outputs.shape[1] > 1
-        options = {"steps": _STEPS} if classified else {"steps": _STEPS, "probability": None}
+        options = {"steps": self.steps} if classified else {"steps": self.steps, "probability": None}
         found = []
         for name, hidden in self.hidden.items():
             scale = 1.0 if classified else self.whole[name]
@@ -101,19 +128,21 @@ class Yardstick:
         return iou_at_equal_area(read.reshape(shape), self.masks.to(read).reshape(shape))
 
 
-def yardstick(subject: Subject, masks: Tensor | None = None) -> Yardstick:
+def yardstick(subject: Subject, masks: Tensor | None = None, effort: Effort = EFFORTS[0]) -> Yardstick:
     """Remove regions from every sample, once for all methods.
 
     Args:
         subject: What is explained.
         masks: What is known to matter ``(N, *sides)`` or ``(N, 1, *sides)``.
+        effort: How much is run.
 
     Raises:
         ValueError: If masks do not fit the input.
     """
     model, inputs = subject.perturbable
     value = first(inputs).detach()
-    hidden, regions = removals(value, subject.seed), regions_of(sides_of(value), subject.seed).to(value.device)
+    hidden = dict(list(removals(value, subject.seed).items())[: effort.removals])
+    regions = regions_of(sides_of(value), subject.seed, effort.regions).to(value.device)
     everything = torch.ones_like(regions[:1])
     taken = torch.cat([regions, everything, ~everything])
     lost, whole = {}, {}
@@ -135,7 +164,7 @@ def yardstick(subject: Subject, masks: Tensor | None = None) -> Yardstick:
                 f"masks must say for every position of the {len(value)} samples whether it matters, "
                 f"{(len(value), *sides_of(value))}, not {tuple(masks.shape)}"
             )
-    return Yardstick(subject, model, inputs, hidden, regions, lost, whole, masks)
+    return Yardstick(subject, model, inputs, hidden, regions, lost, whole, effort.steps, masks)
 
 
 def removals(value: Tensor, seed: int) -> dict[str, Tensor]:
@@ -186,7 +215,7 @@ def scored(yardstick: Yardstick, maps: Maps, metrics: tuple[str, ...], seed: int
     use = _cross_fitted(by_reading, seed)
     chosen = _picked(list(readings.values()), use)
     found = {"fidelity": _picked(list(by_reading.values()), use)} if "fidelity" in metrics else {}
-    if "deletion" in metrics:
+    if "deletion" in metrics and yardstick.steps:
         found["deletion"] = yardstick.deletion(chosen).double().cpu()
     if "localization" in metrics:
         found["localization"] = yardstick.localization(readings["magnitude"]).double().cpu()

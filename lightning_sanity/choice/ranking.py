@@ -162,6 +162,9 @@ def sentence(rows: Sequence[Row], ranking: Ranking | None, samples: int) -> str:
     counts = {standing: sum(row.standing is standing for row in rows) for standing in Standing}
     passed = [row for row in rows if row.verdict is not None and row.verdict.passed]
     few = "" if samples >= FEW else f"; {samples} samples decide little: give {FEW} or more, 32 to 64 are usual"
+    if ranking is None and passed:
+        names = _named([row.method for row in passed])
+        return f"no recommendation: {names} passed the sanity test, and the budget was spent before any was scored{few}"
     if ranking is None or not passed:
         pending = [row.method for row in rows if row.standing is Standing.OPEN]
         could = f"; still open: {_named(pending)}" if pending else ""
@@ -174,7 +177,9 @@ def sentence(rows: Sequence[Row], ranking: Ranking | None, samples: int) -> str:
     if answer.recommended is None:
         return f"no recommendation: {len(passed)} methods passed the sanity test, and {answer.without}{few}"
     ties = f"; as good as can be told on these samples: {_named(answer.also, 6)}" if answer.also else ""
+    alone = "no other method that passed is better for certain"
+    several = f"is the cheapest of {1 + len(answer.also)} that no other method is better than for certain"
     return (
-        f"{answer.recommended}: passed the sanity test, beats a random map and the edge detector, and is the "
-        f"cheapest of {1 + len(answer.also)} that no other method is better than for certain{ties}{few}"
+        f"{answer.recommended}: passed the sanity test, beats a random map and the edge detector, and "
+        f"{several if answer.also else alone}{ties}{few}"
     )

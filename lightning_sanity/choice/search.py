@@ -14,7 +14,7 @@ from lightning_sanity.attribution import resolve
 from lightning_sanity.choice.agreement import agreement_of
 from lightning_sanity.choice.budget import Budget
 from lightning_sanity.choice.explainable import nothing_to_explain
-from lightning_sanity.choice.faithfulness import Yardstick, scored, yardstick
+from lightning_sanity.choice.faithfulness import EFFORTS, Effort, Yardstick, scored, yardstick
 from lightning_sanity.choice.gate import CHEAP, LEAST, Gate, looks
 from lightning_sanity.choice.halves import Halves, split, tune
 from lightning_sanity.choice.options import candidates_of
@@ -49,7 +49,6 @@ _OF_A_TRIAL = 0.05
 _HANDFUL, _FEWER, _UNKNOWN = 6, (6, 4), 12
 """Methods that a short budget should reach; steps that are walked then; and how many a network may have."""
 _DIFFERING = 3  # samples on which the two best methods differ most
-_RANDOM_MAPS = 4
 _TUNED = 3  # methods whose settings are searched, the best first
 
 
@@ -101,6 +100,7 @@ class Search:
         dropped: Settings that tuning did not keep.
         samples: How many there are.
         value: The explained input.
+        effort: How much is run for the scores.
     """
 
     question: Question
@@ -121,6 +121,7 @@ class Search:
     dropped: set[str] = field(default_factory=set)
     samples: int = 0
     value: Tensor | None = None
+    effort: Effort | None = None
 
     def answer(
         self, candidates: Any, groups: Any, *, masks: Tensor | None = None, profile: bool = True, tune: bool = False
@@ -147,11 +148,11 @@ class Search:
         allowed = self._allowed(keeps)
         if allowed:
             with self._on(asked, passed) as on:
-                self._score(on, allowed, yardstick(on, masks))
+                self._score(on, allowed, masks)
             if tune:
                 self._tune(asked, allowed, layers, image, masks)
                 allowed = self._allowed(keeps)
-        ranking = rank(self.scores, allowed, self.costs, self.question.walk["seed"]) if allowed else None
+        ranking = rank(self.scores, allowed, self.costs, self.question.walk["seed"]) if self.scores else None
         return self._choice(ranking, places, keeps, profile)
 
     def _on(self, asked: Request, names: Sequence[str]) -> Any:
@@ -238,10 +239,15 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------------ the scores
 
-    def _score(self, on: Subject, passed: Sequence[str], by: Yardstick) -> None:
+    def _score(self, on: Subject, passed: Sequence[str], masks: Tensor | None) -> None:
         """Score the baselines and, the cheapest first, the methods that passed, as long as the budget lasts."""
         seed, took = self.question.walk["seed"], 0.0
         self.value = value_of(on.what)
+        self.effort = self._affordable_effort(on, len(passed))
+        if self.effort is None:
+            self.notes.append("the budget was spent before any method could be scored")
+            return
+        by = yardstick(on, masks, self.effort)
         for baseline in BASELINES:
             if not all(baseline in table for table in self.scores.values()) or not self.scores:
                 self._keep(baseline, self._baseline(on, baseline, by))
@@ -262,13 +268,26 @@ class Search:
             self._keep(name, values)
             took = time.perf_counter() - begun
 
+    def _affordable_effort(self, on: Subject, methods: int) -> Effort | None:
+        """The most that the rest of the budget pays for; what was begun with is kept, for scores must be comparable."""
+        if self.effort is not None:
+            return self.effort
+        begun = time.perf_counter()
+        on.what.outputs()
+        once = time.perf_counter() - begun
+        for effort in EFFORTS:
+            if self.budget.affords(effort.passes(methods) * once):
+                return effort
+        return None
+
     def _keep(self, name: str, values: Mapping[str, Tensor]) -> None:
         for metric, each in values.items():
             self.scores.setdefault(metric, {})[name] = each
 
     def _baseline(self, on: Subject, name: str, by: Yardstick) -> dict[str, Tensor]:
         """Scores of a baseline; of several random maps, the mean."""
-        seed, several = self.question.walk["seed"], _RANDOM_MAPS if name == "random" else 1
+        assert self.effort is not None
+        seed, several = self.question.walk["seed"], self.effort.random_maps if name == "random" else 1
         found = []
         for number in range(several):
             (maps,) = [maps for _, maps in on.maps([name], key=number)]
@@ -294,7 +313,7 @@ class Search:
             if not passed:
                 continue
             with self._on(asked, passed) as on:
-                self._score(on, passed, yardstick(on, masks))
+                self._score(on, passed, masks)
             self._settle(name, [each for each in passed if each in first], halves)
 
     def _settle(self, name: str, tried: Sequence[str], halves: Halves) -> None:

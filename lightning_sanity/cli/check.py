@@ -70,17 +70,22 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
-    parser.add_argument("--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint; needed")
-    parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
-    parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
-    parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
+    add_source(parser)
     parser.add_argument("--out", type=folder, default=Path("sanity"), metavar="DIR", help="default: %(default)s")
     test = parser.add_argument_group("the test, unless a callback in the configuration says")
     test.add_argument("--methods", metavar="A,B", help="default: gradient,gradcam,guided_backprop")
     test.add_argument("--samples", type=int, metavar="N", help="default: 64")
     add_options(test, {"trials": f"default: {_TRIALS}, as for a release"})
     parser.set_defaults(run=_check, passes_on=True)
+
+
+def add_source(parser: Any) -> None:
+    """Add what says where the model, its weights and the data come from."""
+    parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
+    parser.add_argument("--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint; needed")
+    parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
+    parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
+    parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,14 @@ from lightning_sanity.callback.fixed_probe import form_probe
 from lightning_sanity.callback.sanity_callback import SaliencySanityCallback
 from lightning_sanity.choice import choose_methods
 from lightning_sanity.choice.options import DEFAULTS
-from lightning_sanity.cli.check import check_configuration, current_folder_first, load_weights, named, samples_of
+from lightning_sanity.cli.check import (
+    add_source,
+    check_configuration,
+    current_folder_first,
+    load_weights,
+    named,
+    samples_of,
+)
 from lightning_sanity.cli.terminal import folder, say
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.resources.files import check_outputs, write_whole
@@ -50,11 +57,7 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
-    parser.add_argument("--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint; needed")
-    parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
-    parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
-    parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
+    add_source(parser)
     parser.add_argument("--out", type=folder, default=Path("choice"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--candidates", metavar="A,B", help="methods to choose from (default: all that apply)")
     parser.add_argument("--samples", type=int, metavar="N", help="default: 32")

@@ -216,8 +216,8 @@ class Engine:
         takes = max(meter.peak / planned, 1e-9)  # of a byte that is planned
         self.budget = min(self.budget, int(room / takes))
         copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
-        rows = at_once(self._rows(plan, self.samples), self.samples, copies)
-        return int(takes * max(plan.least_per_sample(), min(self.budget, rows * each)))
+        together = at_once(self._rows(plan, self.samples), self.samples, copies)
+        return int(takes * max(plan.least_per_sample(), min(self.budget, together * each)))
 
     def kept_bytes(self) -> int:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""

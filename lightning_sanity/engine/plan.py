@@ -10,7 +10,7 @@ from torch import fx
 from lightning_sanity.engine.network import Network
 from lightning_sanity.engine.path import JOIN, NotTraceable, Steps
 
-_PASSES = 8
+_PASSES = 5
 """Plain passes over the whole network whose values the depths of one block may keep at once. More gain nothing, and the
 depths of a network, each as deep as the others on the average, would keep the square of its depth."""
 

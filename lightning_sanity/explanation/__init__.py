@@ -15,6 +15,9 @@ dependence.py    whether what a model says of a sample depends on the others in 
 maps.py          attributions reduced to maps, and their comparison with the trained model's
 gradient_path.py  where the gradient is lost on its way to the input
 guests.py        methods that are not ours: fresh inputs, and what they leave behind is put back
+lent_model.py    the model that a guest gets: its tensors are copies, its modules are put back
+lent_settings.py  settings and random streams around a guest
+remedies.py      what to do about a method that failed, told by its error
 returned.py      what such a method returned, as an attribution
 explainer.py     runs methods: one random stream for all models, within memory and time
 reach.py         where a map can differ from 0 at all

@@ -8,33 +8,25 @@ compared for that, because it never held the originals. The library's own method
 from __future__ import annotations
 
 import math
-import os
-import random
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_modules
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import AttributionFn, Method, first
+from lightning_sanity.explanation.lent_model import modules_kept, tensors_lent
+from lightning_sanity.explanation.lent_settings import settings_kept, streams_kept
 from lightning_sanity.explanation.returned import NoAttribution, attribution_of
 from lightning_sanity.model.weights import is_sharded
 from lightning_sanity.resources.budget import Interrupted, alarm
 
 _visiting: ContextVar[bool] = ContextVar("visiting", default=False)
-_PARTS = {"_parameters": "parameters", "_buffers": "buffers", "_modules": "submodules", "training": "the mode"}
-_REGISTERED = {"_parameters", "_buffers", "_modules"}
-_CONTAINERS = (dict, list, set)
 
 
 def visiting() -> bool:
@@ -132,16 +124,18 @@ class Guests:
         limit: float = math.inf,
     ) -> Any:
         left: list[str] = []
+        modules = list(model.named_modules())
         seconds, rule = self._patience(limit)
         hangs = f"did not return within {seconds:.3g} s, {rule}"
         token = _visiting.set(True)
         try:
             with (
-                _streams_kept(first(inputs).device),
-                _settings_kept(left),
+                streams_kept(first(inputs).device),
+                settings_kept(left),
                 self._as_the_users(),
-                self._on_copies(model, left, thorough=name not in self._known),
-                _modules_kept(model, left),
+                # FSDP resizes the memory of shards while it gathers them: they are measured in place.
+                nullcontext() if self._sharded else tensors_lent(modules, left, thorough=name not in self._known),
+                modules_kept(modules, left),
             ):
                 values, asked = tree_map(_fresh, inputs), _fresh(target)
                 with alarm(seconds, hangs):
@@ -181,47 +175,6 @@ class Guests:
             for parameter, flag in before:
                 parameter.requires_grad_(flag)
 
-    @contextmanager
-    def _on_copies(self, model: nn.Module, left: list[str], *, thorough: bool) -> Iterator[None]:
-        """The model's tensors are copies inside the block, which share memory among themselves as the originals do.
-
-        A write to ``.data`` shows in no version counter: ``thorough`` compares the values as well, to be able to say
-        what was changed. It is always undone. Shards are the model's own, measured in place: FSDP resizes their
-        memory while it gathers them, so they are not copied, and what is written to them stays.
-        """
-        if self._sharded:
-            yield
-            return
-        originals = [(where, tensor, tensor.data, tensor.grad, tensor.requires_grad) for where, tensor in _held(model)]
-        copies: dict[int, torch.UntypedStorage] = {}
-        for _, tensor, data, *_ in originals:
-            storage = data.untyped_storage()
-            key = storage._cdata  # not its address, which torch tells no one without making a due copy
-            if key not in copies:
-                copies[key] = _copy_of(storage)
-            view = torch.empty(0, dtype=data.dtype, device=data.device)
-            tensor.data = view.set_(copies[key], data.storage_offset(), data.shape, data.stride())
-        versions = [tensor._version for _, tensor, *_ in originals]
-        try:
-            yield
-        finally:
-            changed: dict[str, str] = {}
-            for (where, tensor, data, grad, flag), version in zip(originals, versions, strict=True):
-                if tensor._version != version or (thorough and not _same(tensor.data, data)):
-                    changed.setdefault("values", where)
-                if tensor.grad is not grad:
-                    changed.setdefault("the gradient", where)
-                    tensor.grad = None  # the old one fits the old data only
-                if tensor._backward_hooks:
-                    changed.setdefault("tensor hooks", where)
-                    tensor._backward_hooks = None
-                tensor.data = data
-                tensor.grad = grad
-                if tensor.requires_grad != flag and tensor.is_leaf:
-                    changed.setdefault("requires_grad", where)
-                    tensor.requires_grad_(flag)
-            left += [f"{what} of '{where}'" for what, where in changed.items()]
-
 
 def _is_guest(method: Method) -> bool:
     return (method.foreign or method.guarded) and not isinstance(method.attribute, Derived)
@@ -229,225 +182,3 @@ def _is_guest(method: Method) -> bool:
 
 def _fresh(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _copy_of(storage: torch.UntypedStorage) -> torch.UntypedStorage:
-    """A copy that is made when one of the two is first written to, where torch can do that, and now elsewhere."""
-    whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-    try:
-        copied: Tensor = torch._lazy_clone(whole)
-    except (AttributeError, RuntimeError):
-        return storage.clone()
-    return copied.untyped_storage()
-
-
-def _held(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters, buffers and bare tensors of a model, each once, with a name."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        for key, value in vars(module).items():
-            if key not in _REGISTERED and (isinstance(value, Tensor) or _filled(value)):
-                for leaf in tree_leaves(value):
-                    if isinstance(leaf, Tensor):
-                        found.setdefault(id(leaf), (prefix + key, leaf))
-        for key, leaf in (*module._parameters.items(), *module._buffers.items()):
-            if leaf is not None:
-                found[id(leaf)] = prefix + key, leaf
-    return [(name, tensor) for name, tensor in found.values() if _plain(tensor)]
-
-
-def _filled(value: Any) -> bool:
-    """Whether it may hold tensors, unlike the sizes and strides that most modules keep."""
-    if not isinstance(value, (dict, list, tuple)):
-        return False
-    return any(type(each) not in _NUMBERS for each in (value.values() if isinstance(value, dict) else value))
-
-
-_NUMBERS = {int, float, bool, str, type(None)}
-
-
-def _plain(tensor: Tensor) -> bool:
-    """Whether its values lie in a memory of its own: no shard, no result, no placeholder."""
-    return (
-        tensor.grad_fn is None
-        and not tensor.is_inference()
-        and tensor.layout is torch.strided
-        and tensor.device.type != "meta"
-        and not tensor.is_quantized
-        and not hasattr(tensor, "to_local")
-    )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    same = torch.equal(one, other)
-    return same or bool(((one == other) | ((one != one) & (other != other))).all())  # NaN is as it was
-
-
-# --------------------------------------------------------------------------------------------------------- the modules
-
-
-@contextmanager
-def _modules_kept(model: nn.Module, left: list[str]) -> Iterator[None]:
-    """Attributes, hooks, modes and classes of all modules, and torch's hooks on every module, as they were before."""
-    state = [(f"'{path or type(m).__name__}'", m, type(m), _attributes(vars(m))) for path, m in model.named_modules()]
-    everywhere = _attributes({key: value for key, value in vars(torch_modules).items() if key.startswith("_global")})
-    code = _code_of(model)
-    try:
-        yield
-    finally:
-        changed: dict[str, str] = {}
-        for where, module, kind, before in state:
-            if type(module) is not kind:
-                changed.setdefault("the class", where)
-                module.__class__ = kind
-            for key in _put_back(vars(module), before):
-                changed.setdefault(_PARTS.get(key) or ("hooks" if "hooks" in key else f"attribute {key}"), where)
-        if _put_back(vars(torch_modules), everywhere, whole=False):
-            left.append("torch's hooks on all modules")
-        left += [f"{key} of {where.__name__}" for where, before in code for key in _rewritten(where, before)]
-        left += [f"{what} of {where}" for what, where in changed.items()]
-
-
-def _code_of(model: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
-    """The classes of all modules, the files that they come from and torch's functions, with what stands in them.
-
-    Some libraries explain by replacing methods of classes, or functions of a file, for the rest of the process.
-    """
-    classes = dict.fromkeys(base for kind in dict.fromkeys(map(type, model.modules())) for base in kind.__mro__[:-1])
-    files = dict.fromkeys(sys.modules.get(kind.__module__) for kind in classes)
-    return [(where, dict(vars(where))) for where in (*classes, *files, nn.functional) if where is not None]
-
-
-def _rewritten(where: Any, before: Mapping[str, Any]) -> list[str]:
-    """Functions and classes that were replaced, put back; what is merely new, as a late import is, stays."""
-    now = vars(where)
-    changed = [key for key, value in before.items() if now.get(key) is not value and _is_code(value)]
-    for key in changed:
-        setattr(where, key, before[key])
-    return changed
-
-
-def _is_code(value: Any) -> bool:
-    return callable(value) or isinstance(value, (staticmethod, classmethod, property))
-
-
-_Attributes = dict[str, tuple[Any, Any]]
-
-
-def _attributes(values: Mapping[str, Any]) -> _Attributes:
-    """Every value, and what it holds if that can be changed."""
-    return {key: (value, value.copy() if isinstance(value, _CONTAINERS) else None) for key, value in values.items()}
-
-
-def _put_back(now: dict[str, Any], before: _Attributes, *, whole: bool = True) -> list[str]:
-    """Make attributes what they were, one by one; returns the names of those that were not."""
-    changed = [key for key in now if key not in before] if whole else []
-    for key in changed:
-        del now[key]
-    for key, (value, held) in before.items():
-        same = now.get(key, now) is value and (held is None or _holds(value, held))
-        if same:
-            continue
-        changed.append(key)
-        now[key] = value
-        if isinstance(value, list):
-            value[:] = held
-        elif held is not None:
-            value.clear()
-            value.update(held)
-    return changed
-
-
-def _holds(value: Any, held: Any) -> bool:
-    if not held:
-        return not value
-    if isinstance(value, dict):
-        pairs = zip(value.items(), held.items(), strict=False)
-        return len(value) == len(held) and all(a is b and x is y for (a, x), (b, y) in pairs)
-    if isinstance(value, list):
-        return len(value) == len(held) and all(x is y for x, y in zip(value, held, strict=True))
-    return bool(value == held)
-
-
-# ------------------------------------------------------------------------------------------------------------ settings
-
-
-def _set_device(device: torch.device) -> None:
-    torch.set_default_device(None if device.type == "cpu" else device)
-
-
-def _set_cudnn(flags: list[bool]) -> None:
-    for name, flag in zip(_CUDNN, flags, strict=True):
-        setattr(torch.backends.cudnn, name, flag)
-
-
-def _set_filters(kept: list[Any]) -> None:
-    warnings.filters[:] = kept  # type: ignore[index]
-    warnings._filters_mutated()  # type: ignore[attr-defined]
-
-
-def _folder() -> str | None:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:  # it was removed meanwhile
-        return None
-
-
-def _enter(folder: str | None) -> None:
-    if folder is not None:
-        os.chdir(folder)
-
-
-_CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
-_SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
-    ("the grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
-    ("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    ("the default device", torch.get_default_device, _set_device),
-    ("the number of threads", torch.get_num_threads, torch.set_num_threads),
-    (
-        "the demand for deterministic algorithms",
-        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
-        lambda kept: torch.use_deterministic_algorithms(kept[0], warn_only=kept[1]),
-    ),
-    (
-        "cuDNN's flags",
-        lambda: [getattr(torch.backends.cudnn, name) for name in _CUDNN],
-        _set_cudnn,
-    ),
-    ("the precision of matmul", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    ("anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    ("NumPy's error handling", np.geterr, lambda kept: np.seterr(**kept)),
-    ("the warning filters", lambda: list(warnings.filters), _set_filters),
-    ("the working directory", _folder, _enter),
-)
-
-
-@contextmanager
-def _settings_kept(left: list[str]) -> Iterator[None]:
-    before = [(name, read(), read, write) for name, read, write in _SETTINGS]
-    try:
-        yield
-    finally:
-        for name, value, read, write in before:
-            if read() != value:
-                left.append(name)
-                write(value)
-
-
-@contextmanager
-def _streams_kept(device: torch.device) -> Iterator[None]:
-    """Random streams go on after the block where they were before it: a guest may draw as much as it likes."""
-    accelerator = torch.get_device_module(device) if device.type not in ("cpu", "meta") else None
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    of_device = accelerator.get_rng_state(device) if accelerator is not None else None
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if accelerator is not None:
-            accelerator.set_rng_state(of_device, device)

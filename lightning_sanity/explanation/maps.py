@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.batching import out_of_memory, rows_of, target_of
 from lightning_sanity.attribution.method import AttributionFn, first
-from lightning_sanity.explanation.gradient_path import lost_gradient
 from lightning_sanity.explanation.guests import visiting
 from lightning_sanity.explanation.kinds import summed
+from lightning_sanity.explanation.remedies import remedy_for
 from lightning_sanity.explanation.returned import ADVICE, NoAttribution, stacked, turned
 from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.quoting import quoted
@@ -150,20 +150,26 @@ class Explanation:
     @contextmanager
     def overheard(self) -> Iterator[list[Tensor]]:
         """Outputs on this very batch that come by while methods run inside the block: passes that need no repeating."""
-        heard: list[Tensor] = []
-        value = first(self.inputs)
-
-        def listen(module: nn.Module, arguments: Any, output: Any) -> None:
-            seen = arguments[0] if arguments and not heard and not visiting() else None
-            same = isinstance(seen, Tensor) and seen.shape == value.shape and torch.equal(seen, value)
-            if same and isinstance(output, Tensor):
-                heard.append(output.detach())
-
-        handle = self.model.register_forward_hook(listen)
+        listener = _Listener(first(self.inputs), [])
+        handle = self.model.register_forward_hook(listener)
         try:
-            yield heard
+            yield listener.heard
         finally:
             handle.remove()
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """A hook that keeps what a model returns for one input; of a class, so that a method may pickle the model."""
+
+    value: Tensor
+    heard: list[Tensor]
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        seen = arguments[0] if arguments and not self.heard and not visiting() else None
+        same = isinstance(seen, Tensor) and seen.shape == self.value.shape and torch.equal(seen, self.value)
+        if same and isinstance(output, Tensor):
+            self.heard.append(output.detach())
 
 
 def explain(function: AttributionFn, name: str, what: Explanation, seed: int) -> Maps:
@@ -184,9 +190,8 @@ def explain(function: AttributionFn, name: str, what: Explanation, seed: int) ->
     except (Exception, SystemExit) as error:
         if must_end(error):
             raise
-        meaning = hint(error, what) if isinstance(error, Exception) else ""
-        said = f"failed{meaning}. It raised {quoted(error)}" if meaning else f"raised {quoted(error)}"
-        raise AttributionFailed(f"method '{name}' {said}") from error
+        remedy = remedy_for(error, what.model, what.inputs)
+        raise AttributionFailed(f"method '{name}' failed. {remedy}. It raised {quoted(error)}") from error
     return reduced(attribution, name, what)
 
 
@@ -212,29 +217,6 @@ def reduced(attribution: Tensor, name: str, what: Explanation) -> Maps:
     if attribution.is_complex() or not attribution.is_floating_point():
         attribution = attribution.abs() if attribution.is_complex() else attribution.float()
     return _reduced(attribution, value, name)
-
-
-def hint(error: Exception, what: Explanation) -> str:
-    """What the usual errors of gradient methods mean, and what to do."""
-    text = str(error)
-    if "does not require grad" in text or "not have been used in the graph" in text:
-        lost = lost_gradient(what.model, what.inputs)
-        advice = "; use a method that needs no gradient, such as occlusion, or let the gradient through"
-        return (
-            f". {lost[0].upper()}{lost[1:]}{advice}"
-            if lost is not None
-            else (
-                ". The explained score does not depend on the explained input by differentiable operations"
-                if "not have been used" in text
-                else ". The gradient is lost inside the method: under torch.no_grad, by detach, or at a hard step"
-            )
-        )
-    if isinstance(error, (AttributeError, TypeError)) and "NoneType" in text:
-        return (
-            ". If it reads x.grad, None unless x is a leaf: call x = x.detach().clone().requires_grad_() before "
-            "the model. If it watches a layer: take the layer from the model that it is given, another one each time"
-        )
-    return ""
 
 
 def _reduced(attribution: Tensor, value: Tensor, name: str) -> Maps:

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_map
 from lightning_sanity.attribution.batching import out_of_memory
 from lightning_sanity.attribution.method import AttributionFn, Method
 from lightning_sanity.explanation.calling import as_arguments, call
-from lightning_sanity.explanation.maps import Explanation, hint
+from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.probe import batch_size
+from lightning_sanity.explanation.remedies import remedy_for
 from lightning_sanity.model.clone import (
     Adapted,
     check_fidelity,
@@ -215,8 +216,8 @@ def prepared_methods(
         except RuntimeError as error:  # no gradient, for one; what is wrong with an argument is a ValueError
             if must_end(error) or out_of_memory(error):
                 raise
-            advice = hint(error, what) or ". Leave it out of methods="
-            refused[name] = f"{NOT_APPLICABLE}: preparing it failed{advice}. It raised {quoted(error)}"
+            remedy = remedy_for(error, what.model, what.inputs)
+            refused[name] = f"{NOT_APPLICABLE}: preparing it failed. {remedy}. It raised {quoted(error)}"
             continue
         if reason is not None:
             refused[name] = f"{NOT_APPLICABLE}: {reason}"

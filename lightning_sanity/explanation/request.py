@@ -25,7 +25,7 @@ from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved, refuse_fixed
 from lightning_sanity.model.detached import stand_in_for, users_hooks
-from lightning_sanity.model.outputs import Output, OutputError, are_labels, classes_of, scores_among
+from lightning_sanity.model.outputs import Output, OutputError, are_labels, classes_of, features_by, scores_among
 from lightning_sanity.model.weights import is_sharded
 from lightning_sanity.resources.quoting import quoted
 from lightning_sanity.resources.random_streams import isolated_rng
@@ -199,6 +199,7 @@ def understood(
     output = Output()
     if asked.target_name == "class" and outputs is not None:
         output = _scores(model, asked, outputs, rows, seed, labels)
+        asked = replace(asked, remarks=(*asked.remarks, *_doubts(model, asked, output, outputs)))
     found = replace(asked, layout=layout, output=output, own=asked.forward)
     run = asked.forward or _plainly
     if output.path:
@@ -333,6 +334,21 @@ def _scores(model: nn.Module, asked: Request, outputs: Any, rows: int, seed: int
         if found is None or not are_labels(known):
             raise
         return scores_among(found.outputs, found.rows, classes=classes, labels=known)
+
+
+def _doubts(model: nn.Module, asked: Request, output: Output, outputs: Any) -> tuple[str, ...]:
+    """What speaks against taking the outputs for scores of classes, where nobody has said which number is meant."""
+    rows = output.of(outputs)
+    if asked.target is not None or not isinstance(rows, Tensor):
+        return ()
+    sign = features_by(rows, output.name, classes_of(model))
+    if sign is None:
+        return ()
+    return (
+        f"the model's {rows.shape[1]} outputs look like features, not like scores of classes: {sign}. Explained is the "
+        "largest of them; say what is meant by target=, as in targets.cosine_to(reference), or end the model in its "
+        "classifier by forward=",
+    )
 
 
 def mask_among(names: Sequence[int | str], values: Sequence[Any]) -> Tensor | None:

@@ -196,7 +196,9 @@ class Embedding:
 
         def around(function: AttributionFn, *, scored: bool = True) -> AttributionFn:
             def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
-                found = function(_Embedded(model, self), self.opened(model, inputs), target)
+                opened = self.opened(model, inputs)
+                own = None if opened is inputs else opened[0]  # noisy embeddings are not the model's
+                found = function(_Embedded(model, self, own), opened, target)
                 return self._scores(found, inputs[-1]) if scored else found
 
             return attribute
@@ -255,18 +257,25 @@ class _Counted(nn.Module):
 
 
 class _Embedded(nn.Module):
-    """A model of embeddings ``(N, E, T)``; the ids behind them say only where they stand in for."""
+    """A model of embeddings ``(N, E, T)``; the ids behind them say only where they stand in for.
 
-    def __init__(self, model: nn.Module, place: Embedding) -> None:
+    Args:
+        model: A model of ids.
+        place: Where it embeds them.
+        own: What it makes of the ids by itself, where that is known.
+    """
+
+    def __init__(self, model: nn.Module, place: Embedding, own: Tensor | None = None) -> None:
         super().__init__()
-        self.model, self._place = model, place
+        self.model, self._place, self._own = model, place, own
         self.training = False
 
     def forward(self, embeddings: Tensor, *inputs: Any) -> Tensor:
         value = self._place.given_back(embeddings)
-        # Not called, but its forward alone: who listens for the model's outputs must not hear those of altered inputs.
+        own = self._own is not None and torch.equal(embeddings, self._own)
+        # Who listens for the model's outputs must not hear those of altered inputs: then its forward alone is called.
         with self._place._watched(self.model, lambda output: value.to(output.dtype)):
-            found: Tensor = self.model.forward(*inputs)
+            found: Tensor = self.model(*inputs) if own else self.model.forward(*inputs)
         return found
 
 

@@ -200,6 +200,38 @@ def listed(found: Mapping[Path, Tensor], samples: int | None = None) -> str:
     return ", ".join(f"'{'.'.join(map(str, path))}' {shape(leaf)}" for path, leaf in found.items())
 
 
+def features_by(rows: Tensor, name: str = "", classes: int | None = None) -> str | None:
+    """By what rows of numbers show that they are features of their samples rather than scores; None if by nothing.
+
+    Certain signs only, which no row of scores bears by chance: a projection that is not normalised looks like scores.
+
+    Args:
+        rows: Outputs ``(N, F)``.
+        name: Of the output, if it has one.
+        classes: How many there are, where that is known: as many numbers are their scores, whatever they look like.
+    """
+    if rows.ndim != 2 or rows.shape[1] < _WIDE or rows.shape[1] == classes or not bool(rows.isfinite().all()):
+        return None
+    word = name.rpartition(".")[2].lower()
+    if word in _FEATURES or word.endswith(("_embeds", "_embedding", "_features")):
+        return f"the output is called '{word}'"
+    rows = rows.detach().double()
+    if bool((rows.norm(dim=1) - 1).abs().max() < _EXACT) and not bool(((rows == 0) | (rows == 1)).all()):
+        return "every row has length 1"
+    if bool(rows.mean(1).abs().max() < _EXACT) and bool((rows.std(1, correction=0) - 1).abs().max() < _EXACT):
+        return "every row has mean 0 and variance 1, as a normalisation leaves it"
+    shares = bool((rows.sum(1) - 1).abs().max() < _EXACT) or bool((rows <= 1).all())  # of a softmax, of sigmoids
+    if bool((rows >= 0).all()) and not shares:
+        return "no number is negative, as a rectifier leaves features"
+    return None
+
+
+_FEATURES = {"embedding", "embeddings", "embeds", "features", "feats", "pooler_output", "hidden", "latent", "latents"}
+_WIDE = 32
+"""Numbers in a row from which on these signs are none of chance."""
+_EXACT = 1e-3
+
+
 def logits(outputs: Any) -> Tensor:
     """The scores among a model's outputs; see ``scores_among``."""
     found: Tensor = scores_among(outputs, None).of(outputs)

@@ -58,6 +58,9 @@ class Cascade:
         progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
         deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
         share: This process's part of the work.
+
+    Attributes:
+        interrupted: Whether somebody ended it; the trials that were whole by then are kept.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Cascade:
         self.settings, self.left = settings, left
         self.model, self.what, self.methods, self.samples = study.model, study.what, study.methods, study.samples
         self.trials = 0
+        self.interrupted = False
         self.tracks: dict[str, Track] = {name: Track() for name in self.methods}
         self._progress = progress or (lambda done, total, label: None)
         self._done = self._total = 0
@@ -154,6 +158,10 @@ class Cascade:
             ):
                 self._walk_trial(walked, part, walks, saved)
                 walked += 1
+        except KeyboardInterrupt:
+            self.interrupted = self.settings.on_interrupt == "return" and self.trials + walked > 0
+            if not self.interrupted or self._share.world > 1:  # others would wait for this process for ever
+                raise
         finally:
             restore(self.model, saved)
         part.walked = walks.names()
@@ -192,6 +200,7 @@ class Cascade:
             correlation=correlation_of(trained, outputs),
             spread_ratio=(spread_of(outputs[:, -1]) / spread_of(trained[None])).float(),
             finite=bool(trained.isfinite().all()),
+            interrupted=self.interrupted,
             twins=outputs[:, -1] if self._tells_twins() else outputs[:0, -1],
             changes=self._changes,
             engines={name: self._engines.get(name, "plain") for name in self.methods},

@@ -140,8 +140,8 @@ def step_notes(walk: Walk, depths: Mapping[tuple[Unit, ...], str]) -> tuple[str,
     return notes
 
 
-def thinning_note(thinned: Mapping[str, Any], seconds: float | None) -> tuple[str, ...]:
-    """What a limit on time left out."""
+def thinning_note(thinned: Mapping[str, Any], seconds: float | None, interrupted: bool) -> tuple[str, ...]:
+    """What a limit on time, or somebody who ended the test, left out."""
     if not thinned:
         return ()
     parts = [
@@ -149,4 +149,5 @@ def thinning_note(thinned: Mapping[str, Any], seconds: float | None) -> tuple[st
     ]
     if thinned.get("methods"):
         parts.append(f"without {', '.join(thinned['methods'])}")
-    return (f"thinned to fit into {seconds:.3g} s: {', '.join(parts)}",)
+    why = "interrupted" if interrupted else f"thinned to fit into {seconds:.3g} s"
+    return (f"{why}: {', '.join(parts)}",)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from lightning_sanity.explanation.kinds import drawable
 from lightning_sanity.explanation.lineup import Methods, lineup
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.explanation.measurements import grounds_of
-from lightning_sanity.explanation.options import METHODS, spelled_out
+from lightning_sanity.explanation.options import METHODS, check_choice, spelled_out
 from lightning_sanity.explanation.preparation import (
     explained_target,
     in_half,
@@ -94,6 +94,7 @@ def parameter_randomization_test(
     pictures: bool = True,
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
+    on_interrupt: Literal["raise", "return"] = "raise",
     share: Share | None = None,
     **options: Unpack[WalkOptions],
 ) -> SanityResult:
@@ -124,6 +125,9 @@ def parameter_randomization_test(
             trained model and a walk over its depths take; ``settings["cost"]`` has what was expected and what was
             measured. A function of yours that takes half of what is left is given up, the others go on; a method
             or a walk of this library that hangs for twice as long ends the test.
+        on_interrupt: What Ctrl-C does once a trial is whole: ``"raise"`` as usual, or ``"return"`` the trials that are,
+            all their curves included. Such a result is not valid, no method passes or fails by it, and ``validity``
+            says how many trials it has. Before that, and where several processes share the test, it raises.
         share: This process's part where several of them run the same test together; their number changes no result.
         **options: See ``WalkOptions``.
 
@@ -141,6 +145,7 @@ def parameter_randomization_test(
     started = time.perf_counter()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}: pass what that was made from")
+    check_choice("on_interrupt", on_interrupt, ("raise", "return"))
     given = settled_for(model, settled(options, "parameter_randomization_test()"))
     gated = {
         name for name, method in resolve_all(methods, cast("str | None", given["layer"])).items() if not method.control
@@ -155,11 +160,12 @@ def parameter_randomization_test(
         samples = pictures_module.samples(batch_size(ready.values)) if pictures else ()
         with progress_bar(progress) as tick:
             walked = given if ready.problem is None else {**given, **_IN_VAIN}
-            walk = _walk(ready, ready.cascade(walked, samples, tick, deadline, share), walked, gated)
+            cascade = ready.cascade(walked, samples, tick, deadline, share, on_interrupt)
+            walk = _walk(ready, cascade, walked, gated)
         share.close()
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples)
-    thinned = thinning_note(walk.thinned, max_seconds)
+    thinned = thinning_note(walk.thinned, max_seconds, walk.interrupted)
     coverage = ready.coverage(walk, walked["order"], thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
     buffers = unsaved_buffers(model)
@@ -259,6 +265,7 @@ class _Ready:
         tick: Progress | None,
         deadline: float | None,
         share: Share,
+        on_interrupt: str,
     ) -> Cascade:
         settings = Settings(
             repeats=given["repeats"],
@@ -270,6 +277,7 @@ class _Ready:
             engine="plain" if self.left.caches else given["engine"],  # shared walks see no cache being emptied
             max_batch=self.max_batch,
             max_memory=self.max_memory,
+            on_interrupt=on_interrupt,
         )
         every = tuple(self.planned.depths(given["order"]))
         return Cascade(
@@ -384,6 +392,8 @@ def _walk(ready: _Ready, cascade: Cascade, given: WalkOptions, gated: Set[str]) 
     cascade.start(schedule[0])
     cascade.extend(schedule[0])
     for look, more in enumerate(schedule[1:]):
+        if cascade.interrupted:
+            break
         walk = cascade.walk()
         scope = ready.scope(walk, given["order"])
         if looks is None:
@@ -403,6 +413,8 @@ def _judged(
 ) -> dict[str, Any]:
     """The fields of a result that say what the numbers mean."""
     trivial = ready.problem or nothing_changed(walk, coverage, given["order"], ready.left)
+    if walk.interrupted and trivial is None:
+        trivial = f"it was {thinned[0]}"
     criterion = given["criterion"] or Criterion()
     scope = ready.scope(walk, given["order"])
     verdicts, valid, validity = judge_all(

@@ -18,3 +18,4 @@ class Settings:
     engine: str = "auto"
     max_batch: int | None = None
     max_memory: int | None = None
+    on_interrupt: str = "raise"

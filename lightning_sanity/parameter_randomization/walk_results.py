@@ -31,6 +31,7 @@ class Walk:
         correlation: Correlation with the trained model's outputs ``(trials, depths)``.
         spread_ratio: Spread of the outputs over the trained model's ``(trials,)``.
         finite: Whether the trained model's outputs are.
+        interrupted: Whether somebody ended it before all trials were walked.
         twins: Outputs of the models whose weights are all random ``(trials, N, ...)``; none where they would tell
             nothing of the draw.
         changes: Per parameter, one per trial.
@@ -50,6 +51,7 @@ class Walk:
     correlation: Tensor
     spread_ratio: Tensor
     finite: bool
+    interrupted: bool
     twins: Tensor
     changes: Mapping[str, Sequence[Change]]
     engines: Mapping[str, str]

@@ -27,6 +27,7 @@ from lightning_sanity.engine.streams import Trained, TwoStream
 from lightning_sanity.randomization import units
 from lightning_sanity.randomization.twins import Reinitializer
 from lightning_sanity.randomization.unit import ORDERS
+from lightning_sanity.resources.memory import Meter
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -126,6 +127,60 @@ def test_a_budget_below_one_sample_splits_the_depths():
     assert len(plans) > 1
     assert sorted(depth for plan in plans for depth in plan.chosen) == list(range(len(engine.steps)))
     assert all(plan.bytes_per_sample() <= 8_000 or len(plan.chosen) == 1 for plan in plans)
+
+
+class Deep(nn.Module):
+    """Equal layers, each of which is a unit."""
+
+    def __init__(self, layers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(layers))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+def planned(layers):
+    copied, inputs = Deep(layers).eval(), torch.randn(4, 8)
+    found = units(copied, inputs)
+    network = TwoStream(copied, inputs, found, copied)
+    return Plan(network, [frozenset(range(d + 1)) for d in range(len(found))], tuple(range(len(found)))), inputs
+
+
+def test_blocks_hold_every_depth_once_in_order_and_keep_to_their_room():
+    plan, _ = planned(30)
+    for room in (0, plan.least_per_sample() + 500, plan.bytes_per_sample(), 2**62):
+        blocks = plan.blocks(room)
+        assert [depth for block in blocks for depth in block.chosen] == list(plan.chosen)
+        most = max(plan._trained_bytes + sum(block._depth_bytes.values()) for block in blocks)
+        assert most <= max(min(room, plan.bytes_per_sample()), plan.least_per_sample())
+    assert len(plan.blocks(0)) == 30
+    assert 1 < len(plan.blocks(2**62)) < 10
+
+
+def test_blocks_see_what_one_walk_over_all_depths_sees():
+    plan, inputs = planned(30)
+    plan.network.start_trial()
+    target = torch.tensor([0, 1, 2, 3])
+    split, whole = Trained(plan, inputs, room=0), Trained(plan, inputs)
+    whole._blocks = [plan]
+    ours, expected = (stream.observe(target)["gradient"] for stream in (split, whole))
+    assert torch.allclose(ours.gradient, expected.gradient, rtol=1e-5, atol=1e-8)
+    assert torch.allclose(ours.outputs, expected.outputs, rtol=1e-5, atol=1e-7)
+
+
+def test_what_a_walk_keeps_grows_as_the_network_and_no_faster():
+    def peak(layers):
+        plan, inputs = planned(layers)
+        plan.network.start_trial()
+        with Meter() as meter:
+            Trained(plan, inputs).observe(torch.tensor([0, 1, 2, 3]))
+        return meter.peak
+
+    assert peak(96) <= 4 * 1.25 * peak(24)
 
 
 def test_what_a_walk_keeps_is_about_what_it_says():

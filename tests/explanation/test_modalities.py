@@ -51,6 +51,18 @@ def test_the_example_of_two_inputs_has_a_verdict_for_each_and_for_both(tmp_path,
     assert (tmp_path / "two_inputs.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_the_example_of_a_detector_explains_the_boxes_that_it_finds(tmp_path, capsys):
+    result = load("detection").main(tmp_path, steps=80, trials=2, samples=4, methods=["gradient"])
+    assert "the disc in 4 of 4 images" in capsys.readouterr().out
+    assert result.valid, result.validity
+    assert result.coverage.share == 1.0
+    assert result.settings["steps"] == 9  # the heads side by side, five layers deep, and four of the backbone
+    assert [result.verdicts[name].outcome for name in FAILING] == [Outcome.FAIL] * 2
+    assert bool(torch.isfinite(result.curves["gradient", "spearman"].values[:, -1]).any())
+    assert (tmp_path / "detection.png").stat().st_size > 10_000
+
+
 # ------------------------------------------------------------------------------------------------ shapes and methods
 
 SHAPES = {

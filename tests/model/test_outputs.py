@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lightning_sanity import parameter_randomization_test
-from lightning_sanity.model.outputs import classes_of, logits, scores_among
+from lightning_sanity.explanation import targets
+from lightning_sanity.model.outputs import classes_of, features_by, logits, scores_among
 
 N = 5
 FEATURES, SCORES, LOSS = torch.randn(N, 32), torch.randn(N, 4), torch.tensor(0.7)
@@ -264,3 +266,53 @@ def test_the_number_of_classes_is_where_models_say_it():
     assert classes_of(model) == 5
     model.num_classes = 3
     assert classes_of(model) == 3
+
+
+OF_SAMPLES = {
+    "rectified and pooled": lambda z: z.relu(),
+    "of length 1": functional.normalize,
+    "standardised": lambda z: functional.layer_norm(z, z.shape[1:]),
+}
+OF_CLASSES = {
+    "logits": lambda z: z,
+    "logits of high confidence": lambda z: 30 * z,
+    "probabilities": lambda z: z.softmax(1),
+    "logarithms of probabilities": lambda z: z.log_softmax(1),
+    "probabilities of each class": lambda z: z.sigmoid(),
+    "certain predictions": lambda z: functional.one_hot(z.argmax(1), z.shape[1]).float(),
+    "cosines times a temperature": lambda z: 16 * functional.normalize(z),
+}
+
+
+@pytest.fixture
+def numbers():
+    return torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", OF_SAMPLES)
+def test_features_show_by_what_they_went_through_last(kind, numbers):
+    assert features_by(OF_SAMPLES[kind](numbers)) is not None
+    assert features_by(OF_SAMPLES[kind](numbers), classes=512) is None  # the model says that it has so many classes
+
+
+@pytest.mark.parametrize("kind", OF_CLASSES)
+def test_scores_of_many_classes_are_not_taken_for_features(kind, numbers):
+    assert features_by(OF_CLASSES[kind](numbers)) is None
+
+
+def test_features_show_by_the_name_of_the_output(numbers):
+    assert features_by(numbers, "image_embeds") == "the output is called 'image_embeds'"
+    assert features_by(numbers, "logits_per_image") is None
+
+
+def test_a_model_that_ends_in_features_is_told_so_and_how_to_ask():
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.LayerNorm(64)).eval()
+    inputs, few = torch.randn(N, 20), {"methods": "gradient", "trials": 1, "repeats": 1, "controls": False}
+    told = parameter_randomization_test(encoder, inputs, **few)
+    assert "64 outputs look like features, not like scores of classes" in " ".join(told.coverage.notes)
+    reference = encoder(torch.randn(20)).detach()
+    asked = parameter_randomization_test(encoder, inputs, targets.cosine_to(reference), **few)
+    assert "look like features" not in " ".join(asked.coverage.notes)
+    chosen = parameter_randomization_test(encoder, inputs, 3, **few)  # who names a number has said what is meant
+    assert "look like features" not in " ".join(chosen.coverage.notes)

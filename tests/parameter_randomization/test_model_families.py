@@ -210,3 +210,42 @@ def test_xlnet_is_explained_at_its_embeddings_by_ids_and_by_what_they_embed(fami
     other = parameter_randomization_test(model, given, torch.arange(4) % made.CLASSES, **QUICK, max_steps=2)
     assert other.settings["axes"]["summed"] == 2
     assert other.curves["gradient", "spearman"].values.isfinite().any()
+
+
+GRAPHS = ("PyG GCN", "PyG GAT", "PyG GraphSAGE", "PyG GIN", "PyG, graphs")
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_convolutions_over_graphs_run_with_their_edges_from_outside(name):
+    pytest.importorskip("torch_geometric")
+    family = FAMILIES[name]
+    result = judged(family, made.built(family), samples=6, **family.options)
+    assert result.settings["steps"] == family.steps
+    assert result.coverage.share == 1
+    alike = "the outputs for a sample depend on the other samples" in " ".join(result.coverage.notes)
+    assert alike is (name != "PyG, graphs")  # nodes do, graphs laid side by side do not
+
+
+def test_a_graph_as_one_object_is_refused_with_a_way_that_works():
+    pytest.importorskip("torch_geometric")
+    from torch_geometric.data import Data
+
+    nodes, network = torch.randn(6, 8), made.built(FAMILIES["PyG GCN"])
+    edges = torch.stack([torch.arange(6), torch.arange(1, 7) % 6])
+
+    class OnData(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, data):
+            return self.network(data.x, data.edge_index)
+
+    with pytest.raises(ValueError, match=r"no tensor among the inputs, Data: .*forward=lambda model, x: model\(Data\("):
+        parameter_randomization_test(OnData(), Data(nodes, edges), **QUICK)
+    with pytest.raises(ValueError, match=r"the edges of a graph .* comes by forward="):
+        parameter_randomization_test(network, (nodes, edges), **QUICK)
+    result = parameter_randomization_test(
+        OnData(), nodes, forward=lambda model, x: model(Data(x, edges)), max_steps=2, **QUICK
+    )
+    assert result.coverage.share == 1

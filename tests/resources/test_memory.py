@@ -1,6 +1,8 @@
 """What a test keeps in memory: little while it runs, nothing afterwards."""
 
 import gc
+import os
+import time
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.model.graph import trace
 from lightning_sanity.randomization.twins import reinitializer
 from lightning_sanity.randomization.unit import plan
+from lightning_sanity.resources.memory import Meter, free
 
 
 class Peak(TorchDispatchMode):
@@ -314,3 +317,46 @@ def test_a_model_that_takes_gradients_itself_can_be_recorded(wide):
             return torch.autograd.grad(self.net(x).square().sum(), x)[0].flatten(1)
 
     assert "net.head.weight" in trace(Squared(), (wide[1],)).uses
+
+
+def test_the_meter_counts_what_is_alive_at_once_and_sees_it_go():
+    with Meter() as meter:
+        kept = torch.zeros(100)
+        for _ in range(5):
+            kept = kept + 1  # beside the old one, which goes then
+        view = kept[10:]
+        view.add_(1)
+        del kept
+        assert meter.alive == 400
+        del view
+    assert (meter.alive, meter.peak) == (0, 800)
+
+
+def test_the_meter_leaves_out_what_was_there_before_and_sees_what_a_graph_keeps():
+    there = torch.ones(100, requires_grad=True)
+    with Meter() as meter:
+        there.detach().mul_(2)
+        assert meter.peak == 0
+        score = (there.exp()).sum()  # the graph keeps the exponentials
+        assert meter.alive == 404
+        del score
+    assert meter.alive == 0
+
+
+def test_the_meter_takes_as_long_for_an_operation_however_many_tensors_there_are():
+    def operations(there):
+        with Meter() as meter:
+            held = [torch.zeros(1) for _ in range(there)]
+            begun = time.process_time()
+            for _ in range(300):
+                torch.zeros(1)
+            seconds = time.process_time() - begun
+        assert meter.peak >= 4 * len(held)
+        return seconds
+
+    operations(10)
+    assert min(operations(4000) for _ in range(3)) < 5 * min(operations(10) for _ in range(3))
+
+
+def test_what_is_free_is_no_more_than_the_machine_has():
+    assert 0 <= free(torch.device("cpu")) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
