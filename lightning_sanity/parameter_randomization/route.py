@@ -17,7 +17,7 @@ from lightning_sanity.resources.budget import spread
 
 ENOUGH = 12
 """Steps that are walked of a deeper cascade unless more are asked for: an index is a mean over steps, and that many
-give it within two hundredths, however deep the network is."""
+give it within a hundredth or two where no pair is undefined."""
 _WITH_NEIGHBOURS = 10  # steps from which the first and the last are walked together with the one beside them
 
 
