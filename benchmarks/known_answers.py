@@ -6,7 +6,7 @@ positions as the part has (intersection over union, 1 = exactly these). A recomm
 that or cannot be told apart from the best on these samples, among the methods that passed the sanity test and among all
 candidates.
 
-    python benchmarks/known_answers.py [--seeds 0 1 2] [--json]
+    python benchmarks/known_answers.py [--seeds 0 1] [--json]
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def assert_the_truth_is_what_outputs_depend_on(samples=16):
 
 def main():
     flags = parser(__doc__)
-    flags.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    flags.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     flags.add_argument("--samples", type=int, default=32)
     flags.add_argument("--networks", nargs="*", default=list(NETWORKS))
     given = flags.parse_args()

@@ -138,7 +138,8 @@ def simultaneous(differences: Sequence[Tensor], level: float = LEVEL, seed: int 
     """Means of paired differences ``(N,)`` each, with intervals that hold all at once.
 
     Values that are all the same say nothing of how they vary. Their interval is the value alone only where so many
-    of one sign are no chance (a sign test, over all that are compared); else it reaches to 0.
+    of one sign are no chance (a sign test, over all that are compared); else it reaches to 0. Where all are 0 a method
+    is taken for a copy, which a few scores of yes and no may be by chance.
 
     Args:
         differences: Of the same samples, NaN where undefined.
