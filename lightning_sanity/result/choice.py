@@ -298,8 +298,9 @@ def _check(choice: Choice) -> None:
     pictures = None if choice.likeness is None else choice.likeness.pictures
     if pictures is not None:
         kinds = {pictures.inputs.dtype} == {torch.uint8} and {m.dtype for m in pictures.maps.values()} <= {torch.int8}
-        fits = pictures.inputs.ndim == 4 and all(m.ndim == 4 and len(m[0]) == 1 for m in pictures.maps.values())
-        if not (kinds and fits and all(len(m) == len(pictures.inputs) for m in pictures.maps.values())):
+        shape = (*pictures.inputs.shape[:1], 1)
+        fits = pictures.inputs.ndim == 4 and all(m.ndim == 4 and m.shape[:2] == shape for m in pictures.maps.values())
+        if not (kinds and fits):
             raise ValueError("damaged lightning_sanity choice: 'pictures' does not hold one map per input")
     rows = {row.method: row for row in choice.table}
     for name in choice.recommended_set:

@@ -482,8 +482,8 @@ def _check_shapes(result: SanityResult) -> None:
     pictures = result.pictures
     if pictures is not None:
         fits = pictures.inputs.ndim == 4 and pictures.inputs.shape[-1] == 3 and pictures.inputs.dtype == torch.uint8
-        for maps in pictures.maps.values():
-            fits &= maps.ndim == 4 and maps.shape[:2] == (len(pictures.inputs), 1 + len(pictures.depths))
-            fits &= maps.dtype == torch.int8
+        shape = (*pictures.inputs.shape[:1], 1 + len(pictures.depths))
+        fits &= all(each.ndim == 4 and each.shape[:2] == shape for each in pictures.maps.values())
+        fits &= all(each.dtype == torch.int8 for each in pictures.maps.values())
         if not fits:
             raise ValueError("'pictures' does not hold one map per input and depth")

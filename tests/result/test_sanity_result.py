@@ -1,8 +1,10 @@
+import base64
 import copy
 import json
 import math
 import pickle
 import sys
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -84,6 +86,15 @@ def test_a_tensor_that_claims_another_size_is_refused(result, tmp_path):
     data = result.to_dict()
     data["curves"][0]["values"]["shape"] = [9, 9, 9]
     with pytest.raises(ValueError, match="bytes instead of"):
+        SanityResult.from_dict(data)
+
+
+@pytest.mark.parametrize("shape", [[], [1], [0, 8, 8, 3]])
+def test_pictures_of_another_shape_are_refused(result, shape):
+    data = result.to_dict()
+    count = math.prod(shape)
+    data["pictures"]["inputs"] |= {"shape": shape, "zlib": base64.b64encode(zlib.compress(bytes(count))).decode()}
+    with pytest.raises(ValueError, match="does not hold one map per input and depth"):
         SanityResult.from_dict(data)
 
 
