@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_sanity
 from lightning_sanity import attribution, parameter_randomization_test
-from lightning_sanity.cli import _parser, demo
+from lightning_sanity.cli import demo, parser
 from lightning_sanity.explanation import targets
 from lightning_sanity.release.policy import read_policy
 
@@ -111,7 +111,7 @@ def test_commands_have_the_options_that_are_written(page):
     lines += [word.removeprefix("lightning-sanity ") for word in words(page) if word.startswith("lightning-sanity ")]
     for line in lines:
         if line.split()[0] in ("demo", "check", "gate", "report", "compare", "methods", "random-labels"):
-            _, rest = _parser().parse_known_args(shlex.split(line))
+            _, rest = parser().parse_known_args(shlex.split(line))
             assert [word for word in rest if word.startswith("-")] == []
 
 

@@ -24,7 +24,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_sanity._version import __version__
 from lightning_sanity.cli import check, choose, labels, methods, release
-from lightning_sanity.cli.terminal import complain, folder
+from lightning_sanity.cli.terminal import complain, complete_paths, folder
 from lightning_sanity.model.clone import CloneError
 from lightning_sanity.randomization.strategies import RandomizationError
 
@@ -69,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; no exception leaves this function unless ``LIGHTNING_SANITY_DEBUG`` is set in the environment.
     """
     try:
-        parser = _parser()
-        arguments, rest = parser.parse_known_args(argv)
+        made = parser()
+        arguments, rest = made.parse_known_args(argv)
         if rest and not getattr(arguments, "passes_on", False):
             known = f"lightning-sanity {arguments.command} --help lists those there are"
-            parser.error(f"unrecognized arguments: {' '.join(rest)} ({known})")
+            made.error(f"unrecognized arguments: {' '.join(rest)} ({known})")
         arguments.rest = rest
         code: int = arguments.run(arguments)
         return code
@@ -91,16 +91,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line, from which tools such as shtab make a shell's completion.
+
+    Returns:
+        A new parser of every command; ``parse_known_args`` leaves what ``check`` hands on to LightningCLI.
+    """
+    made = argparse.ArgumentParser(
         prog="lightning-sanity",
         description="Do your saliency maps depend on your model? Randomization tests with a verdict.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"lightning_sanity {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    made.add_argument("--version", action="version", version=f"lightning_sanity {__version__}")
+    commands = made.add_subparsers(required=True, metavar="COMMAND", dest="command")
     demo = commands.add_parser(
         "demo",
         help="train a small CNN on real digits with the callback, test eight methods, write pictures",
@@ -122,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_to(commands)
     release.add_to(commands)
     methods.add_to(commands)
-    return parser
+    complete_paths(commands.choices.values())
+    return made
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -6,13 +6,21 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import Check, Decision
 
 _COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+
+_FILES = {
+    "bash": "_shtab_compgen_files",
+    "zsh": "_files",
+    "tcsh": "f",
+    "fish": "(__fish_complete_path (commandline -ct))",
+}
+_FOLDERS = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/", "tcsh": "d", "fish": "(__fish_complete_directories)"}
 
 
 def path(text: str) -> Path:
@@ -28,6 +36,16 @@ def folder(text: str) -> Path:
     if found.exists() and not found.is_dir():
         raise argparse.ArgumentTypeError(f"'{text}' is there and is no folder")
     return found
+
+
+def complete_paths(parsers: Iterable[argparse.ArgumentParser]) -> None:
+    """Say which arguments are files and folders, in the way that shtab reads when it makes a shell's completion."""
+    for parser in parsers:
+        for action in parser._actions:
+            if action.type is folder:
+                action.complete = _FOLDERS  # type: ignore[attr-defined]
+            elif action.type is path or action.metavar == "FILE":
+                action.complete = _FILES  # type: ignore[attr-defined]
 
 
 def say(text: str = "") -> None:

@@ -14,6 +14,7 @@ digest.py      fingerprints of weights: all that a state_dict holds
 weights.py     the weights of a module, held whole or as shards; its own class
 checkpoint.py  the weights in a file, read without executing anything in it
 shards.py      the folder of a sharded distributed checkpoint, put together by its metadata
+folders.py     other folders of weights: by their index, or how to make one file of them
 pickled.py     a pickle read as data: no import, no call
 archive.py     where things lie in zip archives and safetensors files
 """

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sanity.model import archive, pickled, shards
+from lightning_sanity.model import archive, folders, pickled, shards
 from lightning_sanity.model.archive import Place
 from lightning_sanity.model.digest import Unread, state_digest, unhashable
 from lightning_sanity.model.pickled import Call, Global, Persistent
@@ -57,26 +57,24 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
     Args:
         path: A Lightning checkpoint, another one that keeps the weights under one of a few usual keys, a file that
-            holds nothing but them, a safetensors file, or the folder of a sharded distributed checkpoint.
+            holds nothing but them, a safetensors file, the folder of a sharded distributed checkpoint, or one whose
+            index names the files of a large model, as transformers writes it.
 
     Raises:
         ValueError: If it is not such a file, or the weights hold something else than tensors and plain values.
         OSError: If it cannot be read.
     """
-    if Path(path).is_dir() and not (Path(path) / shards.METADATA).is_file():
-        raise ValueError(
-            f"'{path}' is a folder, of shards perhaps: make one file of it with "
-            f"`python -m lightning.fabric.utilities.consolidate_checkpoint {path}`"
-        )
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no checkpoint file '{path}'")
     try:
-        state = _of_shards(Path(path)) if Path(path).is_dir() else _state(_mapped(path))
+        state = _of_folder(Path(path)) if Path(path).is_dir() else _state(_mapped(path))
     except OSError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"'{path}' cannot be read as a checkpoint of tensors and plain values ({reason})") from error
+    if state is None:
+        raise ValueError(f"'{path}' {folders.way_out(Path(path))}")
     if not any(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"'{path}' holds no state_dict")
     unread = unhashable(state)
@@ -163,6 +161,19 @@ def _of_safetensors(data: mmap.mmap, tensors: Mapping[str, tuple[str, list[int],
         stride = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         state[name] = builder.view(dtype, (start, size), 0, shape, stride)
     return state
+
+
+def _of_folder(folder: Path) -> dict[str, Any] | None:
+    """What a folder holds; None if it is not known as one of weights."""
+    if (folder / shards.METADATA).is_file():
+        return _of_shards(folder)
+    files = folders.indexed(folder)
+    if files is None:
+        return None
+    held = {name: _state(_mapped(folder / name)) for name in sorted(set(files.values()))}
+    if sum(map(len, held.values())) != len(files) or any(name not in held[file] for name, file in files.items()):
+        raise ValueError("its files hold other tensors than its index says")
+    return {name: held[file][name] for name, file in files.items()}
 
 
 def _of_shards(folder: Path) -> dict[str, Any]:

@@ -444,6 +444,7 @@ def test_a_checkpoint_of_shards_knows_whether_it_holds_the_measured_weights(expl
     assert first[f"{statistics} digest"] == second[f"{statistics} digest"]
     written = _load_distributed_checkpoint(folder / f"{statistics}.ckpt")
     same = state_digest(written["state_dict"]) == first[f"{statistics} digest"]
+    assert (checkpoint.digests(folder / f"{statistics}.ckpt")[0] == first[f"{statistics} digest"]) is same
     assert same is (statistics == "shared")  # each running statistic is written by some process: not the measured one
     assert written["callbacks"][measuring().state_key]["matches_measured"] is same
 
