@@ -204,11 +204,21 @@ class Pictures:
         depths: Number of randomised units of each column after the trained one.
         maps: Per method int8 ``(K, 1 + len(depths), H, W)``: signed maps, trained one first; +-127 is the
             99th percentile of each one's magnitudes, and all beyond.
+        kind: What ``inputs`` show: an "image"; three slices of a "volume" side by side; of a "signal" a row for each
+            channel; one row of a "table" or of "tokens". Their maps are one row high.
+        words: Of tokens, one tuple for each input.
     """
 
     inputs: Tensor
     depths: tuple[int, ...]
     maps: Mapping[str, Tensor]
+    kind: str = "image"
+    words: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether a map is a row of numbers and no picture."""
+        return self.kind in ("signal", "table", "tokens")
 
 
 _MAPPINGS = (
@@ -485,5 +495,8 @@ def _check_shapes(result: SanityResult) -> None:
         for maps in pictures.maps.values():
             fits &= maps.ndim == 4 and maps.shape[:2] == (len(pictures.inputs), 1 + len(pictures.depths))
             fits &= maps.dtype == torch.int8
+            fits &= not pictures.in_rows or maps.shape[2:] == (1, pictures.inputs.shape[2])
+        fits &= all(len(line) >= pictures.inputs.shape[2] for line in pictures.words)
+        fits &= pictures.kind != "tokens" or len(pictures.words) == len(pictures.inputs)
         if not fits:
             raise ValueError("'pictures' does not hold one map per input and depth")
