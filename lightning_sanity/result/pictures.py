@@ -82,8 +82,8 @@ def keep(
     *,
     kind: str = "image",
     words: Sequence[str] | Callable[[int], str] | None = None,
-) -> Pictures:
-    """Pictures of the chosen samples.
+) -> Pictures | None:
+    """Pictures of the chosen samples; None where an image is none ``(N, C, H, W)`` of one or three channels.
 
     Args:
         value: The explained inputs: images ``(N, C, H, W)`` of one or three channels, volumes ``(N, C, D, H, W)``,
@@ -94,6 +94,8 @@ def keep(
         kind: Which of them: "image", "volume", "signal", "table" or "tokens".
         words: What a token id stands for; the id itself if None.
     """
+    if kind == "image" and (value.ndim != 4 or value.shape[1] not in (1, 3)):
+        return None
     images = _image_of(value[list(chosen)].detach().float().cpu(), kind)
     flat = images.reshape(len(images), -1)
     low, high = flat.amin(1).reshape(-1, 1, 1, 1), flat.amax(1).reshape(-1, 1, 1, 1)
