@@ -23,6 +23,7 @@ from measuring import parser, publish
 
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.cli import demo, photos
+from lightning_sanity.explanation.tokens import Tokens
 from lightning_sanity.report import cards, figures
 from lightning_sanity.result import SanityResult
 
@@ -121,7 +122,8 @@ def text():
     model = sentences.train(data.part(0, 1400), 200)
     ids = data.part(1400, 1416).ids
     methods = ("gradient", "integrated_gradients", "input_x_gradient")
-    return parameter_randomization_test(model, ids, methods=methods, trials=3, progress=False)
+    said = Tokens(words=data.words)
+    return parameter_randomization_test(model, ids, methods=methods, trials=3, progress=False, tokens=said)
 
 
 def signal():

@@ -11,6 +11,11 @@ def texts(figure):
 
     figure.canvas.draw()
     found = {id(text): text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()}
+    for axes in figure.axes:  # labels of ticks beyond the ends exist and are not drawn
+        for axis, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True):
+                if not min(ends) <= place <= max(ends) or not axes.axison:
+                    found.pop(id(label), None)
     return [(text, text.get_window_extent()) for text in found.values()]
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from lightning_sanity.attribution.method import AttributionFn, Method
+from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation.maps import (
     CROSS_PAIRS,
     QUESTIONS,
@@ -79,6 +79,7 @@ class Comparison:
                     others = others.abs() if key == SIGNED else others  # before signs cancel: so the index takes them
                     unrelated[key][one, other] = others.nanmean(0).float().cpu()
         flat = torch.stack([each.magnitude.reshape(samples, -1) for each in maps[: self.true]])
+        sides = tuple(first(self.subjects[0].inputs).shape[2:])
         live = flat.isfinite().all(2) & (flat.amax(2) > flat.amin(2))
         noise, cross = self._guard(method, functions, maps)
         norm = torch.stack([torch.linalg.vector_norm(each.magnitude) for each in maps]).float().cpu()
@@ -90,12 +91,12 @@ class Comparison:
             dead=float(1 - live.float().mean()),
             unsigned=all(bool((each.signed >= 0).all()) for each in maps[: self.true]),
             norm=norm[: self.true],
-            picture=_picture(maps[0], samples),
+            picture=_picture(maps[0], samples, sides),
             trials=Trials(
                 values={key: self._between(table) for key, table in likeness.items()},
                 floor={key: self._between(table) for key, table in unrelated.items()},
                 norm=norm[self.true :],
-                pictures=_picture(maps[self.true], samples)[:, None],
+                pictures=_picture(maps[self.true], samples, sides)[:, None],
             ),
         )
         return track, likeness
@@ -163,6 +164,6 @@ class Comparison:
         return torch.stack(noise).nanmean(0).float().cpu(), torch.stack(cross).nanmean(0).float().cpu()
 
 
-def _picture(maps: Maps, samples: int) -> Tensor:
+def _picture(maps: Maps, samples: int, sides: Sequence[int]) -> Tensor:
     chosen = maps.signed[list(pictures.samples(samples))].float()
-    return pictures.small(chosen[:, None])[:, 0].cpu()
+    return pictures.of_maps(chosen, sides).cpu()

@@ -63,6 +63,7 @@ from lightning_sanity.explanation.reach import too_narrow, within_reach
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.suitable_measures import suited, support_in
 from lightning_sanity.explanation.targets import Target
+from lightning_sanity.explanation.tokens import Tokens
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
@@ -159,7 +160,7 @@ def data_randomization_test(
     with _prepared(models, asked, methods, given) as ready:
         with progress_bar(progress) as tick:
             found = _compared(ready, given, tick)
-        kept_pictures = _pictures(found.tracks, ready) if pictures else None
+        kept_pictures = _pictures(found.tracks, ready, given["tokens"]) if pictures else None
     tracks = found.measured
     return SanityResult(
         units=(RANDOM_LABELS,),
@@ -297,12 +298,14 @@ def _compared(ready: _Ready, given: CommonOptions, tick: Progress | None) -> _Fo
     return _Found(refused, tracks, likeness)
 
 
-def _pictures(tracks: Mapping[str, Track], ready: _Ready) -> Pictures | None:
+def _pictures(tracks: Mapping[str, Track], ready: _Ready, tokens: Tokens | None) -> Pictures | None:
     values = ready.values
-    if not drawable(first(values), ready.asked.kind()):
+    kind = ready.asked.kind(opened=ready.lined.place is not None)
+    if not drawable(first(values), kind):
         return None
     drawn = {name: track.pictures for name, track in tracks.items() if track.pictures is not None}
-    return pictures_module.keep(first(values), pictures_module.samples(batch_size(values)), (0,), drawn)
+    chosen, words = pictures_module.samples(batch_size(values)), None if tokens is None else tokens.words
+    return pictures_module.keep(first(values), chosen, (0,), drawn, kind=kind.name, words=words)
 
 
 def _single(inputs: Any) -> Any:

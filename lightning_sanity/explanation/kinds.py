@@ -213,4 +213,7 @@ def positions(value: Tensor) -> Tensor | None:
 
 def drawable(value: Tensor, kind: Kind) -> bool:
     """Whether small pictures of it can be kept."""
-    return kind.picture and value.ndim == 4 and value.shape[1] in (1, 3)
+    if kind is IMAGE:
+        return value.ndim == 4 and value.shape[1] in (1, 3)
+    sides = {VOLUME.name: 5, SIGNAL.name: 3, TABLE.name: 2, TOKENS.name: 2}
+    return value.ndim == sides.get(kind.name)

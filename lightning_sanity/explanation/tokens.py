@@ -52,12 +52,15 @@ class Tokens:
             normalises what it embeds (BERT, GPT-2): adding the same number to all dimensions then changes nothing, and
             the sum of a gradient is 0 whatever the weights are. Signed scores of BERT are to be had behind that
             normalisation, with ``embedding="bert.embeddings"``.
+        words: What an id stands for, for pictures: a vocabulary in the order of the ids, or a function such as
+            ``tokenizer.convert_ids_to_tokens``; ids are shown as they are if None.
     """
 
     embedding: str | None = None
     mask: Tensor | None = None
     ignore: Collection[int] = ()
     reduce: Literal["auto", "sum", "norm"] = "auto"
+    words: Sequence[str] | Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         if self.reduce not in ("auto", "sum", "norm"):

@@ -469,4 +469,4 @@ class Cascade:
         return trial == 0 and depth in self.picture_depths
 
     def _draw(self, table: Trials, depth: int, maps: Maps) -> None:
-        table.pictures[:, self.picture_depths.index(depth)] = pictured(maps, self.settings.picture_samples)  # type: ignore[index]
+        table.pictures[:, self.picture_depths.index(depth)] = pictured(maps, self.settings)  # type: ignore[index]

@@ -38,7 +38,7 @@ from lightning_sanity.explanation.reach import too_narrow, within_reach
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.explanation.suitable_measures import suited, support_in
 from lightning_sanity.explanation.targets import Target, check_target
-from lightning_sanity.explanation.tokens import Embedding
+from lightning_sanity.explanation.tokens import Embedding, Tokens
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.model.detached import left_out
 from lightning_sanity.model.digest import unsaved_buffers
@@ -164,7 +164,7 @@ def parameter_randomization_test(
             walk = _walk(ready, cascade, walked, gated)
         share.close()
         digest = weights_digest(model)
-        kept_pictures = _pictures(walk, ready, samples)
+        kept_pictures = _pictures(walk, ready, samples, given["tokens"])
     thinned = thinning_note(walk.thinned, max_seconds, walk.interrupted)
     coverage = ready.coverage(walk, walked["order"], thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
@@ -274,6 +274,7 @@ class _Ready:
             norm_stats=given["norm_stats"],
             diagnostics=tuple(given["diagnostics"]),
             picture_samples=picture_samples,
+            picture_sides=tuple(first(self.values).shape[2:]),
             engine="plain" if self.left.caches else given["engine"],  # shared walks see no cache being emptied
             max_batch=self.max_batch,
             max_memory=self.max_memory,
@@ -440,14 +441,14 @@ def _judged(
     }
 
 
-def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...]) -> Pictures | None:
-    if not samples:
+def _pictures(walk: Walk, ready: _Ready, samples: tuple[int, ...], tokens: Tokens | None) -> Pictures | None:
+    value, kind = first(ready.values), ready.asked.kind(opened=ready.place is not None)
+    if not samples or not drawable(value, kind):
         return None
     drawn = {name: walk.tracks[name].pictures for name in walk.measured}
     maps = {name: each for name, each in drawn.items() if each is not None}
-    if not drawable(first(ready.values), ready.asked.kind()):
-        return None
-    return pictures_module.keep(first(ready.values), samples, walk.picture_depths, maps)
+    words = None if tokens is None else tokens.words
+    return pictures_module.keep(value, samples, walk.picture_depths, maps, kind=kind.name, words=words)
 
 
 _ON_RECORD = (

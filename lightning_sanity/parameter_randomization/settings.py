@@ -15,6 +15,7 @@ class Settings:
     norm_stats: str
     diagnostics: tuple[str, ...]
     picture_samples: tuple[int, ...]
+    picture_sides: tuple[int, ...] = ()
     engine: str = "auto"
     max_batch: int | None = None
     max_memory: int | None = None

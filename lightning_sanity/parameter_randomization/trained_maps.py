@@ -22,7 +22,7 @@ from lightning_sanity.parameter_randomization.timing import timed
 from lightning_sanity.parameter_randomization.work_sharing import guards, unite_references
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.random_streams import stream_seed
-from lightning_sanity.result.pictures import coarse, small
+from lightning_sanity.result.pictures import coarse, of_maps
 
 _GUARDING = 0.3  # of the time that is left, for all methods' noisy copies
 _PATIENCE = 0.01  # of the time that is left, to time one explanation again
@@ -168,7 +168,7 @@ class TrainedModel:
         track.norm = torch.linalg.vector_norm(flat).float()
         track.coarse = coarse(maps.magnitude)
         if self.settings.picture_samples:
-            track.picture = pictured(maps, self.settings.picture_samples)
+            track.picture = pictured(maps, self.settings)
         for similarity in self._similarities:
             # Under the one seed of all models, the unchanged model's map is the same again.
             track.ceiling[similarity.name] = flat.new_ones((1, self._samples), dtype=torch.float32)
@@ -231,6 +231,6 @@ class TrainedModel:
         return Reference(maps, [s for s in self._similarities if s.name == "spearman"], None)
 
 
-def pictured(maps: Maps, samples: Sequence[int]) -> Tensor:
-    """Small signed maps of some samples, ``(K, h, w)``."""
-    return small(maps.signed[list(samples)].float()[:, None])[:, 0]
+def pictured(maps: Maps, settings: Settings) -> Tensor:
+    """Small signed maps of the pictured samples, ``(K, h, w)``."""
+    return of_maps(maps.signed[list(settings.picture_samples)].float(), settings.picture_sides)

@@ -1,9 +1,10 @@
 """What people look at: figures, the page, Markdown, and what goes to the user's loggers.
 
 figures.py        the figures of a result
-verdicts.py, curves.py, maps.py, tokens.py, chart.py, label_figures.py, psi.py   one kind of figure each
+verdicts.py, curves.py, maps.py, strips.py, tokens.py, chart.py, label_figures.py, psi.py   one kind of figure each
 style.py, palette.py, thumbnails.py   how they look
 html.py           the self-contained page, from report.html.j2
+gallery.py        its pictures
 markdown.py       the same in brief
 text.py           the same in words: the terminal's table and a notebook's
 choice_text.py    which method to show, in words

@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_sanity.report import decided, psi
+from lightning_sanity.report import decided, psi, strips
 from lightning_sanity.report.curves import sensitivities_apart, similarities_apart
-from lightning_sanity.report.maps import picture_of, scale_of
+from lightning_sanity.report.maps import picture_of
 from lightning_sanity.report.palette import LIGHT
-from lightning_sanity.report.style import CARD, headline, literal, new_figure
+from lightning_sanity.report.style import CARD, headline, literal, new_figure, scale_of
 from lightning_sanity.report.verdicts import hatched, in_training_order, interval, psi_range, threads
 from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, short_head, step_title, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
@@ -23,8 +23,11 @@ _BARS = 2.2  # inches that the scale of the index takes; its number stands to th
 
 
 def verdicts(result: SanityResult) -> Figure:
-    """Every method in two lines: its name and verdict, and its index with the number."""
-    names = ordered(result)
+    """Every method in two lines: its name and verdict, and its index with the number.
+
+    Controls are named in a line; they have rows where they are the reason that the run is not valid.
+    """
+    names = [name for name in ordered(result) if result.verdicts[name].gated or not result.valid]
     figure = new_figure(CARD, 1, LIGHT)
     top = _head(figure, result)
     height = top + _ROW * max(1, len(names)) + 0.55
@@ -77,6 +80,8 @@ def maps(result: SanityResult, sample: int) -> Figure:
     """One sample's maps in four columns: the input, the trained model's map, one half way, and the last."""
     pictures = result.pictures
     assert pictures is not None
+    if pictures.in_rows:
+        return strips.draw(result, sample, LIGHT, CARD)
     names = [name for name in ordered(result) if name in pictures.maps]
     depths = len(pictures.depths)
     shown = sorted({(depths + 1) // 2, depths})

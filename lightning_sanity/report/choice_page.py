@@ -185,7 +185,10 @@ def _gallery(choice: Choice) -> list[tuple[int, str, list[tuple[str, str | None]
         (
             sample,
             thumbnails.of_input(pictures.inputs[row]),
-            [(name, thumbnails.of_map(maps[row, 0], signed=signed[name])) for name, maps in pictures.maps.items()],
+            [
+                (name, thumbnails.of_map(maps[row, 0], LIGHT, signed=signed[name]))
+                for name, maps in pictures.maps.items()
+            ],
         )
         for row, sample in enumerate(choice.likeness.differing)
     ]

@@ -21,6 +21,7 @@ from lightning_sanity.report.wording import (
     SYMBOL,
     index_name,
     labelled,
+    measure_title,
     ordered,
     role,
     short_head,
@@ -72,7 +73,9 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
     for index, name in enumerate(asked):
         _panel(axes[index], result, name, styles, theme)
         _unit_axis(axes[index], result.units, theme, room=26 // columns)
-        axes[index].set_title(literal(name), color=theme.ink, fontsize=10, loc="left")
+        axes[index].set_title(
+            literal(measure_title(name).replace(" (", "\n(")), color=theme.ink, fontsize=10, loc="left"
+        )
         if index % columns == 0:
             axes[index].set_ylabel("similarity to the trained map", color=theme.ink, fontsize=9)
     if not asked:

@@ -58,7 +58,7 @@ def to_wandb(run: Any, shown: Shown) -> None:
         # Not the figure itself: wandb asks for matplotlib.pyplot without importing it, and patches matplotlib.
         row[f"{shown.prefix}/{name}"] = wandb.Image(image(pixels))
     rows = shown.rows()
-    columns = list(rows[0]) if rows else []
+    columns: list[str | int] = list(rows[0]) if rows else []
     row[f"{shown.prefix}/table"] = wandb.Table(columns=columns, data=[list(each.values()) for each in rows])
     for similarity, lines in shown.curves():
         points = list(lines.values())

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from lightning_sanity._version import __version__
-from lightning_sanity.report import chart, decided, illustrated, psi, thumbnails
+from lightning_sanity.report import chart, decided, psi
 from lightning_sanity.report.chart import Chart, Series
+from lightning_sanity.report.gallery import Gallery
 from lightning_sanity.report.learned import Learned
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.reproduction import python_call
@@ -29,11 +30,11 @@ from lightning_sanity.report.wording import (
     SYMBOL,
     answer,
     index_name,
+    measure_title,
     ordered,
     reproducibility,
     role,
     stage,
-    step_title,
     subject,
 )
 from lightning_sanity.resources.files import write_whole
@@ -91,7 +92,8 @@ def render(result: SanityResult) -> str:
             change=_change_chart(result),
             agreement=_mean(result.output_change.agreement[:, -1]),
             correlation=_mean(result.output_change.correlation[:, -1]),
-            gallery=_Gallery.of(result),
+            gallery=Gallery.of(result),
+            kind=dict(result.settings.get("axes") or {}).get("kind", "of an unknown kind"),
             records=result.to_records(),
             diagnostics=_diagnostics(result),
             call=python_call(result),
@@ -307,9 +309,11 @@ def _psi_chart(result: SanityResult, name: str) -> Chart | None:
     if not series:
         return None
     limit = psi.threshold(result)
+    passes = "" if limit is None else f"; it passes from {limit:g} on average"
     return chart.over_depth(
         f"{index_name(result)} of {name} " + _over(result),
-        f"{index_name(result)} by {verdict.measure}: " + _in_words(result, series[-1].band[0]),
+        f"{verdict.outcome.value}: {index_name(result)} {decided.number(verdict)} by {verdict.measure}{passes}. "
+        + _in_words(result, series[-1].band[0]),
         result.units,
         series,
         {} if limit is None else {f"passes from {limit:g} on average": limit},
@@ -331,7 +335,7 @@ def _similarity_charts(result: SanityResult, styles: Mapping[str, str]) -> list[
         ends = ", ".join(f"{name} {_number(_mean(curve.values[:, -1]))}" for name, curve in curves.items())
         charts.append(
             chart.over_depth(
-                similarity,
+                measure_title(similarity),
                 _similarity_in_words(result, similarity, ends),
                 result.units,
                 [_similarity(name, curve, styles[name]) for name, curve in curves.items()],
@@ -378,58 +382,6 @@ def _in_words(result: SanityResult, values: Tensor) -> str:
     if subject(result) == "labels":
         return f"{_number(float(values[-1]))} with random labels"
     return f"{_number(float(values[0]))} after {result.units[0]}, {_number(float(values[-1]))} after {result.units[-1]}"
-
-
-# -------------------------------------------------------------------------------------------------------------- maps
-
-
-@dataclass(frozen=True)
-class _Gallery:
-    """The kept pictures as data URLs.
-
-    Attributes:
-        columns: What each map column shows, the trained model's first.
-        inputs: One per sample.
-        maps: ``maps[method][sample][column]``; None = blank.
-        best: The sample with the fewest blank maps, which illustrates every method.
-        shares: Per method, how many pairs its index rests on, where maps are blank; else empty.
-        width: Pixels across.
-        height: Pixels down.
-    """
-
-    columns: tuple[str, ...]
-    inputs: tuple[str, ...]
-    maps: Mapping[str, tuple[tuple[str | None, ...], ...]]
-    best: int
-    shares: Mapping[str, str]
-    width: int
-    height: int
-
-    @classmethod
-    def of(cls, result: SanityResult) -> _Gallery | None:
-        """The pictures of ``result``, or None if it kept none."""
-        pictures = result.pictures
-        if pictures is None or not pictures.maps or not len(pictures.inputs):
-            return None
-        height, width = pictures.inputs.shape[1:3]
-        scale = 80 / max(height, width)
-        first = "true labels" if subject(result) == "labels" else "trained"
-        return cls(
-            (first, *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
-            tuple(thumbnails.of_input(picture) for picture in pictures.inputs),
-            {name: _rows(maps) for name, maps in pictures.maps.items()},
-            illustrated.fullest(pictures, [name for name, v in result.verdicts.items() if v.gated]),
-            {name: illustrated.defined_share(result, name) for name in pictures.maps},
-            round(width * scale),
-            round(height * scale),
-        )
-
-
-def _rows(maps: Iterable[Tensor]) -> tuple[tuple[str | None, ...], ...]:
-    """Data URLs of the maps of each sample; a row shares its scale, as a method has one sign."""
-    return tuple(
-        tuple(thumbnails.of_map(shown, signed=bool((sample < 0).any())) for shown in sample) for sample in maps
-    )
 
 
 def _diagnostics(result: SanityResult) -> dict[str, dict[str, float]]:

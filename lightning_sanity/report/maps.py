@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
 
-from lightning_sanity.report import decided
+from lightning_sanity.report import decided, strips
 from lightning_sanity.report.illustrated import defined_share, fullest
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import headline, literal, new_figure
+from lightning_sanity.report.style import headline, literal, new_figure, scale_of
 from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, step_title, wrapped
 from lightning_sanity.result.sanity_result import SanityResult
 
+_LABEL = 0.62  # inches of what is said of a method
 _GHOST = 0.55  # how far the picture under an overlay fades into the paper
 
 
@@ -45,14 +46,17 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
     if not 0 <= sample < len(pictures.inputs):
         raise ValueError(f"sample must be from 0 to {len(pictures.inputs) - 1}, the pictures kept, not {sample}")
     theme = DARK if dark else LIGHT
+    if pictures.in_rows:
+        return strips.draw(result, sample, theme, 9)
     names = [name for name in ordered(result) if name in pictures.maps]
     titles = ["input", "trained", *(step_title(result, depth) for depth in pictures.depths)]
     height, width = (1.1 * side / max(pictures.inputs.shape[1:3]) for side in pictures.inputs.shape[1:3])
     left, gap = 2.15, 0.09
+    row_height = max(height, _LABEL)
     figure = new_figure(max(6.0, left + len(titles) * (width + gap)), 1, theme)
     title = headline(figure, result, theme)
     top = 0.65 + 0.19 * len(title.get_text().splitlines())
-    bottom = top + len(names) * (height + gap)
+    bottom = top + len(names) * (row_height + gap)
     figure.set_figheight(bottom + 0.35)
     title.set_y(1 - 0.1 / figure.get_figheight())
     # One pair of axes in inches: one for each map would take seconds to lay out.
@@ -64,7 +68,7 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
         axes.text(x, top - 0.05, literal(text), ha="center", va="bottom", color=theme.ink, fontsize=8)
     frames = []
     for row, name in enumerate(names):
-        y = top + row * (height + gap)
+        y = top + row * (row_height + gap)
         shown = pictures.maps[name][sample]
         _row_label(axes, left - 0.1, y + height / 2, name, result, theme)
         scale = scale_of(shown, theme)
@@ -84,10 +88,18 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
 
 def every_sample(result: SanityResult) -> Iterator[Any]:
     """What ``maps`` shows of each kept sample, as pixels ``(H, W, 4)``; the words, which they share, are drawn once."""
+    pictures = result.pictures
+    assert pictures is not None
+    for sample in range(len(pictures.inputs)) if pictures.in_rows else ():
+        figure = maps(result, sample)
+        figure.canvas.draw()
+        yield numpy.array(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        figure.clear()
+    if pictures.in_rows:
+        return
     figure = maps(result, 0)
     figure.canvas.draw()
-    (axes,), pictures = figure.axes, result.pictures
-    assert pictures is not None
+    (axes,) = figure.axes
     names = [name for name in ordered(result) if name in pictures.maps]
     for sample in range(len(pictures.inputs)):
         cells = [(pictures.inputs[sample], *pictures.maps[name][sample]) for name in names]
@@ -101,12 +113,6 @@ def every_sample(result: SanityResult) -> Iterator[Any]:
             axes.draw_artist(frames)
         yield numpy.array(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
     figure.clear()
-
-
-def scale_of(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
-    """The colours of one method's maps, and the value at which they begin."""
-    signed = any(bool((values < 0).any()) for values in row)
-    return LinearSegmentedColormap.from_list("", theme.signed if signed else theme.unsigned), -127 if signed else 0
 
 
 def _coloured(values: Tensor, scale: tuple[Colormap, int]) -> Any:

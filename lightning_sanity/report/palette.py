@@ -21,6 +21,18 @@ class Theme:
     unsigned: tuple[str, ...]
 
 
+def ink_on(ground: str) -> str:
+    """Black or white, whichever stands out more: at least 4.5 : 1 on any ground.
+
+    >>> ink_on("#ffffff"), ink_on("#67001f")
+    ('#000000', '#ffffff')
+    """
+    channels = [int(ground[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # as WCAG 2 defines it
+    return "#000000" if (luminance + 0.05) ** 2 >= 0.05 * 1.05 else "#ffffff"
+
+
 LIGHT = Theme(
     paper="#ffffff",
     ink="#1b1f24",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from torch import Tensor
 
 from lightning_sanity.report.palette import Theme
 from lightning_sanity.report.wording import SYMBOL, answer
@@ -71,6 +73,12 @@ def _reach(axes: Axes) -> tuple[float, float, float, float]:
     )
 
 
+def scale_of(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
+    """The colours of one method's maps, and the value at which they begin."""
+    signed = any(bool((values < 0).any()) for values in row)
+    return LinearSegmentedColormap.from_list("", theme.signed if signed else theme.unsigned), -127 if signed else 0
+
+
 def dress(axes: Axes, theme: Theme) -> None:
     """Axes for data: left and bottom line, a faint horizontal grid."""
     axes.set_facecolor(theme.paper)
@@ -84,7 +92,7 @@ def dress(axes: Axes, theme: Theme) -> None:
 def headline(figure: Figure, result: SanityResult, theme: Theme) -> Text:
     """The answer in one line on top; if the run is not valid, a banner with the reason."""
     outcome, text = answer(result)
-    lines = textwrap.fill(f"{SYMBOL[outcome]} {text}", int(figure.get_figwidth() * 11.5), break_on_hyphens=False)
+    lines = textwrap.fill(f"{SYMBOL[outcome]} {text}", int(figure.get_figwidth() * 10.5), break_on_hyphens=False)
     style: dict[str, Any] = {"x": 0.01, "ha": "left"}
     if not result.valid:
         lines = textwrap.fill(

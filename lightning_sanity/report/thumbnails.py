@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_sanity.report.palette import LIGHT
+from lightning_sanity.report.palette import Theme
 
 _SHADES = 7  # of each sign: with zero they fit the 16 colours of a PNG of four bits per pixel
 _PHOTO = 64  # pixels along the longer side from which an input compresses better as JPEG
@@ -23,11 +23,12 @@ def of_input(picture: Tensor) -> str:
     return _url(image, "png", optimize=True)
 
 
-def of_map(values: Tensor, *, signed: bool) -> str | None:
+def of_map(values: Tensor, theme: Theme, *, signed: bool) -> str | None:
     """Data URL of a map ``(H, W)`` int8 in ``[-127, 127]`` on a scale of few shades; None if it is blank.
 
     Args:
         values: The map.
+        theme: Whose colours it has; zero is that of the paper.
         signed: Whether the scale diverges around zero, or begins there.
     """
     if not bool(values.any()):
@@ -37,7 +38,7 @@ def of_map(values: Tensor, *, signed: bool) -> str | None:
     else:
         shades = (values.float().clamp_min(0) * 2 * _SHADES / 127).round()
     image = Image.fromarray(shades.to(torch.uint8).numpy())
-    image.putpalette(_palette(LIGHT.signed if signed else LIGHT.unsigned))
+    image.putpalette(_palette(theme.signed if signed else theme.unsigned))
     return _url(image, "png", bits=4, optimize=True)
 
 

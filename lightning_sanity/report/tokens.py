@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_sanity.report.palette import DARK, LIGHT, Theme
+from lightning_sanity.report.palette import DARK, LIGHT, Theme, ink_on
 from lightning_sanity.report.style import literal, new_figure
 from lightning_sanity.report.wording import short_tail
 
@@ -43,7 +43,7 @@ def draw(
     width, height = figure.get_figwidth(), figure.get_figheight()
     top = height - 0.1
     for number, (lines, title) in enumerate(zip(laid, given, strict=True)):
-        colours = _colours(words[number], _scores_of(scores, number, len(words[number])), theme)
+        colours = coloured(_scores_of(scores, number, len(words[number])), theme)
         top -= _LEADING
         figure.text(0.15 / width, top / height, literal(title), color=theme.grey, fontsize=_SIZE - 1)
         for line in lines:
@@ -64,7 +64,7 @@ def draw(
 
 def html(words: Sequence[str], scores: Tensor) -> str:
     """One sentence as HTML spans in the colours of ``draw``; needs no style sheet and no script."""
-    colours = _colours(words, _scores_of([scores], 0, len(words)), LIGHT)
+    colours = coloured(_scores_of([scores], 0, len(words)), LIGHT)
     spans = [
         f'<span style="background:{ground};color:{ink}" title="{score:.3g}">{markup.escape(word)}</span>'
         for word, (ground, ink), score in zip(words, colours, scores.tolist(), strict=False)
@@ -78,8 +78,8 @@ def _scores_of(scores: Sequence[Tensor] | Tensor, number: int, words: int) -> li
     return [float(score) for score in scores[number][:words].detach().float().cpu()]
 
 
-def _colours(words: Sequence[str], scores: Sequence[float], theme: Theme) -> list[tuple[str, str]]:
-    """Ground and ink of every word."""
+def coloured(scores: Sequence[float], theme: Theme) -> list[tuple[str, str]]:
+    """Ground and ink of every score: red for, blue against, the stronger the larger beside the largest."""
     finite = [abs(score) for score in scores if score == score]
     largest = max(finite, default=0.0) or 1.0
     colour = LinearSegmentedColormap.from_list("signed", theme.signed)
@@ -87,9 +87,7 @@ def _colours(words: Sequence[str], scores: Sequence[float], theme: Theme) -> lis
     found = []
     for score in scores:
         ground = to_hex(colour(scale(score))) if score == score else theme.paper
-        red, green, blue = (int(ground[k : k + 2], 16) for k in (1, 3, 5))
-        light = 0.299 * red + 0.587 * green + 0.114 * blue > 140
-        found.append((ground, "#1b1f24" if light else "#ffffff"))
+        found.append((ground, ink_on(ground)))
     return found
 
 

@@ -157,6 +157,27 @@ def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
     return found
 
 
+_TITLES = {
+    "spearman": "Rank correlation of magnitudes",
+    "spearman_signed": "Rank correlation with signs",
+    "spearman_support": "Rank correlation where inputs are not empty",
+    "ssim": "Structural similarity",
+    "hog": "Histograms of gradients",
+    "pearson": "Correlation of magnitudes",
+    "cosine": "Cosine of magnitudes",
+    "top_k_overlap": "Overlap of the largest values",
+}
+
+
+def measure_title(key: str) -> str:
+    """A similarity as a chart's title, its key behind; the key alone where it is a user's own.
+
+    >>> measure_title("ssim")
+    'Structural similarity (ssim)'
+    """
+    return f"{_TITLES[key]} ({key})" if key in _TITLES else key
+
+
 def short_middle(name: str, limit: int) -> str:
     """At most ``limit`` characters, cut in the middle.
 

@@ -204,11 +204,21 @@ class Pictures:
         depths: Number of randomised units of each column after the trained one.
         maps: Per method int8 ``(K, 1 + len(depths), H, W)``: signed maps, trained one first; +-127 is the
             99th percentile of each one's magnitudes, and all beyond.
+        kind: What ``inputs`` show: an "image"; three slices of a "volume" side by side; of a "signal" a row for each
+            channel; one row of a "table" or of "tokens". Their maps are one row high.
+        words: Of tokens, one tuple for each input.
     """
 
     inputs: Tensor
     depths: tuple[int, ...]
     maps: Mapping[str, Tensor]
+    kind: str = "image"
+    words: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether a map is a row of numbers and no picture."""
+        return self.kind in ("signal", "table", "tokens")
 
 
 _MAPPINGS = (
@@ -479,11 +489,17 @@ def _check_shapes(result: SanityResult) -> None:
         2, 2, 1, 1,
     ):  # fmt: skip
         raise ValueError("'output_change' has tensors of wrong dimensions")
-    pictures = result.pictures
-    if pictures is not None:
-        fits = pictures.inputs.ndim == 4 and pictures.inputs.shape[-1] == 3 and pictures.inputs.dtype == torch.uint8
-        shape = (*pictures.inputs.shape[:1], 1 + len(pictures.depths))
-        fits &= all(each.ndim == 4 and each.shape[:2] == shape for each in pictures.maps.values())
-        fits &= all(each.dtype == torch.int8 for each in pictures.maps.values())
-        if not fits:
-            raise ValueError("'pictures' does not hold one map per input and depth")
+    if result.pictures is not None and not _fit(result.pictures):
+        raise ValueError("'pictures' does not hold one map per input and depth")
+
+
+def _fit(pictures: Pictures) -> bool:
+    """Whether there is one map per input and depth, and a word for each of a sentence's tokens."""
+    inputs, maps = pictures.inputs, pictures.maps.values()
+    if inputs.ndim != 4 or inputs.shape[-1] != 3 or inputs.dtype != torch.uint8:
+        return False
+    shape, row = (len(inputs), 1 + len(pictures.depths)), (1, inputs.shape[2])
+    fits = all(each.ndim == 4 and each.shape[:2] == shape and each.dtype == torch.int8 for each in maps)
+    fits = fits and (not pictures.in_rows or all(each.shape[2:] == row for each in maps))
+    fits = fits and all(len(line) >= inputs.shape[2] for line in pictures.words)
+    return fits and (pictures.kind != "tokens" or len(pictures.words) == len(inputs))

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from made_figures import crowd, invalid, make_result, nothing_defined
+from made_texts import faults
 from matplotlib.text import Text
 
 from lightning_sanity.report import cards, psi
+from lightning_sanity.result import Outcome, Verdict
 
 UNITS = [f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(60)]
 RESULTS = {
@@ -42,7 +44,24 @@ def test_cards_can_be_read_at_the_size_they_are_shown(draw, result):
 
 def test_verdict_card_says_name_outcome_and_number():
     found = [text.get_text() for text, _ in texts(cards.verdicts(make_result()))]
-    assert {"gradient", "\N{CHECK MARK} PASS", "0.93 [0.88, 0.97]", "no signal", "undefined"} <= set(found)
+    assert {"gradient", "\N{CHECK MARK} PASS", "0.93 [0.88, 0.97]"} <= set(found)
+    assert not any("random" in text for text in found), "controls take the room of the methods"
+
+
+def test_verdict_card_says_why_an_index_is_undefined():
+    verdict = Verdict(Outcome.INCONCLUSIVE, "no signal", measure="ssim")
+    found = [text.get_text() for text, _ in texts(cards.verdicts(make_result(methods={"gradient": verdict})))]
+    assert {"no signal", "undefined"} <= set(found)
+
+
+def test_verdict_card_shows_the_controls_of_a_run_that_is_not_valid():
+    found = [text.get_text() for text, _ in texts(cards.verdicts(make_result(valid=False, validity="random passed")))]
+    assert any("random" in text and "control" in text for text in found)
+
+
+def test_no_text_of_a_card_over_training_touches_another_or_is_too_small():
+    results = [make_result(step=step) for step in (100, 200, 300)]
+    assert faults(cards.history(results), 350) == []
 
 
 def test_map_card_has_four_columns_up_to_the_last_step():

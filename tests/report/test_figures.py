@@ -121,7 +121,7 @@ def test_curves_show_the_mean_at_every_depth():
 
 def test_curves_have_one_panel_per_similarity_asked_for():
     axes = figures.curves(make_result(), ["spearman"]).axes
-    assert [a.get_title(loc="left") for a in axes] == ["spearman"]
+    assert [a.get_title(loc="left") for a in axes] == ["Rank correlation of magnitudes\n(spearman)"]
 
 
 def test_curves_of_an_unknown_similarity_name_the_choices():
