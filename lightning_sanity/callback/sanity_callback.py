@@ -26,7 +26,7 @@ from lightning_sanity.callback.narration import Narration
 from lightning_sanity.callback.references import References
 from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle, unaveraged
 from lightning_sanity.callback.result_files import home
-from lightning_sanity.callback.scalars import beside_baseline, beside_random_labels
+from lightning_sanity.callback.scalars import beside_baseline, beside_random_labels, of_testing
 from lightning_sanity.callback.scalars import scalars as scalars_of
 from lightning_sanity.callback.trainer import ends_training, going_on, logged_step, never_validates
 from lightning_sanity.explanation.options import (
@@ -335,7 +335,8 @@ class SaliencySanityCallback(pl.Callback):
         if due:
             self._measure_and_publish(trainer, pl_module)
         with going_on("the scalars of the randomization test could not be logged"):
-            pl_module.log_dict(self.scalars(trainer), on_step=False, on_epoch=True)
+            values = self.scalars(trainer)
+            pl_module.log_dict(of_testing(values) if trainer.testing else values, on_step=False, on_epoch=True)
         if due and self.result is not None:
             self._act(trainer, self.result)
         if due:

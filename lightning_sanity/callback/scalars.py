@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from lightning_sanity.callback.drift import drift
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
+_DECIDED = ("passed", "inconclusive", "psi", "psi_low", "dri")
+
 
 def scalars(
     result: SanityResult | None,
@@ -48,6 +50,11 @@ def scalars(
             values[f"{method}/{key}"] = _finite(None if curve is None else float(curve.mean[-1]), 1.0)
             values[f"{method}/{key}_auc"] = _finite(None if curve is None else float(curve.mean.nanmean()), 1.0)
     return values
+
+
+def of_testing(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that a table of test metrics needs: what was decided, and by which index."""
+    return {name: value for name, value in values.items() if name.rpartition("/")[2] in _DECIDED}
 
 
 def beside_baseline(result: SanityResult | None, baseline: SanityResult, methods: Sequence[str]) -> dict[str, float]:

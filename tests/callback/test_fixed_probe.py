@@ -5,6 +5,7 @@ from threading import Barrier
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from made_hostile import CLASSES, Images, Small, drawing, loader, observer, quiet, trainer
 
 from lightning_sanity.callback.fixed_probe import FixedProbe, Read
@@ -60,6 +61,17 @@ def test_samples_of_a_checkpoint_are_taken_again(running):
 def test_another_probe_than_the_checkpoints_is_said(running):
     with pytest.warns(UserWarning, match="the curves before and after do not join"):
         probe_of(6).of(*running, Share(), {"probe_digest": "that of other samples"})
+
+
+def test_other_samples_of_a_test_set_are_no_news(running, recwarn):
+    run, module = running
+    probe, before = probe_of(6), run.state.fn
+    run.state.fn = TrainerFn.TESTING
+    try:
+        probe.of(run, module, Share(), {"probe_digest": "that of other samples"})
+    finally:
+        run.state.fn = before
+    assert not recwarn.list
 
 
 def test_an_error_of_the_model_is_told_with_both_shapes(running):
