@@ -82,17 +82,16 @@ def add_to(commands: Any) -> None:
 def add_source(parser: Any) -> None:
     """Add what says where the model, its weights and the data come from."""
     parser.add_argument("--config", action="append", metavar="FILE", help="configuration of LightningCLI; repeatable")
-    parser.add_argument("--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint; needed")
+    parser.add_argument(
+        "--ckpt", "--ckpt_path", "--ckpt-path", metavar="FILE", help="the checkpoint, or its folder; needed"
+    )
     parser.add_argument("--data", metavar="MODULE:DATA", help="what samples are taken from, without a configuration")
     parser.add_argument("--model-class", metavar="MODULE:CLASS", help="of the configuration's model")
     parser.add_argument("--data-class", metavar="MODULE:CLASS", help="of the configuration's data")
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    if arguments.ckpt is None:
-        raise ValueError("check needs the checkpoint: --ckpt FILE")
-    if not Path(arguments.ckpt).is_file():
-        raise FileNotFoundError(f"there is no checkpoint file '{arguments.ckpt}'")
+    require_checkpoint(arguments, "check")
     with current_folder_first():
         results = _by_configuration(arguments) if arguments.config else {"result": _by_factory(arguments)}
     files = {name: arguments.out / f"{name}.json" for name in results}
@@ -103,6 +102,26 @@ def _check(arguments: argparse.Namespace) -> int:
     decision = gate(list(results.values()))
     print_decision(decision)
     return decision.exit_code
+
+
+def require_checkpoint(arguments: argparse.Namespace, command: str) -> None:
+    """Make sure of --ckpt: a file, or for a factory a folder too.
+
+    Raises:
+        ValueError: If none is named, or if a Trainer would have to load a folder.
+        FileNotFoundError: If it is not there.
+    """
+    if arguments.ckpt is None:
+        raise ValueError(f"{command} needs the checkpoint: --ckpt FILE")
+    given = Path(arguments.ckpt)
+    if not given.exists():
+        raise FileNotFoundError(f"there is no checkpoint file '{given}'")
+    if given.is_dir() and arguments.config:
+        raise ValueError(
+            f"'{given}' is a folder, which a Trainer on one device does not load: name MODULE:FACTORY in place of "
+            f"--config, or one file, which `python -m lightning.fabric.utilities.consolidate_checkpoint {given}` makes "
+            "of the folders of FSDP"
+        )
 
 
 def _test(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lightning_sanity.cli.check import (
     current_folder_first,
     load_weights,
     named,
+    require_checkpoint,
     samples_of,
 )
 from lightning_sanity.cli.terminal import folder, say
@@ -73,10 +74,7 @@ def add_to(commands: Any) -> None:
 
 
 def _choose(arguments: argparse.Namespace) -> int:
-    if arguments.ckpt is None:
-        raise ValueError("choose needs the checkpoint: --ckpt FILE")
-    if not Path(arguments.ckpt).is_file():
-        raise FileNotFoundError(f"there is no checkpoint file '{arguments.ckpt}'")
+    require_checkpoint(arguments, "choose")
     files = {f"--out, '{end}',": arguments.out / f"choice.{end}" for end in ("json", "html", "md")}
     check_outputs(files, [arguments.ckpt, *(arguments.config or ())])
     with current_folder_first():

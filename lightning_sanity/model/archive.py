@@ -59,7 +59,7 @@ def _records(data: mmap.mmap) -> dict[str, Place]:
         name = data[at + 46 : extra].decode("utf-8", "replace")
         whole, packed, local = _in_64_bits(data[extra : extra + long_extra], [whole, packed, local])
         if method != 0 or flags & 1 or packed != whole:
-            raise ValueError(f"the record '{name[:60]}' is compressed or encrypted")
+            raise ValueError(f"'{name[:60]}' is compressed or encrypted: of a scripted module save the state_dict")
         found[name] = _place(data, local, whole, name)
         at = extra + long_extra + long_comment
     return found

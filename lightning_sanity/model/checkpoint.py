@@ -87,11 +87,14 @@ def load(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def without_wrapper(state: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The same weights without the first part that all names share, such as ``model.``; None if they share none."""
-    heads = {name.partition(".")[0] for name in state}
-    if len(heads) != 1 or not all("." in name for name in state):
+    """The same weights without the first part that all names share, such as ``model.``; None if they share none.
+
+    The counter that torch's ``AveragedModel`` keeps beside the model goes with the wrapper.
+    """
+    inner = {name: value for name, value in state.items() if name != "n_averaged"}
+    if len({name.partition(".")[0] for name in inner}) != 1 or not all("." in name for name in inner):
         return None
-    return {name.partition(".")[2]: value for name, value in state.items()}
+    return {name.partition(".")[2]: value for name, value in inner.items()}
 
 
 def digests(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -135,7 +138,7 @@ def _weights_in(held: Any) -> dict[Any, Any]:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
     if not isinstance(held, dict):
-        raise ValueError("it holds no dictionary")
+        raise ValueError("it holds no dictionary: of a whole module save the state_dict")
     return held
 
 
@@ -191,7 +194,8 @@ def _of_zip(data: mmap.mmap) -> tuple[Any, Storages]:
     records = archive.records(data)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise ValueError(f"the archive holds {len(pickles)} records 'data.pkl', not one")
+        advice = "" if pickles else ": of an exported module save the state_dict"
+        raise ValueError(f"the archive holds {len(pickles)} records 'data.pkl', not one{advice}")
     folder = pickles[0].removesuffix("data.pkl")
     start, size = records.get(f"{folder}byteorder", (0, 0))
     if size and data[start : start + min(size, 10)] != b"little":
