@@ -1,6 +1,8 @@
 """Folders that two processes wrote together, and those of other tools: the digest of the one model, or the way out."""
 
 import json
+import os
+import pickle
 import warnings
 
 import pytest
@@ -214,3 +216,32 @@ def test_a_folder_of_checkpoints_names_them(tmp_path):
         torch.save(model().state_dict(), tmp_path / f"epoch={epoch}.ckpt")
     with pytest.raises(ValueError, match=r"name the file in it .*\(epoch=0\.ckpt, .*epoch=4\.ckpt and 2 more\)"):
         digests(tmp_path)
+
+
+class Runs:
+    """Pickles as a call of anything."""
+
+    def __init__(self, function, argument):
+        self.made = function, (argument,)
+
+    def __reduce__(self):
+        return self.made
+
+
+@pytest.mark.parametrize("place", [".metadata", "pytorch_model.bin"])
+@pytest.mark.parametrize("function", [exec, eval, open, __import__, os.system, os.mkdir])
+def test_what_a_file_in_a_folder_pickles_as_a_call_is_not_called(function, place, tmp_path, monkeypatch):
+    folder = tmp_path / "best.ckpt"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    bomb = Runs(function, "touch canary" if function is os.system else "open('canary', 'w')")
+    if place == ".metadata":
+        (folder / place).write_bytes(pickle.dumps(bomb))
+    else:
+        torch.save({"weight": torch.ones(1), "bomb": bomb}, folder / place)
+        index = {"weight_map": dict.fromkeys(("weight", "bomb"), place)}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    there = {path.name for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"cannot be (read|compared)"):
+        digests(folder)
+    assert {path.name for path in folder.iterdir()} == there
