@@ -2,7 +2,8 @@
 
 Memory above the model (bytes of all tensors alive at once, the same on every machine) and processor time of the whole
 test, one trial of the gradient, for transformers of 10 to 98 units and perceptrons of 50 to 400: by shared walks and
-by the plain loop, with the exponent of a straight line through the logarithms. First the maps are shown to be the same.
+by the plain loop, with the exponent of a straight line through the logarithms. All steps are walked. First what is
+measured is shown to be the same.
 
     python benchmarks/growth.py [--blocks 1 2 4 12] [--layers 50 100 200 400] [--samples 8] [--json]
 """
@@ -74,6 +75,7 @@ def perceptron(layers, samples, width=64):
 
 def test(model, inputs, **changes):
     given = {"methods": "gradient", "trials": 1, "progress": False, "pictures": False, "similarities": "spearman"}
+    given["max_steps"] = None  # by default a dozen are walked, however deep the network is
     return parameter_randomization_test(model, inputs, 0, **given | changes)
 
 
