@@ -121,6 +121,8 @@ def tried(raw: bytes, reader: Reader, folder: Path, account: Account) -> str | N
         problem = problem or f"{seconds:.1f} s, {grown >> 20} MB"
     after = fingerprint(folder, reader.written)
     if reader.written:  # new files lie where the configuration says
+        for name in after.keys() - before.keys():  # so that the next one, which may say the same, replaces none
+            (folder / name).unlink()
         after = {name: after.get(name, "") for name in before}
     if after != before:
         problem = problem or f"changed {', '.join(sorted({name for name, _ in before.items() ^ after.items()}))}"
