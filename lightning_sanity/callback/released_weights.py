@@ -154,7 +154,8 @@ class Ledger:
         named = ", ".join(map(str, steps[:10])) + (", ..." if len(steps) > 10 else "")
         return (
             f"checkpoints of step {named} hold weights that no measured validation saw, so that the gate will find no "
-            "result about them"
+            "result about them: run lightning-sanity check on the one you release, or measure every validation by "
+            "max_time=None"
         )
 
 

@@ -219,7 +219,8 @@ def check_configuration(arguments: argparse.Namespace) -> None:
     for key in ("model", "data"):
         section = configured.get(key, {})
         known = getattr(arguments, f"{key}_class") or any(word.startswith(f"--{key}") for word in given)
-        if not known and isinstance(section, dict) and "class_path" not in section and (section or key == "model"):
+        there = key in configured or key == "model"
+        if not known and there and isinstance(section, dict) and "class_path" not in section:
             missing.append(key)
     if missing:
         raise ValueError(
@@ -279,7 +280,9 @@ def _load(model: nn.Module, path: str) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"'{path}' does not fit the model: {' '.join(str(error).split())}") from error
+        first, *more = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        beside = f" (and {len(more)} more)" if more else ""
+        raise ValueError(f"'{path}' does not fit the model: {first}{beside}") from error
 
 
 def _probe(data: Any, samples: int, seed: int, name: str) -> probe.Probe:

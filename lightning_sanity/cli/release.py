@@ -203,8 +203,12 @@ def _verified(path: Path, decision: Decision, policy: Policy) -> Check:
     changed = differences(read_record(path), decision, policy)
     if not changed:
         return Check("record", Outcome.PASS, "the record says what was decided now", str(path))
-    asked_otherwise = any(each.startswith("predicate.policy") for each in changed)
-    advice = "; it was made under other rules: give the same --policy and options as then" if asked_otherwise else ""
+    others = [each for each in changed if each.startswith("predicate.policy")]
+    advice = ""
+    if any(each.startswith("predicate.policy.weights") for each in others):
+        advice = "; the checkpoint is not the one of the record"
+    elif others:
+        advice = "; it was made under other rules: give the same --policy and options as then"
     reason = f"the record says otherwise: {listed(changed)}{advice}"
     return Check("record", Outcome.FAIL, reason, str(path))
 

@@ -358,4 +358,4 @@ def _overlap(one: range, two: range) -> bool:
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_meta and part_of(tensor) is None
+    return tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested) and part_of(tensor) is None

@@ -83,7 +83,10 @@ def find(path: Path, digests: Sequence[str]) -> tuple[list[Found], list[str]]:
         found += _newest(about)
         others += [] if about else [str(entry.file) for entry in entries]
     if not found:
-        raise LookupError(f"none of the {len(others)} results in '{path}' is about these weights: {NEVER_RAN}")
+        raise LookupError(
+            f"none of the {len(others)} results in '{path}' is about these weights: {NEVER_RAN}; "
+            "lightning-sanity check measures a checkpoint"
+        )
     return found, others
 
 

@@ -97,11 +97,16 @@ def read_record(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def _timeless(record: Mapping[str, Any]) -> Any:
-    """What holds whenever and wherever it is decided: no dates of the decision, no folders, no ages in words."""
+    """What holds whenever and wherever it is decided: no dates of the decision, no files' names, no ages in words."""
     plain = json.loads(json.dumps(record))
     predicate = plain.get("predicate")
     parts = predicate if isinstance(predicate, dict) else {}
     named = [parts.get("decision"), *_listed(parts.get("checks")), *_listed(parts.get("results"))]
+    asked = parts.get("policy")
+    files = [asked.get("weights"), asked.get("baseline")] if isinstance(asked, dict) else []
+    for file in (*files, *_listed(plain.get("subject"))[:1]):
+        if isinstance(file, dict):
+            file.pop("name", None)
     for each in named:
         if isinstance(each, dict):
             dropped = ("decided", "decided_by", "source", *(("reason",) if each.get("name") == "age" else ()))

@@ -150,6 +150,24 @@ def test_transformers_of_torch_raise_no_false_alarm():
     assert all(each.kind is not None for each in hidden(Masked().eval(), torch.randn(3, 5, 4)))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_padded_rows_that_a_transformer_packs_are_no_obstacle():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.embedding, self.encoder = nn.Embedding(30, 16, padding_idx=0), nn.TransformerEncoder(layer, 2)
+
+        def forward(self, ids):
+            return self.encoder(self.embedding(ids), src_key_padding_mask=ids == 0).sum(1)
+
+    ids = torch.tensor([[3, 5, 7, 0, 0], [4, 9, 0, 0, 0], [8, 2, 6, 1, 0]])
+    model = Padded().eval().requires_grad_(False)
+    with torch.no_grad():
+        found = reads_of(model, ids, lambda: model(ids))
+    assert found.hidden == ()
+
+
 def test_tensors_that_share_one_memory_are_told_apart():
     class Sharing(nn.Linear):
         def forward(self, x):

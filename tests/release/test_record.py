@@ -183,6 +183,7 @@ def test_other_weights_or_another_policy_do_not_verify(recorded, capsys):
     assert "made under other rules" in " ".join(capsys.readouterr().out.split())
     torch.save(nn.Linear(2, 2).state_dict(), folder / "best.pt")
     assert verifying(folder, "--verify", str(path)) == 1
+    assert "the checkpoint is not the one of the record" in " ".join(capsys.readouterr().out.split())
     assert verifying(folder, "--verify", str(folder / "result.json")) == 2
     assert "is no release record" in capsys.readouterr().err
 
