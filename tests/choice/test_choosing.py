@@ -258,3 +258,17 @@ def test_a_method_known_to_be_insensitive_is_barred_by_its_name_and_that_is_said
     standing, reason = standing_of("guided_backprop", row.verdict, None)
     assert standing is Standing.PASSED
     assert "passed here, and is not recommended" in reason
+
+
+def test_a_budget_too_short_by_estimate_still_tests_one_method():
+    """The first maps promise more seconds than there are: the test of the cheapest one fits itself in."""
+    images, labels = probe(12)
+
+    def slow(model, inputs, target):
+        time.sleep(0.01 * len(inputs))
+        return inputs
+
+    given = {"labels": labels, "profile": False, "progress": False, "quality": "deletion", "trials": 3}
+    choice = choose_methods(trained(), images, candidates={"slow": slow, "dear": "rise"}, budget=2, **given)
+    assert choice["slow"].verdict is not None
+    assert choice["dear"].standing is Standing.UNMEASURED
