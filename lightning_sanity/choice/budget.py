@@ -38,6 +38,12 @@ class Budget:
         """Seconds that are left; None without a limit."""
         return None if self.deadline is None else max(self.deadline - time.perf_counter(), 0.0)
 
+    def seconds_until(self, part: float) -> float | None:
+        """Seconds until this part of the whole is spent; None without a limit."""
+        if self.seconds is None:
+            return None
+        return max(self.started + part * self.seconds - time.perf_counter(), 0.0)
+
     def affords(self, seconds: float, explanations: int = 0) -> bool:
         """Whether so much more can be spent."""
         left = self.seconds_left()
@@ -45,7 +51,7 @@ class Budget:
         return in_time and (self.explanations is None or self.explained + explanations <= self.explanations)
 
     def affordable(
-        self, names: Sequence[str], seconds: Mapping[str, float], explanations: int, share: float = 1.0
+        self, names: Sequence[str], seconds: Mapping[str, float], explanations: int, part: float = 1.0
     ) -> list[str]:
         """The first of the names that can be paid for together.
 
@@ -53,14 +59,14 @@ class Budget:
             names: The cheapest first.
             seconds: What each takes.
             explanations: What each takes, alike for all.
-            share: Of the seconds that are left.
+            part: Of all seconds, by whose end they are to be done.
         """
-        left = self.seconds_left()
+        left = self.seconds_until(part)
         taken: list[str] = []
         time_taken = 0.0
         for name in names:
             time_taken += seconds.get(name, 0.0)
-            if left is not None and time_taken > share * left:
+            if left is not None and time_taken > left:
                 break
             if self.explanations is not None and self.explained + (len(taken) + 1) * explanations > self.explanations:
                 break

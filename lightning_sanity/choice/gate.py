@@ -82,7 +82,7 @@ class Gate:
         methods: Mapping[str, Method],
         options: Mapping[str, Any],
         budget: Budget,
-        share: float = 1.0,
+        part: float = 1.0,
         progress: Progress | bool | None = None,
     ) -> None:
         """Test some more candidates.
@@ -94,12 +94,12 @@ class Gate:
             methods: The candidates.
             options: Of ``parameter_randomization_test``.
             budget: What is left to spend.
-            share: Of the seconds that are left.
+            part: Of all seconds, by whose end to be done.
             progress: Told of every explanation.
         """
         if not methods or self.problem is not None:
             return
-        left = budget.seconds_left()
+        left = budget.seconds_until(part)
         result = parameter_randomization_test(
             model,
             inputs,
@@ -107,7 +107,7 @@ class Gate:
             methods=dict(methods),
             pictures=True,
             progress=progress,
-            max_seconds=None if left is None else max(share * left, 0.1),
+            max_seconds=None if left is None else max(left, 0.1),
             **options,
         )
         self.results.append(result)

@@ -24,8 +24,8 @@ class ChoiceOptions(WalkOptions, total=False):
             nothing to be explained.
         masks: What is known to matter of every sample, ``(N, *sides)``, True or not 0 where it does: one more metric,
             "localization", says how far maps fall on it.
-        tune: Search parameters of the methods that passed (samples, noise, layer, baseline), on one half of the
-            samples, and judge them on the other.
+        tune: Search parameters of the best methods that passed (noise, layer, baseline) on one half of the samples,
+            and judge them on the other.
         profile: Measure for the recommended method which steps of the network its map depends on.
         progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal.
     """

@@ -161,27 +161,30 @@ def sentence(rows: Sequence[Row], ranking: Ranking | None, samples: int) -> str:
     """Why this is recommended, or why nothing is."""
     counts = {standing: sum(row.standing is standing for row in rows) for standing in Standing}
     passed = [row for row in rows if row.verdict is not None and row.verdict.passed]
-    few = "" if samples >= FEW else f"; {samples} samples decide little: give {FEW} or more, 32 to 64 are usual"
+    barred = [row.method for row in passed if literature(row.method) is not None]
+    besides = f"; passed here, not recommended: {_named(barred)} (insensitive by the literature)" if barred else ""
+    left = counts[Standing.UNMEASURED]
+    besides += f"; {left} were not measured within the budget: give it more" if left else ""
+    besides += "" if samples >= FEW else f"; {samples} samples decide little: give {FEW} or more, 32 to 64 are usual"
     if ranking is None and passed:
         names = _named([row.method for row in passed])
-        return f"no recommendation: {names} passed the sanity test, and the budget was spent before any was scored{few}"
+        scoreless = "passed the sanity test, and the budget was spent before any was scored"
+        return f"no recommendation: {names} {scoreless}{besides}"
     if ranking is None or not passed:
         pending = [row.method for row in rows if row.standing is Standing.OPEN]
         could = f"; still open: {_named(pending)}" if pending else ""
-        left = counts[Standing.UNMEASURED]
-        could += f"; {left} were not measured within the budget: give it more" if left else ""
         return (
             f"no recommendation: of {len(rows)} candidates none passed the sanity test "
             f"({counts[Standing.FAILED]} failed, {counts[Standing.OPEN]} open, {counts[Standing.INAPPLICABLE]} do not "
-            f"apply){could}{few}"
+            f"apply){could}{besides}"
         )
     answer = ranking.front
     if answer.recommended is None:
-        return f"no recommendation: {len(passed)} methods passed the sanity test, and {answer.without}{few}"
+        return f"no recommendation: {len(passed)} methods passed the sanity test, and {answer.without}{besides}"
     ties = f"; as good as can be told on these samples: {_named(answer.also, 6)}" if answer.also else ""
     alone = "no other method that passed is better for certain"
     several = f"is the cheapest of {1 + len(answer.also)} that no other method is better than for certain"
     return (
         f"{answer.recommended}: passed the sanity test, beats a random map and the edge detector, and "
-        f"{several if answer.also else alone}{ties}{few}"
+        f"{several if answer.also else alone}{ties}{besides}"
     )

@@ -50,9 +50,7 @@ def screen(
     for name in sorted(names, key=lambda name: _rank(cost_of(subject.methods[name]))):
         expected = per_pass * (subject.methods[name].passes if subject.methods[name].passes > _CHEAP else 0.0)
         if not affords(expected):
-            untried[name] = (
-                f"not tried: a map of {len(value_of(few))} samples would take about {expected:.0f} s of the budget"
-            )
+            untried[name] = f"not tried: the budget has no time for it{_about(expected, len(value_of(few)))}"
             continue
         tick(name)
         begun = time.perf_counter()
@@ -72,6 +70,11 @@ def screen(
 
 
 _CHEAP = 2.0  # passes that are always affordable: of a method of one or two nothing is known before it ran
+
+
+def _about(seconds: float, samples: int) -> str:
+    """What a first map would have taken, where that is worth a word."""
+    return f" (a map of {samples} samples takes about {seconds:.2g} s)" if seconds >= 0.1 else ""
 
 
 def _rank(cost: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ from lightning_sanity.choice.ranking import (
 )
 from lightning_sanity.choice.screening import Screened, screen
 from lightning_sanity.choice.subgroups import Keeping, answers, checked, keeping, warnings_of
-from lightning_sanity.choice.subject import Subject, subject, value_of
+from lightning_sanity.choice.subject import Subject, cost_of, subject, value_of
 from lightning_sanity.choice.variants import other_layers, repairs, settings
 from lightning_sanity.explanation.maps import AttributionFailed, Maps
 from lightning_sanity.explanation.request import Request, asked_of
@@ -41,13 +43,21 @@ from lightning_sanity.result import pictures
 from lightning_sanity.result.choice import Choice, Likeness, Profile, Row, Standing, Tuned
 from lightning_sanity.result.verdict import Criterion
 
-_OF_THE_CHEAP = 0.5
-_OF_THE_DEAR = 0.6
-"""Shares of the seconds that are left which the test of cheap and of dear methods may take; the rest is for scores."""
-_OF_A_TRIAL = 0.05
-"""Share of the seconds that are left which a candidate's first map may take."""
+_TIERS = (2.0, CHEAP, math.inf)
+"""Passes up to which candidates are tried and tested together, tier after tier, the cheapest first."""
+_PARTS = (0.4, 0.65, 0.8)
+"""Parts of all seconds by whose ends the tests of the tiers are to be done; the rest is for repairs and scores."""
+_OF_REPAIRS, _OF_TUNING = 0.85, 0.95
+_OF_A_TRIAL, _OF_TRYING = 0.05, 0.4
+"""Shares of a tier's seconds that one candidate's first map may take, and those of all of them."""
 _HANDFUL, _FEWER, _UNKNOWN = 6, (6, 4), 12
 """Methods that a short budget should reach; steps that are walked then; and how many a network may have."""
+_FASTEST, _UNPACED, _SLOWEST = 0.2, 0.5, 2.0
+"""Bounds of what a test may take of what was promised, and what the first one is taken to."""
+UNLABELLED = (
+    "labels= was not given: a network that learned permuted labels by heart looks trained, and would get a "
+    "recommendation all the same; with labels of samples that it has not seen it is found out"
+)
 _DIFFERING = 3  # samples on which the two best methods differ most
 _TUNED = 3  # methods whose settings are searched, the best first
 
@@ -101,6 +111,7 @@ class Search:
         samples: How many there are.
         value: The explained input.
         effort: How much is run for the scores.
+        pace: What the last test took of what its candidates' first maps promised: many samples at once cost less each.
     """
 
     question: Question
@@ -122,6 +133,7 @@ class Search:
     samples: int = 0
     value: Tensor | None = None
     effort: Effort | None = None
+    pace: float = _UNPACED
 
     def answer(
         self, candidates: Any, groups: Any, *, masks: Tensor | None = None, profile: bool = True, tune: bool = False
@@ -135,12 +147,11 @@ class Search:
             reason = on.problem or nothing_to_explain(on.model, on.outputs, self.question.labels)
             if reason is not None:
                 return self._nothing(reason)
-            self._screened(screen(on, list(self.methods), self._trying, self._worth_trying))
+            tiers = self._tiers(on)
             layers = other_layers(on)
             image = value_of(on.what).ndim == 4
-        self._test([name for name, cost in self.costs.items() if not cost > CHEAP], _OF_THE_CHEAP)
-        self._test([name for name, cost in self.costs.items() if cost > CHEAP], _OF_THE_DEAR)
-        self._try(asked, repairs(self.gate.verdicts, layers))
+        self._gated(asked, tiers)
+        self._try(asked, repairs(self.gate.verdicts, layers), _OF_REPAIRS)
         if self.gate.problem is not None:
             return self._nothing(f"the sanity test is not valid: {self.gate.problem}")
         passed = self._passed()
@@ -164,10 +175,42 @@ class Search:
         names = list(self.methods)
         self.tick(names.index(name), len(names), f"trying {name}")
 
-    def _worth_trying(self, seconds: float) -> bool:
-        """Whether a map of two samples leaves enough of the budget: the test needs hundreds of maps."""
-        left = self.budget.seconds_left()
-        return left is None or (left > 0 and seconds <= _OF_A_TRIAL * left)
+    def _tiers(self, on: Subject) -> list[list[str]]:
+        """The candidates by what they cost before they are tried; what nobody knows is with the cheaper ones."""
+        costs = {name: cost_of(on.methods[name]) for name in self.methods}
+        costs = {name: cost if cost == cost else CHEAP for name, cost in costs.items()}
+        return [
+            [name for name, cost in costs.items() if least < cost <= most]
+            for least, most in itertools.pairwise((-math.inf, *_TIERS))
+        ]
+
+    def _gated(self, asked: Request, tiers: Sequence[Sequence[str]]) -> None:
+        """Try and test the candidates tier by tier; dearer ones are not even tried while cheaper ones wait."""
+        waiting: list[str] = []
+        untried = list(tiers)
+        for part in _PARTS:
+            if not waiting and untried:
+                waiting = self._screen(asked, untried.pop(0), part)
+            waiting = self._test(waiting, part)
+        for name in itertools.chain(*untried):
+            self.untried[name] = "not tried: the budget was spent on cheaper methods"
+
+    def _screen(self, asked: Request, names: Sequence[str], part: float) -> list[str]:
+        """Try candidates on a sample or two, in a share of the seconds up to this part; those that apply."""
+        if not names:
+            return []
+        begun, whole = time.perf_counter(), self.budget.seconds_until(part)
+
+        def worth_trying(seconds: float) -> bool:
+            if whole is None:
+                return True
+            spent = time.perf_counter() - begun
+            return seconds <= _OF_A_TRIAL * whole and spent + seconds < _OF_TRYING * whole
+
+        with self._on(asked, names) as on:
+            found = screen(on, list(names), self._trying, worth_trying)
+        self._screened(found)
+        return list(found.costs)
 
     def _screened(self, found: Screened) -> None:
         self.costs |= found.costs
@@ -190,17 +233,24 @@ class Search:
 
     # -------------------------------------------------------------------------------------------------------- the test
 
-    def _test(self, names: Sequence[str], share: float) -> None:
-        """Run the sanity test on as many of the candidates as can be paid for, the cheapest first.
+    def _test(self, names: Sequence[str], part: float) -> list[str]:
+        """Run the sanity test on as many of the candidates as can be paid for, the cheapest first; those left over.
 
         Where a budget is short, fewer steps are walked, so that a handful of methods can be compared at all; what is
         left of it after the first ones pays for the next.
+
+        Args:
+            names: The cheapest first.
+            part: Of all seconds, by whose end to be done.
         """
         pending = list(names)
         while pending and self.gate.problem is None:
-            steps, taken = self._affordable(pending, share)
+            steps, taken = self._affordable(pending, part)
+            if not taken and self._last_chance(part):
+                taken = pending[:1]
             if not taken:
-                return
+                break
+            begun, promised = time.perf_counter(), sum(self.seconds[name] for name in taken) * self._maps(steps)
             self.gate.run(
                 self.question.model,
                 self.question.inputs,
@@ -208,34 +258,42 @@ class Search:
                 {name: self.methods[name] for name in taken},
                 {**self.question.test, "max_steps": steps},
                 self.budget,
-                share=share,
+                part=part,
                 progress=lambda done, total, label: self.tick(done, total, f"sanity test, {label}"),
             )
+            self.pace = min(max((time.perf_counter() - begun) / promised, _FASTEST), _SLOWEST)
             pending = pending[len(taken) :]
+        return pending
 
-    def _affordable(self, names: Sequence[str], share: float) -> tuple[int | str | None, list[str]]:
+    def _affordable(self, names: Sequence[str], part: float) -> tuple[int | str | None, list[str]]:
         """How many steps to walk, and the first of the names that can be paid for by that."""
-        walk = self.question.walk
-        most = walk["max_steps"]
+        most = self.question.walk["max_steps"]
         taken: list[str] = []
         steps = most
         for steps in dict.fromkeys([most, *(few for few in _FEWER if few < _count(most))]):
-            each = self.samples * (1 + walk["repeats"] + LEAST * _count(steps))
-            seconds = {name: one * each for name, one in self.seconds.items()}
-            taken = self.budget.affordable(names, seconds, each, share)
+            each = self._maps(steps)
+            seconds = {name: self.pace * one * each for name, one in self.seconds.items()}
+            taken = self.budget.affordable(names, seconds, each, part)
             if len(taken) >= min(_HANDFUL, len(names)):
                 break
         return steps, taken
 
-    def _try(self, asked: Request, names: Sequence[str]) -> None:
+    def _last_chance(self, part: float) -> bool:
+        """Whether one method is tested although its time does not seem to be enough: the test thins itself to fit."""
+        time_left = self.budget.explanations is None and bool(self.budget.seconds_until(part))
+        return time_left and part == _PARTS[-1] and not self.gate.verdicts
+
+    def _maps(self, steps: int | str | None) -> int:
+        """Explanations of one sample until the first look at a method."""
+        return self.samples * (1 + self.question.walk["repeats"] + LEAST * _count(steps))
+
+    def _try(self, asked: Request, names: Sequence[str], part: float) -> None:
         """Screen further methods and put them through the same test."""
         new = [name for name in names if name not in self.methods]
         if not new or self.gate.problem is not None:
             return
         self.methods |= {name: resolve(name) for name in new}
-        with self._on(asked, new) as on:
-            self._screened(screen(on, new, self._trying, self._worth_trying))
-        self._test([name for name in new if name in self.costs], _OF_THE_DEAR)
+        self._test(self._screen(asked, new, part), part)
 
     # ------------------------------------------------------------------------------------------------------ the scores
 
@@ -308,7 +366,7 @@ class Search:
         halves = split(self.samples, seed=self.question.walk["seed"])
         for name in best[:_TUNED]:
             tried = [each for each in settings(name, layers, image) if each not in self.methods]
-            self._try(asked, tried)
+            self._try(asked, tried, _OF_TUNING)
             passed = [each for each in tried if each in self.gate.passed()]
             if not passed:
                 continue
@@ -352,6 +410,8 @@ class Search:
 
     def _choice(self, ranking: Ranking | None, places: Mapping[str, Tensor], keeps: Keeping, profile: bool) -> Choice:
         rows = self._rows(ranking, keeps)
+        if self.question.labels is None:
+            self.notes.append(UNLABELLED)
         contests = {} if ranking is None else ranking.contests
         recommended = None if ranking is None else ranking.front.recommended
         groups = answers(self.scores, ranking, places, keeps, self.question.walk["seed"])

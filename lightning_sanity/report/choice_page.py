@@ -88,7 +88,8 @@ def fragment(choice: Choice) -> str:
         for row in choice.table
         if row.verdict is not None
     )
-    below = [*(COLUMNS[metric] for metric in metrics(choice)), *(f"Warning: {each}" for each in choice.warnings), BASIS]
+    below = [*(COLUMNS[metric] for metric in metrics(choice)), *(f"Warning: {each}" for each in choice.warnings)]
+    below += [*(f"Note: {each}" for each in choice.notes), BASIS]
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in below)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
     return f"<div><p><b>{escape(choice.reason)}</b></p>{table}{paragraphs}</div>"

@@ -127,6 +127,7 @@ def markdown(choice: Choice) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     lines = [*(COLUMNS[metric] for metric in metrics(choice)), *(f"Warning: {each}" for each in choice.warnings)]
     refused = [f"{names} ({standing}): {why}" for names, standing, why in reasons(choice)]
+    refused += [f"Note: {each}" for each in choice.notes]
     facts = "; ".join(
         [
             f"weights {choice.weights_digest}",

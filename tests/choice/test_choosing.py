@@ -1,5 +1,8 @@
 """The front door: which method to show, on real digits."""
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +15,8 @@ from lightning_sanity import (
     parameter_randomization_test,
 )
 from lightning_sanity.attribution import input_plus_gradient
-from lightning_sanity.result.choice import Standing
+from lightning_sanity.choice.ranking import literature, sentence, standing_of
+from lightning_sanity.result.choice import Choice, Standing
 from tests.made_choices import CANDIDATES, answer, digits, fitted, network, probe, trained
 
 
@@ -193,3 +197,78 @@ def test_a_planted_copy_with_a_little_gradient_is_refused():
     planted = {"planted": input_plus_gradient(0.1), "gradient": "gradient"}
     choice = choose_methods(trained(), images, candidates=planted, **given)
     assert choice["planted"].standing is Standing.FAILED
+
+
+def test_settings_are_tried_beside_the_default_and_pass_the_same_test():
+    images, labels = probe(16)
+    given = {"candidates": ["smoothgrad"], "labels": labels, "profile": False, "progress": False, "trials": 4}
+    choice = choose_methods(trained(), images, tune=True, max_steps=4, quality="deletion", **given)
+    (tuned,) = choice.tuned
+    tried = [row.method for row in choice if row.method != "smoothgrad"]
+    assert tried == ["smoothgrad(noise=0.05)", "smoothgrad(noise=0.3)"]
+    assert all(choice[name].verdict is not None for name in tried)
+    assert tuned.chosen in ("smoothgrad", *tried)
+    assert {*choice.recommended_set} <= {"smoothgrad", tuned.kept}
+    assert (tuned.kept != "smoothgrad") == (tuned.gain[1] > 0)
+    assert Choice.from_dict(choice.to_dict()).tuned == choice.tuned
+
+
+def test_a_budget_in_seconds_tests_the_cheapest_and_names_the_rest():
+    """A method that takes long after a cheap one: the cheap one is the answer, and the time is kept."""
+    images, labels = probe(12)
+
+    def slow(model, inputs, target):
+        time.sleep(0.1)
+        return inputs
+
+    given = {"labels": labels, "profile": False, "progress": False, "quality": "deletion"}
+    began = time.perf_counter()
+    choice = choose_methods(trained(), images, candidates={"slow": slow, "gradient": "gradient"}, budget=8, **given)
+    assert time.perf_counter() - began < 9
+    assert choice["gradient"].verdict.passed
+    assert choice["slow"].standing in (Standing.FAILED, Standing.UNMEASURED)
+
+
+def test_dearer_methods_are_not_even_tried_while_cheaper_ones_wait():
+    images, labels = probe(12)
+    given = {"candidates": ["gradient", "gradcam", "rise"], "labels": labels, "trials": 3, "progress": False}
+    choice = choose_methods(trained(), images, budget=Budget(explanations=1), **given)
+    assert choice["rise"].reason == "not tried: the budget was spent on cheaper methods"
+    assert choice["gradient"].standing is choice["rise"].standing is Standing.UNMEASURED
+    assert "3 were not measured within the budget" in choice.reason
+
+
+def test_without_labels_it_is_said_what_was_not_seen():
+    images, labels = probe(12)
+    given = {"candidates": ["gradient"], "budget": Budget(explanations=1), "progress": False}
+    without = choose_methods(trained(), images, **given)
+    assert "permuted labels" in " ".join(without.notes)
+    for written in (str(without), without.to_markdown(), without._repr_html_()):
+        assert "permuted labels" in " ".join(written.split())
+    assert "permuted labels" not in str(choose_methods(trained(), images, labels=labels, **given))
+
+
+def test_a_method_known_to_be_insensitive_is_barred_by_its_name_and_that_is_said():
+    """One's own name for it lifts the bar: who does that has decided."""
+    row = answer()["gradient"]
+    rows = [replace(row, method=name) for name in ("guided_backprop", "guided_backprop(layer='a')", "my_guided")]
+    said = sentence(rows, None, 24)
+    assert "passed here, not recommended: guided_backprop, guided_backprop(layer='a') (insensitive" in said
+    assert literature("my_guided") is None
+    standing, reason = standing_of("guided_backprop", row.verdict, None)
+    assert standing is Standing.PASSED
+    assert "passed here, and is not recommended" in reason
+
+
+def test_a_budget_too_short_by_estimate_still_tests_one_method():
+    """The first maps promise more seconds than there are: the test of the cheapest one fits itself in."""
+    images, labels = probe(12)
+
+    def slow(model, inputs, target):
+        time.sleep(0.01 * len(inputs))
+        return inputs
+
+    given = {"labels": labels, "profile": False, "progress": False, "quality": "deletion", "trials": 3}
+    choice = choose_methods(trained(), images, candidates={"slow": slow, "dear": "rise"}, budget=2, **given)
+    assert choice["slow"].verdict is not None
+    assert choice["dear"].standing is Standing.UNMEASURED

@@ -45,7 +45,7 @@ def test_clear_methods_stop_early_and_trials_that_ran_are_those_of_a_longer_test
 
 def test_a_budget_pays_for_the_first_names_that_fit():
     assert Budget(explanations=100).affordable(["a", "b", "c"], {}, 40) == ["a", "b"]
-    assert Budget(seconds=1000).affordable(["a", "b"], {"a": 300.0, "b": 300.0}, 1, share=0.5) == ["a"]
+    assert Budget(seconds=1000).affordable(["a", "b"], {"a": 300.0, "b": 300.0}, 1, part=0.5) == ["a"]
     assert Budget().affordable(["a", "b"], {"a": 1e9}, 10**9) == ["a", "b"]
 
 
