@@ -27,10 +27,20 @@ def nothing_to_explain(model: nn.Module, outputs: Tensor, labels: Tensor | None)
         model: Whose running statistics are looked at.
         outputs: Of the model ``(N, classes)``; of others only the weights are looked at.
         labels: True classes ``(N,)``, where they are known.
+
+    Raises:
+        ValueError: If there is not one label for each sample, or one is no class of the model.
     """
     scores = outputs.detach().double().cpu()
+    if labels is not None and labels.shape[:1] != scores.shape[:1]:
+        raise ValueError(f"labels must be one for each of the {len(scores)} samples, not of shape {(*labels.shape,)}")
     classifies = scores.ndim == 2 and scores.shape[1] > 1 and bool(scores.isfinite().all())
-    if classifies and labels is not None and labels.shape == scores.shape[:1]:
+    if classifies and labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+        odd = labels[(labels < 0) | (labels >= scores.shape[1])].tolist()
+        if odd:
+            raise ValueError(
+                f"label {odd[0]} is no class of the model, which gives {scores.shape[1]} scores, from 0 on"
+            )
         return _at_chance(scores, labels.cpu())
     if (found := untouched_statistics(model)) is not None:
         return found

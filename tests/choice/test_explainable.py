@@ -27,6 +27,20 @@ def test_an_untrained_one_has_not(seed):
     assert nothing_to_explain(model, outputs(model), probe(32)[1]) is not None
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.arange(20) % 4, r"one for each of the 16 samples, not of shape \(20,\)"),
+        (torch.arange(14) % 4, "one for each of the 16 samples"),
+        (torch.full((16,), 12), "label 12 is no class of the model, which gives 10 scores"),
+        (-torch.ones(16, dtype=torch.long), "label -1 is no class"),
+    ],
+)
+def test_labels_that_cannot_be_the_samples_are_refused(labels, said):
+    with pytest.raises(ValueError, match=said):
+        nothing_to_explain(nn.Identity(), torch.eye(16, 10), labels)
+
+
 def test_what_probabilities_tell_is_mutual_information():
     """Four certain classes tell log 4 nats, a certain one none, half certain ones what the formula says."""
     certain = 50 * torch.eye(4)
