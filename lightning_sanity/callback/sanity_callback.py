@@ -347,6 +347,11 @@ class SaliencySanityCallback(pl.Callback):
         """What the last test left out; None if it gave no result."""
         return None if self.result is None else self.result.settings["thinned"]
 
+    def settle_trials(self, trials: int) -> None:
+        """Take so many where the number was left to the test: a release is no look during training."""
+        if self._test["trials"] == "auto":
+            self._test["trials"] = trials
+
     @property
     def _open(self) -> bool:
         """Whether there are verdicts that more trials, which the test may add by itself, could decide."""

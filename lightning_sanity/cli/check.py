@@ -164,6 +164,7 @@ def _by_configuration(arguments: argparse.Namespace) -> dict[str, SanityResult]:
                 self.trainer.callbacks.insert(0, tests[0])  # type: ignore[attr-defined]  # before weight averaging
             for test in tests:
                 test.on_fail, test.on_error, test.verbose = "warn", "raise", False  # the command prints its own table
+                test.settle_trials(_TRIALS)
 
     options = ("methods", "samples", *DEFAULTS)
     given = [f"--{name.replace('_', '-')}" for name in options if getattr(arguments, name) is not None]

@@ -94,7 +94,7 @@ def check_common(given: CommonOptions) -> None:
         ValueError: Which option, why, and what would be right.
     """
     measures_of(given["similarities"])  # raises on an unknown name
-    check_integer("repeats", given["repeats"], 1)
+    check_integer("repeats", given["repeats"], 1, MOST_REPEATS)
     check_integer("seed", given["seed"], None)
     if given["channel_axis"] not in ("auto", None):
         check_integer("channel_axis", given["channel_axis"], None)
@@ -147,10 +147,16 @@ def layer_in(model: nn.Module, layer: str | nn.Module | None) -> str | None:
     return layer
 
 
-def check_integer(name: str, value: Any, least: int | None) -> None:
-    """Raise a ValueError unless it is an integer of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-        bound = "" if least is None else f" of at least {least}"
+MOST_REPEATS = 1000
+"""Noisy copies beyond which a number is a slip of the pen: a hundred tell noise from a map already."""
+
+
+def check_integer(name: str, value: Any, least: int | None, most: int | None = None) -> None:
+    """Raise a ValueError unless it is an integer, of at least ``least`` and of at most ``most``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    too_many = whole and most is not None and value > most
+    if not whole or too_many or (least is not None and value < least):
+        bound = f" of at most {most}" if too_many else "" if least is None else f" of at least {least}"
         raise ValueError(f"{name} must be an integer{bound}, not {value!r}")
 
 

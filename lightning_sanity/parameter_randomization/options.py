@@ -32,6 +32,10 @@ from lightning_sanity.resources.suggestions import unknown
 _GRANULARITIES = ("layer", "block")
 
 
+MOST_TRIALS = 100_000
+"""Trials beyond which a number is a slip of the pen."""
+
+
 class WalkOptions(CommonOptions, total=False):
     """How the cascade is walked.
 
@@ -134,7 +138,7 @@ def settled(options: Mapping[str, Any], of: str) -> WalkOptions:
     for name in ("trials", "max_steps"):
         settled_later = given[name] == "auto" or isinstance(given[name], Looks)
         if not settled_later and (given[name] is not None or name == "trials"):
-            check_integer(name, given[name], 1)
+            check_integer(name, given[name], 1, MOST_TRIALS if name == "trials" else None)
     if given["max_batch"] is not None:
         check_integer("max_batch", given["max_batch"], 1)
     check_memory(given["max_memory"])

@@ -104,3 +104,16 @@ def test_check_reads_what_the_program_saved_beside_its_run(project, command):
     other["state_dict"]["network.0.bias"] += 1
     torch.save(other, project / "other.ckpt")
     assert command("lightning-sanity gate sanity --weights other.ckpt")[0] == 1
+
+
+def test_a_callback_of_the_configuration_is_asked_for_a_releases_trials(project, command):
+    callback = (
+        "    - class_path: lightning_sanity.SaliencySanityCallback\n      init_args: {methods: [gradient], probe: 8}\n"
+    )
+    (project / "watched.yaml").write_text(CONFIG + callback)
+    (weights,) = project.rglob("best.ckpt")
+    names = "--model-class project:Classifier --data-class project:Digits"
+    code, said = command(f"lightning-sanity check --config watched.yaml {names} --ckpt {weights} --out released")
+    assert code in (0, 1, 3), said
+    result = SanityResult.from_json(project / "released" / "result.json")
+    assert result.settings["trials_run"]["gradient"] == 20

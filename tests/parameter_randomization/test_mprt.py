@@ -183,6 +183,7 @@ def test_a_collapsed_model_is_inconclusive():
         ({"reinitialize": "zeros"}, "unknown re-initialisation 'zeros'"),
         ({"norm_stats": "none"}, "unknown norm_stats 'none'"),
         ({"trials": 0}, "trials must be an integer of at least 1, not 0"),
+        ({"repeats": 10**30}, "repeats must be an integer of at most 1000"),
         ({"layer": "features.99", "methods": "gradcam"}, "layer 'features.99' is not a module of the model"),
     ],
 )
