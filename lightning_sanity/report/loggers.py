@@ -113,11 +113,6 @@ def _with_pictures(logger: Any, experiment: Any, shown: Shown) -> bool:
     elif hasattr(experiment, "log_image"):  # DVCLive shows the files of a folder as a slider
         for name, pixels in shown.figures():
             experiment.log_image(f"{shown.prefix}/{name}/{shown.number}.png", image(pixels))
-    elif hasattr(experiment, "track"):
-        from aim import Image  # type: ignore[import-not-found,unused-ignore]  # present wherever such a run is
-
-        for name, pixels in shown.figures():
-            experiment.track(Image(image(pixels)), name=f"{shown.prefix}/{name}", step=shown.step)
     else:
         return False
     return True
