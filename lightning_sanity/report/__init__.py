@@ -5,6 +5,7 @@ verdicts.py, curves.py, maps.py, strips.py, tokens.py, chart.py, label_figures.p
 style.py, palette.py, thumbnails.py   how they look
 html.py           the self-contained page, from report.html.j2
 gallery.py        its pictures
+templates.py      the templates of pages
 markdown.py       the same in brief
 text.py           the same in words: the terminal's table and a notebook's
 choice_text.py    which method to show, in words

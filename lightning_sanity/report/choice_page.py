@@ -10,13 +10,14 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Template
 
 from lightning_sanity._version import __version__
 from lightning_sanity.report import chart, thumbnails
 from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.choice_text import BASIS, COLUMNS, cells, headings, metrics, reasons
 from lightning_sanity.report.palette import DARK, LIGHT
+from lightning_sanity.report.templates import template
 from lightning_sanity.resources.files import write_whole
 from lightning_sanity.result.choice import Choice, Row, Score, Standing
 
@@ -60,8 +61,7 @@ def write(choice: Choice, path: str | os.PathLike[str]) -> Path:
 
 def render(choice: Choice) -> str:
     """The page of a choice as HTML."""
-    template = _environment().get_template("choice.html.j2")
-    return template.render(
+    return _template().render(
         choice=choice,
         version=__version__,
         light=LIGHT,
@@ -96,16 +96,10 @@ def fragment(choice: Choice) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("lightning_sanity", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _template() -> Template:
+    return template(
+        "choice.html.j2", {"two": lambda value: f"{value + 0.0:.2f}" if math.isfinite(value) else "undefined"}
     )
-    environment.filters["two"] = lambda value: f"{value + 0.0:.2f}" if math.isfinite(value) else "undefined"
-    return environment
 
 
 def plane(choice: Choice) -> Plane | None:

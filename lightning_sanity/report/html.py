@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Template
 from torch import Tensor
 
 from lightning_sanity._version import __version__
@@ -26,6 +26,7 @@ from lightning_sanity.report.gallery import Gallery
 from lightning_sanity.report.learned import Learned
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.reproduction import python_call
+from lightning_sanity.report.templates import template
 from lightning_sanity.report.wording import (
     SYMBOL,
     answer,
@@ -67,59 +68,43 @@ def render(result: SanityResult) -> str:
     outcome, headline = answer(result)
     names = ordered(result)
     styles = _styles(result)
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            result=result,
-            version=__version__,
-            light=LIGHT,
-            dark=DARK,
-            symbol=SYMBOL,
-            outcome=outcome,
-            headline=headline,
-            subject=subject(result),
-            index=index_name(result),
-            amount=_amount(result),
-            stage=stage(result),
-            reproducibility=reproducibility(result),
-            threshold=psi.threshold(result),
-            gated=[_Row.of(result, name) for name in names if result.verdicts[name].gated],
-            controls=[(_Row.of(result, name), _duty(name)) for name in names if not result.verdicts[name].gated],
-            styles=styles,
-            charts={name: _psi_chart(result, name) for name in names if result.verdicts[name].gated},
-            similarities=_similarity_charts(result, styles),
-            change=_change_chart(result),
-            agreement=_mean(result.output_change.agreement[:, -1]),
-            correlation=_mean(result.output_change.correlation[:, -1]),
-            gallery=Gallery.of(result),
-            kind=dict(result.settings.get("axes") or {}).get("kind", "of an unknown kind"),
-            records=result.to_records(),
-            diagnostics=_diagnostics(result),
-            call=python_call(result),
-            learned=Learned.of(result),
-            standing=_standing(result),
-            trust=_trust(result),
-        )
+    return _template().render(
+        result=result,
+        version=__version__,
+        light=LIGHT,
+        dark=DARK,
+        symbol=SYMBOL,
+        outcome=outcome,
+        headline=headline,
+        subject=subject(result),
+        index=index_name(result),
+        amount=_amount(result),
+        stage=stage(result),
+        reproducibility=reproducibility(result),
+        threshold=psi.threshold(result),
+        gated=[_Row.of(result, name) for name in names if result.verdicts[name].gated],
+        controls=[(_Row.of(result, name), _duty(name)) for name in names if not result.verdicts[name].gated],
+        styles=styles,
+        charts={name: _psi_chart(result, name) for name in names if result.verdicts[name].gated},
+        similarities=_similarity_charts(result, styles),
+        change=_change_chart(result),
+        agreement=_mean(result.output_change.agreement[:, -1]),
+        correlation=_mean(result.output_change.correlation[:, -1]),
+        gallery=Gallery.of(result),
+        kind=dict(result.settings.get("axes") or {}).get("kind", "of an unknown kind"),
+        records=result.to_records(),
+        diagnostics=_diagnostics(result),
+        call=python_call(result),
+        learned=Learned.of(result),
+        standing=_standing(result),
+        trust=_trust(result),
     )
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("lightning_sanity", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["figures"] = _significant
-    environment.filters["plain"] = _plain
-    environment.filters["mean"] = _mean
-    environment.filters["role"] = role
-    environment.filters["breakable"] = _breakable
-    return environment
+def _template() -> Template:
+    plainly = {"number": _number, "figures": _significant, "plain": _plain, "mean": _mean}
+    return template("report.html.j2", {**plainly, "role": role, "breakable": _breakable})
 
 
 def _number(value: float | None, digits: int = 2) -> str:
