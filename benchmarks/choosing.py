@@ -178,7 +178,10 @@ def main():
     parser.add_argument("--question", nargs="*", choices=QUESTIONS, default=list(QUESTIONS))
     parser.add_argument("--seeds", type=int, help="default: 20, and 3 for the question of that name")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--equality-only", action="store_true", help="the untrained networks of one seed alone")
     given = parser.parse_args()
+    if given.equality_only:
+        given.question, given.seeds = ["untrained"], 1
     warnings.simplefilter("ignore")
     for question in given.question:
         for row in QUESTIONS[question](**({} if given.seeds is None else {"seeds": given.seeds})):

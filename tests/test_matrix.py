@@ -123,7 +123,11 @@ def run(row, folder, measuring):
     pl.seed_everything(0, verbose=False)
     training, validation, *loaders = data(row)
     witness, saver, model = Witness(), saving(row, folder), row["model"]()
-    mine = [observer(report=True, every_n_validations=row["every_n_validations"]), witness] if measuring else []
+    mine = (
+        [observer(report=True, every_n_validations=row["every_n_validations"], max_time=None), witness]
+        if measuring
+        else []
+    )
     trainer = pl.Trainer(
         default_root_dir=folder,
         callbacks=[*mine, *others(row), saver],

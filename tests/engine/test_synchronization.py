@@ -24,12 +24,12 @@ TRIALS, DEPTHS = 3, 3
 # (module, function) -> how often in all trials together, at most
 ON_A_CPU_ONLY = {("ranks", "_mean_positions"), ("ranks", "sort_packed"), ("ranks", "average_ranks")}
 """Guarded by ``device.type == "cpu"``, where asking costs nothing."""
-ONCE_PER_RUN = {("engine", "_difference"): len(METHODS)}
+ONCE_PER_RUN = {("rounding", "relative"): len(METHODS)}
 """The proof that a method's maps are the plain ones; counted per method, not per trial."""
 DRAWING = {("strategies", "_law"): 11}
 """Whether a tensor is constant, and thus has no spread to draw with, is asked of its values: once per run and tensor,
 once more per constant one, and of the largest where a constant is 0."""
-LISTENING = {("maps", "listen"): DEPTHS * TRIALS}
+LISTENING = {("maps", "__call__"): DEPTHS * TRIALS}
 """Whether a pass that comes by is one of the probe itself, in the plain loop alone; it saves a pass."""
 
 
