@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,8 +103,15 @@ def render(result: SanityResult) -> str:
 
 @cache
 def _template() -> Template:
-    plainly = {"number": _number, "figures": _significant, "plain": _plain, "mean": _mean}
-    return template("report.html.j2", {**plainly, "role": role, "breakable": _breakable})
+    filters: dict[str, Callable[..., Any]] = {
+        "number": _number,
+        "figures": _significant,
+        "plain": _plain,
+        "mean": _mean,
+        "role": role,
+        "breakable": _breakable,
+    }
+    return template("report.html.j2", filters)
 
 
 def _number(value: float | None, digits: int = 2) -> str:
