@@ -37,10 +37,10 @@ def log_result(
     - MLflow gets as artifacts figures, the result, the report, and two tables that grow, of verdicts and of curves;
       the verdicts are tags as well.
     - Comet gets figures, curves, the result as an asset, and the verdicts as other values.
-    - Any other logger gets the figures if it or its experiment has ``log_image``, and the
-      outcomes as numbers if it has no directory. What it cannot show goes to its directory, where it has one: PNG files
-      in ``<directory>/<prefix>/`` and the records of every measurement, one below the other, in
-      ``<directory>/<prefix>_curve.csv``. Where pictures find no place at all, it is said once.
+    - Any other logger gets the figures if it or its experiment has ``log_image``, and the outcomes as numbers if it has
+      no directory. What it cannot show goes to its directory, where it has one: PNG files in ``<directory>/<prefix>/``
+      and the records of every measurement, one below the other, in ``<directory>/<prefix>_curve.csv``. Where pictures
+      find no place at all, it is said once.
 
     Scalars over training are the caller's business: ``LightningModule.log`` reaches every logger.
 

@@ -66,7 +66,8 @@ class Verdict:
             ignores the model. NaN if undefined.
         psi_low: Lower end of the 95 % interval of ``psi``.
         psi_high: Upper end.
-        measure: Name of the similarity that decided, usually the one with the smallest PSI.
+        measure: Name of the similarity that decided: of a FAIL the one whose interval has the lowest upper end, else
+            that with the lowest lower end.
         psi_first: PSI of ``measure`` after the first step alone.
         psi_last: PSI of ``measure`` at the last step alone.
         p_dependence: Diagnostic: probability of maps this different if they did not depend on the weights at all;
