@@ -4,6 +4,7 @@ sanity_callback.py   the hooks: when the test runs, and what happens with the ve
 measurement.py       both tests on the weights as they are now, agreed between processes
 fixed_probe.py       what is explained: the same samples at every validation and on every process
 trainer.py           what is asked of a Trainer: whether to stop, other processes, where progress is shown
+conclusion.py        the end of a run: what came out is said once, and raised where that was asked for
 narration.py         what is said on the terminal
 max_time.py          the account of time beside training
 references.py        what a measurement is compared with

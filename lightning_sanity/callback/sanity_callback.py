@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing_extensions import Unpack, override
 
 from lightning_sanity import similarity as similarity_module
 from lightning_sanity.attribution import Method, resolve_all
+from lightning_sanity.callback.conclusion import NEVER_REACHED, Conclusion, undecided
 from lightning_sanity.callback.deferred_report import Publication
 from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.fixed_probe import FixedProbe, stream_warning
@@ -44,7 +44,7 @@ from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.resources.budget import Interrupted
 from lightning_sanity.result.controls import validated
-from lightning_sanity.result.sanity_result import Outcome, SanityCheckFailed, SanityResult
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 OPTIONS: WalkOptions = {**DEFAULTS, "trials": "auto"}
 """Few trials are enough to watch a training run; what it ends with is decided."""
@@ -151,52 +151,56 @@ class SaliencySanityCallback(pl.Callback):
         **options: Unpack[WalkOptions],
     ) -> None:
         super().__init__()
-        try:
-            given = settled({**OPTIONS, **options}, "SaliencySanityCallback")
-            check_choice("on_fail", on_fail, ("warn", "stop", "raise"))
-            check_choice("on_error", on_error, ("warn", "raise"))
-            check_choice("precision", precision, (None, "32"))
-            check_integer("every_n_validations", every_n_validations, 1)
-            check_probe(probe)
-            check_target(target, labels=True)
-            for flag, value in (("log_images", log_images), ("report", report), ("verbose", verbose)):
-                check_yes_no(flag, value)
-            if keep is not None:
-                check_integer("keep", keep, 1)
-            check_kind("name", name, str, "a string")
-            check_kind("baseline", baseline, (str, Path), "the path of a result file")
-            check_kind("reference_checkpoint", reference_checkpoint, (str, Path), "the path of a checkpoint")
-            check_number("max_time", None if max_time == "auto" else max_time, above=0)
-            check_number("max_drop", max_drop, least=0, most=1)
-            layer = given["layer"] if isinstance(given["layer"], str) else None
-            gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
-            shown = [similarity_module.resolve(key).name for key in given["similarities"] or ("ssim", "spearman")]
-        except (ValueError, TypeError) as error:
-            raise MisconfigurationException(str(error)) from error
-        self._gated, self._similarities = gated, shown
         self.probe, self.every_n_validations = probe, every_n_validations
         self.on_fail, self.on_error, self.max_time, self.precision = on_fail, on_error, max_time, precision
-        self.seed, self.name, self.log_images = given["seed"], name, log_images
-        self.report, self.keep = report, keep
+        self.name, self.log_images, self.report, self.keep = name, log_images, report, keep
         self.baseline, self.max_drop, self.reference_checkpoint = baseline, max_drop, reference_checkpoint
-        self.max_memory = given["max_memory"]
+        self.verbose = verbose
+        try:
+            given = settled({**OPTIONS, **options}, "SaliencySanityCallback")
+            self._check()
+            check_target(target, labels=True)
+            layer = given["layer"] if isinstance(given["layer"], str) else None
+            self._gated = [key for key, method in resolve_all(methods, layer).items() if not method.control]
+            shown = given["similarities"] or ("ssim", "spearman")
+            self._similarities = [similarity_module.resolve(key).name for key in shown]
+        except (ValueError, TypeError) as error:
+            raise MisconfigurationException(str(error)) from error
+        self.seed, self.max_memory = given["seed"], given["max_memory"]
         self.result: SanityResult | None = None
         self.label_result: SanityResult | None = None
         self.unmeasured: str | None = None
-        self.verbose = verbose
         self._test: dict[str, Any] = {**given, "methods": methods, "target": target, "pictures": log_images}
         self._references = References(baseline, max_drop, reference_checkpoint)
         self._validations, self._measured_step, self._seconds = 0, 0, 0.0
         self._drift: dict[str, float] = {}
         self._folder: Path | None = None
-        self._ended = True
         self._restored: dict[str, Any] = {}
         self._ledger = Ledger()
-        self._prepare(every=False)
+        self._prepare(every=False, running=False)
 
-    def _prepare(self, *, every: bool) -> None:
+    def _check(self) -> None:
+        """Refuse arguments that are wrong whatever the model and the trainer are."""
+        check_choice("on_fail", self.on_fail, ("warn", "stop", "raise"))
+        check_choice("on_error", self.on_error, ("warn", "raise"))
+        check_choice("precision", self.precision, (None, "32"))
+        check_integer("every_n_validations", self.every_n_validations, 1)
+        check_probe(self.probe)
+        for flag in ("log_images", "report", "verbose"):
+            check_yes_no(flag, getattr(self, flag))
+        if self.keep is not None:
+            check_integer("keep", self.keep, 1)
+        check_kind("name", self.name, str, "a string")
+        check_kind("baseline", self.baseline, (str, Path), "the path of a result file")
+        check_kind("reference_checkpoint", self.reference_checkpoint, (str, Path), "the path of a checkpoint")
+        check_number("max_time", None if self.max_time == "auto" else self.max_time, above=0)
+        check_number("max_drop", self.max_drop, least=0, most=1)
+
+    def _prepare(self, *, every: bool, running: bool) -> None:
         """What a run is measured, told and shown with."""
         self._narration = Narration(self._prefix, verbose=self.verbose)
+        raises = self.on_fail == "raise"
+        self._conclusion = Conclusion(self._narration, self._gated, raises=raises, running=running)
         self._allowance = Allowance(self.max_time, every=every)
         self._publication = Publication(self._prefix, images=self.log_images, report=self.report, keep=self.keep)
         single = self.precision == "32"
@@ -232,8 +236,8 @@ class SaliencySanityCallback(pl.Callback):
         self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift = None, {}
         self._folder = None
-        self._ended = stage == "fit"  # which has not begun: a tuner may search first, and leave
-        self._prepare(every=self._always(trainer))
+        # A fit has not begun: a tuner may search first, and leave.
+        self._prepare(every=self._always(trainer), running=stage != "fit")
         costs = stream_warning(self.probe)
         if costs is not None:
             self._narration.warn(costs)
@@ -246,7 +250,7 @@ class SaliencySanityCallback(pl.Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look for the names that were given in the model, and at schedulers that monitor keys: both are known now."""
-        self._ended = False
+        self._conclusion.told = False
         self._check_names(pl_module)
         problem = stale_monitor(trainer, self.scalars(trainer), self.every_n_validations)
         if problem is not None:
@@ -355,10 +359,7 @@ class SaliencySanityCallback(pl.Callback):
     @property
     def _open(self) -> bool:
         """Whether there are verdicts that more trials, which the test may add by itself, could decide."""
-        if self.result is None or not self.result.valid or self._test["trials"] != "auto":
-            return False
-        gated = (self.result.verdicts[name] for name in self._gated if name in self.result.verdicts)
-        return any(each.outcome is Outcome.INCONCLUSIVE and math.isfinite(each.psi) for each in gated)
+        return self._test["trials"] == "auto" and undecided(self.result, self._gated)
 
     def _measure_and_publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         begun = time.perf_counter()
@@ -386,29 +387,26 @@ class SaliencySanityCallback(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise after a stand-alone validation, once its metrics are logged."""
         if not trainer.sanity_checking and trainer.state.fn == "validate":
-            self._end()
-            self._raise_unless_passed()
+            self._conclude()
 
     @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise after testing, once its metrics are logged."""
-        self._end()
-        self._raise_unless_passed()
+        self._conclude()
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Show what ``max_time`` put off: there is no later occasion."""
         self._show(trainer)
         if self.result is not None:
-            self._end()
-        self._ended = True
+            self._tell()
+        self._conclusion.told = True
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Say so, or raise, where the loop was skipped as a whole, so that no other hook was called."""
-        if not self._ended:
-            self._end()
-            self._raise_unless_passed()
+        if not self._conclusion.told:
+            self._conclude()
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -418,7 +416,7 @@ class SaliencySanityCallback(pl.Callback):
         unseen = self._ledger.unseen()
         if unseen is not None:
             rank_zero_info(unseen)
-        self._end()
+        self._tell()
         # Rank 0 says, whose weights are saved; the running statistics of other ranks may differ.
         if (
             self.on_fail == "raise"
@@ -427,7 +425,7 @@ class SaliencySanityCallback(pl.Callback):
         ):
             self.unmeasured = f"training went on after the last test, at step {self.result.step}"
             self.result = None
-        self._raise_unless_passed()
+        self._conclusion.check(self.result, self.unmeasured)
 
     @override
     def on_save_checkpoint(
@@ -558,25 +556,11 @@ class SaliencySanityCallback(pl.Callback):
             rank_zero_info(f"stopping: {', '.join(failed)} failed the randomization test")
             trainer.should_stop = True
 
-    def _end(self) -> None:
-        """Say what came out; once in a run."""
-        if self.result is None and self.unmeasured is None:
-            self.unmeasured = (
-                "no validation was run to its end (no loader, no such step, a limit of 0, or no time for it)"
-            )
-        if not self._ended:
-            page = None if self._folder is None else self._folder / "report.html"
-            self._narration.end(self.result, self.unmeasured, page if page is not None and page.exists() else None)
-        self._ended = True
+    def _conclude(self) -> None:
+        self._tell()
+        self._conclusion.check(self.result, self.unmeasured)
 
-    def _raise_unless_passed(self) -> None:
-        if self.on_fail != "raise" or (self.result is not None and self.result.passed):
-            return
-        if self.result is None:
-            why = f": {self.unmeasured}" if self.unmeasured else ""
-            raise SanityCheckFailed(
-                f"the randomization test never gave a result for these weights, which is not a pass{why}"
-            )
-        verdicts = {key: self.result.verdicts[key] for key in self._gated if not self.result.verdicts[key].passed}
-        lines = "; ".join(f"{key} is {v.outcome.value}: {v.reason}" for key, v in verdicts.items()) or "no gated method"
-        raise SanityCheckFailed(f"saliency maps did not pass the randomization test: {lines}")
+    def _tell(self) -> None:
+        if self.result is None and self.unmeasured is None:
+            self.unmeasured = NEVER_REACHED
+        self._conclusion.tell(self.result, self.unmeasured, self._folder)
