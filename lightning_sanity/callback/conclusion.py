@@ -27,17 +27,19 @@ class Conclusion:
         self._narration, self._gated, self._raises = narration, gated, raises
         self.told = not running
 
-    def tell(self, result: SanityResult | None, unmeasured: str | None, folder: Path | None) -> None:
+    def tell(
+        self, result: SanityResult | None, unmeasured: str | None, *, page: Path | None = None, cost: str | None = None
+    ) -> None:
         """Say what came out; once in a run.
 
         Args:
             result: What was measured last, if anything was.
             unmeasured: Why there is no result.
-            folder: Where the page is, if one was written.
+            page: Where the report is, if it was written.
+            cost: What it took, in words.
         """
         if not self.told:
-            page = None if folder is None else folder / "report.html"
-            self._narration.end(result, unmeasured, page if page is not None and page.exists() else None)
+            self._narration.end(result, unmeasured, page if page is not None and page.exists() else None, cost)
         self.told = True
 
     def check(self, result: SanityResult | None, unmeasured: str | None) -> None:
@@ -62,14 +64,16 @@ class Conclusion:
         raise SanityCheckFailed(f"saliency maps did not pass the randomization test: {lines}")
 
 
-def undecided(result: SanityResult | None, gated: Collection[str]) -> bool:
+def undecided(result: SanityResult | None, gated: Collection[str], most: int) -> bool:
     """Whether there are verdicts that more trials could decide.
 
     Args:
         result: What was measured.
         gated: The methods that count.
+        most: How many trials a method may have.
     """
     if result is None or not result.valid:
         return False
-    verdicts = (result.verdicts[name] for name in gated if name in result.verdicts)
-    return any(each.outcome is Outcome.INCONCLUSIVE and math.isfinite(each.psi) for each in verdicts)
+    trials = result.settings.get("trials_run", {})
+    verdicts = {name: result.verdicts[name] for name in gated if trials.get(name, 0) < most}
+    return any(each.outcome is Outcome.INCONCLUSIVE and math.isfinite(each.psi) for each in verdicts.values())

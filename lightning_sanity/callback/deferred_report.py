@@ -1,4 +1,4 @@
-"""Shows the callback's results: files at once, figures and page when there is time."""
+"""Shows the callback's results: files and numbers at once, figures and page when there is time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -36,12 +38,12 @@ class Publication:
     def __init__(self, prefix: str, *, images: bool, report: bool, keep: int | None = None) -> None:
         self._prefix, self._images, self._report, self._keep = prefix, images, report, keep
         self._files: list[_File] = []
-        self._owed: tuple[SanityResult, SanityResult | None, int, str] | None = None
+        self._current: _Shown | None = None
         self._last: SanityResult | None = None
         self._earlier: list[SanityResult] = []
 
     def write(self, result: SanityResult, labels: SanityResult | None, step: int, folder: str) -> None:
-        """Write the results as JSON; figures and page are owed.
+        """Write the results as JSON; all else is owed.
 
         Args:
             result: Of the parameter randomization test.
@@ -49,13 +51,15 @@ class Publication:
             step: The loggers' step.
             folder: Where the run keeps its files.
         """
-        self._owed = result, labels, step, folder
+        if self._current is not None:
+            self._earlier.append(remembered(self._current.result))
+        self._current = _Shown(result, labels, step, folder)
         if not self._report:
             return
         try:
             place = self._place(folder)
             name = place.add(names(result), result.to_json)
-            self._owed = _named(result, name), labels, step, folder
+            self._current.result = _named(result, name)
         except Exception as error:
             self.outdate(folder, f"a later result, of step {result.step}, could not be written")
             self._warn(f"the result of the randomization test could not be written to '{folder}'", error)
@@ -116,31 +120,70 @@ class Publication:
 
     @property
     def owes(self) -> bool:
-        """Whether a result has not been shown yet."""
-        return self._owed is not None
+        """Whether the last result's figures and page are still to be made."""
+        return self._current is not None and not self._current.drawn
+
+    @property
+    def page(self) -> Path | None:
+        """Where the page of the last result lies, if it was made."""
+        folder = None if self._current is None else Path(self._current.folder, self._prefix)
+        return None if folder is None or not self._report else folder / "report.html"
+
+    def tell(self, loggers: Sequence[Any]) -> None:
+        """Give the loggers the numbers and files of the last result, whose figures and page may wait."""
+        if self._current is not None and not self._current.told:
+            self._current.told = True
+            self._log(loggers, self._current, images=False, numbers=True)
+            self._thin()
 
     def show(self, loggers: Sequence[Any]) -> None:
-        """Draw what is owed."""
-        if self._owed is None:
+        """Draw the last result; with its numbers, if they have not been told."""
+        if self._current is None or self._current.drawn:
             return
-        (result, labels, step, folder), self._owed = self._owed, None
-        if self._images:
-            log_result(loggers, result, prefix=self._prefix, step=step, earlier=self._earlier)
-            if labels is not None:
-                log_result(loggers, labels, prefix=f"{self._prefix}_labels", step=step)
+        numbers, self._current.told, self._current.drawn = not self._current.told, True, True
+        self._log(loggers, self._current, images=True, numbers=numbers)
         if self._report:
             try:
-                self._place(folder).write("report.html", result.to_html)
+                self._place(self._current.folder).write("report.html", self._current.result.to_html)
             except Exception as error:
+                folder = self._current.folder
                 self._warn(f"the report of the randomization test could not be written to '{folder}'", error)
-        self._earlier.append(remembered(result))
         self._thin()
+
+    def _log(self, loggers: Sequence[Any], what: _Shown, *, images: bool, numbers: bool) -> None:
+        if not self._images:
+            return
+        send = partial(log_result, loggers, step=what.step, images=images, numbers=numbers)
+        send(what.result, prefix=self._prefix, earlier=self._earlier)
+        if what.labels is not None:
+            send(what.labels, prefix=f"{self._prefix}_labels")
 
     def _place(self, folder: str, suffix: str = "") -> Folder:
         return Folder(os.path.join(folder, f"{self._prefix}{suffix}"))
 
     def _warn(self, what: str, error: Exception) -> None:
         rank_zero_warn(f"{what}; training goes on. {type(error).__name__}: {error}")
+
+
+@dataclass
+class _Shown:
+    """What is shown of a measurement, and how far that went.
+
+    Attributes:
+        result: Of the parameter randomization test.
+        labels: Of the data randomization test, if there is one.
+        step: The loggers' step.
+        folder: Where the run keeps its files.
+        told: Whether the loggers have its numbers.
+        drawn: Whether its figures and page were made.
+    """
+
+    result: SanityResult
+    labels: SanityResult | None
+    step: int
+    folder: str
+    told: bool = False
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

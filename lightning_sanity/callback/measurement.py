@@ -24,11 +24,14 @@ from lightning_sanity.model import checkpoint
 from lightning_sanity.model.clone import clone, weights_digest
 from lightning_sanity.model.sharded import measured_in_place
 from lightning_sanity.parameter_randomization.mprt import parameter_randomization_test, rehearse
+from lightning_sanity.parameter_randomization.schedule import AUTO_TRIALS
 from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.processes import Share, Together
 from lightning_sanity.result.sanity_result import SanityResult
 
 _WATCHING = 3  # trials of a measurement that others will follow, where the test may choose: enough to see how it goes
+WATCHED = _WATCHING / AUTO_TRIALS[0]
+"""The share of a whole measurement's trials that such a one makes, where the test may choose."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,13 @@ class Instrument:
                 options |= {"trials": 1, "max_steps": 1}
             with self._allowance.timing("test"):
                 result = parameter_randomization_test(
-                    measured, probe.inputs, **options, max_seconds=self.parts.test, share=share, progress=tick
+                    measured,
+                    probe.inputs,
+                    **options,
+                    max_seconds=self.parts.test,
+                    extend_within=self.parts.extend,
+                    share=share,
+                    progress=tick,
                 )
             labels = self._compared(trainer, measured, probe, options, kept)
         digest = result.weights_digest if measured is module or share.rank else weights_digest(module)

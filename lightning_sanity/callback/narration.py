@@ -78,8 +78,10 @@ class Narration:
         self.warn(f"the randomization test could not be run; training goes on. {why}", "failed", why)
         self._say(f"{self._title}, step {step}: not measured: {why}")
 
-    def end(self, result: SanityResult | None, unmeasured: str | None, page: Path | None) -> None:
-        """The table, or that there is none and why."""
+    def end(
+        self, result: SanityResult | None, unmeasured: str | None, page: Path | None = None, cost: str | None = None
+    ) -> None:
+        """The table, or that there is none and why; where the page is, and what it all took."""
         if result is None:
             why = unmeasured or "nobody knows why"
             if not self._known:
@@ -87,7 +89,8 @@ class Narration:
             self._say(f"{self._title}: no result: {why}")
             return
         table = account(result, f"{self._title}: ", colour=sys.stdout.isatty())
-        self._say("\n".join(["", table, *([] if page is None else [f"report: {page}"])]))
+        beside = [cost, None if page is None else f"report: {page}"]
+        self._say("\n".join(["", table, *(each for each in beside if each is not None)]))
 
     def _say(self, text: str) -> None:
         if self._verbose:

@@ -19,8 +19,9 @@ from lightning_sanity.callback.conclusion import NEVER_REACHED, Conclusion, unde
 from lightning_sanity.callback.deferred_report import Publication
 from lightning_sanity.callback.drift import drift
 from lightning_sanity.callback.fixed_probe import FixedProbe, stream_warning
+from lightning_sanity.callback.kept_state import kept_of, restored
 from lightning_sanity.callback.max_time import Allowance
-from lightning_sanity.callback.measurement import Instrument, Measurement, Tests
+from lightning_sanity.callback.measurement import WATCHED, Instrument, Measurement, Tests
 from lightning_sanity.callback.monitors import monitors, shared_key, stale_monitor
 from lightning_sanity.callback.narration import Narration
 from lightning_sanity.callback.references import References
@@ -28,7 +29,7 @@ from lightning_sanity.callback.released_weights import UNKNOWN, Ledger, obstacle
 from lightning_sanity.callback.result_files import home
 from lightning_sanity.callback.scalars import beside_baseline, beside_random_labels, of_testing
 from lightning_sanity.callback.scalars import scalars as scalars_of
-from lightning_sanity.callback.trainer import ends_training, going_on, logged_step, never_validates
+from lightning_sanity.callback.trainer import done, ends_training, going_on, logged_step, never_validates
 from lightning_sanity.explanation.options import (
     METHODS,
     check_choice,
@@ -42,6 +43,7 @@ from lightning_sanity.explanation.probe import check_probe
 from lightning_sanity.explanation.targets import check_target
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
+from lightning_sanity.parameter_randomization.schedule import AUTO_TRIALS
 from lightning_sanity.resources.budget import Interrupted
 from lightning_sanity.result.controls import validated
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
@@ -174,7 +176,6 @@ class SaliencySanityCallback(pl.Callback):
         self._references = References(baseline, max_drop, reference_checkpoint)
         self._validations, self._measured_step, self._seconds = 0, 0, 0.0
         self._drift: dict[str, float] = {}
-        self._folder: Path | None = None
         self._restored: dict[str, Any] = {}
         self._ledger = Ledger()
         self._prepare(every=False, running=False)
@@ -201,7 +202,8 @@ class SaliencySanityCallback(pl.Callback):
         self._narration = Narration(self._prefix, verbose=self.verbose)
         raises = self.on_fail == "raise"
         self._conclusion = Conclusion(self._narration, self._gated, raises=raises, running=running)
-        self._allowance = Allowance(self.max_time, every=every)
+        watched = WATCHED if self._test["trials"] == "auto" else 1.0
+        self._allowance = Allowance(self.max_time, every=every, watched=watched)
         self._publication = Publication(self._prefix, images=self.log_images, report=self.report, keep=self.keep)
         single = self.precision == "32"
         self._probe = FixedProbe(self.probe, self.seed, single_precision=single, narration=self._narration)
@@ -235,7 +237,6 @@ class SaliencySanityCallback(pl.Callback):
         self._references.read()
         self._validations, self.result, self.unmeasured = 0, None, None
         self.label_result, self._drift = None, {}
-        self._folder = None
         # A fit has not begun: a tuner may search first, and leave.
         self._prepare(every=self._always(trainer), running=stage != "fit")
         costs = stream_warning(self.probe)
@@ -329,7 +330,8 @@ class SaliencySanityCallback(pl.Callback):
 
     def _observe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         fitting = trainer.state.fn == "fit"
-        self._allowance.begin(training=fitting, last=fitting and ends_training(trainer))
+        last, over = (ends_training(trainer), done(trainer)) if fitting else (False, 0.0)
+        self._allowance.begin(training=fitting, last=last, done=over)
         due = self._validations % self.every_n_validations == 0
         self._validations += 1
         if due and self._allowance.is_share:  # the clocks of ranks differ: the first decides
@@ -359,7 +361,7 @@ class SaliencySanityCallback(pl.Callback):
     @property
     def _open(self) -> bool:
         """Whether there are verdicts that more trials, which the test may add by itself, could decide."""
-        return self._test["trials"] == "auto" and undecided(self.result, self._gated)
+        return self._test["trials"] == "auto" and undecided(self.result, self._gated, sum(AUTO_TRIALS))
 
     def _measure_and_publish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         begun = time.perf_counter()
@@ -442,25 +444,11 @@ class SaliencySanityCallback(pl.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        if self.result is None:
-            return dict(self._restored)
-        result = self.result
-        return {
-            "version": 1,
-            "stale": False,
-            "probe_ids": None if result.probe_ids is None else list(result.probe_ids),
-            "probe_digest": result.probe_digest,
-            "weights_digest": result.weights_digest,
-            "step": result.step,
-            "passed": result.passed,
-            "outcomes": {name: verdict.outcome.value for name, verdict in result.verdicts.items()},
-        }
+        return dict(self._restored) if self.result is None else kept_of(self.result)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Of an earlier run: kept for the record, never counted as a result.
-        self._restored = {**state_dict, "stale": True}
-        self._measured_step = int(state_dict.get("step") or 0)
+        self._restored, self._measured_step = restored(state_dict)
 
     # ----------------------------------------------------------------------------------------------------- measure
 
@@ -534,15 +522,16 @@ class SaliencySanityCallback(pl.Callback):
                 self._publication.outdate(home(trainer), why)
 
     def _publish(self, trainer: pl.Trainer, result: SanityResult) -> None:
-        """Files and figures, on rank 0; what there is no time for waits."""
+        """Files, numbers and figures, on rank 0; what there is no time for waits."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         with going_on("the result of the randomization test could not be shown"):
-            folder = home(trainer)
-            self._folder = Path(folder) / self._prefix
-            self._publication.write(result, self.label_result, logged_step(trainer), folder)
+            self._publication.write(result, self.label_result, logged_step(trainer), home(trainer))
         if trainer.state.fn != "fit" or (self._instrument.parts.draw and not self._allowance.exceeded()):
             self._show(trainer)
+            return
+        with going_on("the result of the randomization test could not be shown"):
+            self._publication.tell(trainer.loggers)
 
     def _show(self, trainer: pl.Trainer) -> None:
         if self._publication.owes:
@@ -563,4 +552,5 @@ class SaliencySanityCallback(pl.Callback):
     def _tell(self) -> None:
         if self.result is None and self.unmeasured is None:
             self.unmeasured = NEVER_REACHED
-        self._conclusion.tell(self.result, self.unmeasured, self._folder)
+        cost = self._allowance.account(open_verdicts=self._open)
+        self._conclusion.tell(self.result, self.unmeasured, page=self._publication.page, cost=cost)

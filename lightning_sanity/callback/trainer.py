@@ -54,6 +54,12 @@ def ends_training(trainer: Any) -> bool:
     return bool(needed > _batches_left(trainer, loop.total_batch_idx + 1)) and needed != math.inf
 
 
+def done(trainer: Any) -> float:
+    """The share of training that is over after the validation that is over now; 0 where nobody knows."""
+    batches = trainer.fit_loop.total_batch_idx + 1
+    return float(batches / (batches + max(_batches_left(trainer, batches), 0.0)))
+
+
 def _batches_to_validation(trainer: Any, epoch: int, batch: int) -> float:
     """After how many more batches the next validation comes, from so many batches of an epoch on."""
     every, within, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch, trainer.fit_loop.max_batches

@@ -3,6 +3,7 @@
 mprt.py          the front door: model and probe in, result out
 multi_input.py   models of several inputs, each explained in its turn
 options.py       what the test can be told, for the function, the callback and the command line
+schedule.py      how many trials are walked: a given number, or as many as open verdicts need
 looks.py         when verdicts are looked at while trials are added, and who needs more
 settings.py      how a cascade is walked
 study.py         what is studied: the trained model, the explanation of it, how maps are compared

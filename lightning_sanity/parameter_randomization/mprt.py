@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
@@ -56,11 +57,12 @@ from lightning_sanity.parameter_randomization.coverage import (
 )
 from lightning_sanity.parameter_randomization.diagnostics import diagnose
 from lightning_sanity.parameter_randomization.headroom import rows_within
-from lightning_sanity.parameter_randomization.judging import UNMOVED, judge_all, nothing_changed, undecided, unmoved
+from lightning_sanity.parameter_randomization.judging import UNMOVED, judge_all, nothing_changed, unmoved
 from lightning_sanity.parameter_randomization.leftovers import Leftovers, leftovers_of
 from lightning_sanity.parameter_randomization.looks import Looks
 from lightning_sanity.parameter_randomization.options import DEFAULTS, WalkOptions, settled, settled_for
 from lightning_sanity.parameter_randomization.route import most_steps, route_of
+from lightning_sanity.parameter_randomization.schedule import walk_trials
 from lightning_sanity.parameter_randomization.settings import Settings
 from lightning_sanity.parameter_randomization.study import Study
 from lightning_sanity.parameter_randomization.walk_results import Walk
@@ -94,6 +96,7 @@ def parameter_randomization_test(
     pictures: bool = True,
     progress: Progress | bool | None = None,
     max_seconds: float | None = None,
+    extend_within: float | None = None,
     on_interrupt: Literal["raise", "return"] = "raise",
     share: Share | None = None,
     **options: Unpack[WalkOptions],
@@ -125,6 +128,8 @@ def parameter_randomization_test(
             trained model and a walk over its depths take; ``settings["cost"]`` has what was expected and what was
             measured. A function of yours that takes half of what is left is given up, the others go on; a method
             or a walk of this library that hangs for twice as long ends the test.
+        extend_within: Seconds from the beginning within which the trials that ``trials="auto"`` adds have to be done:
+            where they would take longer they are left out, and the notes and the open verdicts say so.
         on_interrupt: What Ctrl-C does once a trial is whole: ``"raise"`` as usual, or ``"return"`` the trials that are,
             all their curves included. Such a result is not valid, no method passes or fails by it, and ``validity``
             says how many trials it has. Before that, and where several processes share the test, it raises.
@@ -161,11 +166,14 @@ def parameter_randomization_test(
         with progress_bar(progress) as tick:
             walked = given if ready.problem is None else {**given, **_IN_VAIN}
             cascade = ready.cascade(walked, samples, tick, deadline, share, on_interrupt)
-            walk = _walk(ready, cascade, walked, gated)
+            until = math.inf if extend_within is None else started + extend_within
+            walk, unextended = walk_trials(
+                cascade, walked, gated, lambda walk: ready.scope(walk, walked["order"]), share, until
+            )
         share.close()
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples, given["tokens"])
-    thinned = thinning_note(walk.thinned, max_seconds, walk.interrupted)
+    thinned = thinning_note(walk.thinned, max_seconds, walk.interrupted) + unextended
     coverage = ready.coverage(walk, walked["order"], thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
     buffers = unsaved_buffers(model)
@@ -382,28 +390,6 @@ def _with_other_weights(
 # ----------------------------------------------------------------------------------------------------------------- walk
 
 _IN_VAIN = WalkOptions(order="full", trials=1)  # where no verdict can be had: only the proof of what changes is made
-_AUTO_TRIALS = (5, 5, 10)  # 5, 10, then 20 in all, for verdicts that are still open
-
-
-def _walk(ready: _Ready, cascade: Cascade, given: WalkOptions, gated: Set[str]) -> Walk:
-    """All trials; or, for "auto", as many as the open verdicts need, by a schedule that was fixed beforehand."""
-    trials, criterion = given["trials"], given["criterion"] or Criterion()
-    looks = trials if isinstance(trials, Looks) else None
-    schedule = (trials,) if isinstance(trials, int) else _AUTO_TRIALS if looks is None else looks.trials
-    cascade.start(schedule[0])
-    cascade.extend(schedule[0])
-    for look, more in enumerate(schedule[1:]):
-        if cascade.interrupted:
-            break
-        walk = cascade.walk()
-        scope = ready.scope(walk, given["order"])
-        if looks is None:
-            still_open = undecided(walk, gated, criterion, scope)
-        else:
-            still_open = looks.unsettled(walk, gated, criterion, scope, look)
-        if still_open:
-            cascade.extend(more, still_open)
-    return cascade.walk()
 
 
 # --------------------------------------------------------------------------------------------------- judge and describe

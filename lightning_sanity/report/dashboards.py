@@ -21,6 +21,8 @@ def to_tensorboard(logger: Any, writer: Any, shown: Shown, *, over_training: boo
     """
     for name, pixels in shown.cards():
         writer.add_image(f"{shown.prefix}/{name}", pixels, global_step=shown.step, dataformats="HWC")
+    if not shown.numbers:
+        return
     for name, outcome in shown.outcomes().items():
         writer.add_scalar(f"{shown.prefix}/{name}", AS_NUMBER[outcome], shown.step)
     writer.add_text(f"{shown.prefix}/verdicts", shown.words(), global_step=shown.step)
@@ -57,23 +59,35 @@ def to_wandb(run: Any, shown: Shown) -> None:
     for name, pixels in shown.figures():
         # Not the figure itself: wandb asks for matplotlib.pyplot without importing it, and patches matplotlib.
         row[f"{shown.prefix}/{name}"] = wandb.Image(image(pixels))
+    if shown.numbers:
+        row |= _charts(shown)
+    run.log({**row, "trainer/global_step": shown.step})
+    if not shown.numbers:
+        return
+    run.summary.update({f"{shown.prefix}/{name}": outcome.value for name, outcome in shown.outcomes().items()})
+    with shown.saved() as path:
+        name = re.sub(r"[^\w.-]", "-", f"{shown.prefix}-{run.id}", flags=re.ASCII)
+        run.log_artifact(str(path), name=name, type="sanity-result", aliases=["latest", f"step-{shown.number}"])
+
+
+def _charts(shown: Shown) -> dict[str, Any]:
+    """The verdicts of all measurements as a table, and a chart over depth for each similarity."""
+    import wandb
+
     rows = shown.rows()
     columns: list[str | int] = list(rows[0]) if rows else []
-    row[f"{shown.prefix}/table"] = wandb.Table(columns=columns, data=[list(each.values()) for each in rows])
+    table = wandb.Table(columns=columns, data=[list(each.values()) for each in rows])
+    found: dict[str, Any] = {f"{shown.prefix}/table": table}
     for similarity, lines in shown.curves():
         points = list(lines.values())
-        row[f"{shown.prefix}/over depth/{similarity}"] = wandb.plot.line_series(
+        found[f"{shown.prefix}/over depth/{similarity}"] = wandb.plot.line_series(
             xs=[[depth for depth, _ in line] for line in points],
             ys=[[mean for _, mean in line] for line in points],
             keys=list(lines),
             title=f"{similarity} to the trained model's map, step {shown.number}",
             xname="steps re-initialised",
         )
-    run.log({**row, "trainer/global_step": shown.step})
-    run.summary.update({f"{shown.prefix}/{name}": outcome.value for name, outcome in shown.outcomes().items()})
-    with shown.saved() as path:
-        name = re.sub(r"[^\w.-]", "-", f"{shown.prefix}-{run.id}", flags=re.ASCII)
-        run.log_artifact(str(path), name=name, type="sanity-result", aliases=["latest", f"step-{shown.number}"])
+    return found
 
 
 def to_mlflow(client: Any, run_id: str, shown: Shown) -> None:
@@ -85,6 +99,8 @@ def to_mlflow(client: Any, run_id: str, shown: Shown) -> None:
     folder = f"{shown.prefix}/step_{shown.number}"
     for name, pixels in shown.figures():
         client.log_image(run_id, pixels, f"{folder}/{name}.png")
+    if not shown.numbers:
+        return
     with shown.saved() as path:
         client.log_artifact(run_id, str(path), folder)
     with shown.page() as path:
@@ -119,6 +135,8 @@ def to_comet(experiment: Any, shown: Shown) -> None:
     """Figures, curves, the result as an asset, and the verdicts as other values."""
     for name, pixels in shown.figures():
         experiment.log_image(image(pixels), name=f"{shown.prefix}/{name}", step=shown.step)
+    if not shown.numbers:
+        return
     for similarity, lines in shown.curves():
         for method, line in lines.items():
             depths, means = map(list, zip(*line, strict=True))

@@ -22,6 +22,7 @@ def log_result(
     prefix: str = "sanity",
     step: int,
     images: bool = True,
+    numbers: bool = True,
     over_training: bool = True,
     earlier: Sequence[SanityResult] = (),
 ) -> None:
@@ -52,11 +53,12 @@ def log_result(
         prefix: Begins every key and file name; may contain slashes.
         step: The trainer's step, x axis of everything that is not over depth. Files and titles name the result's own
             where it has one.
-        images: Whether to draw figures; words and curves always go out.
+        images: Whether to draw figures.
+        numbers: Whether verdicts, tables, curves and files go out: not where they have, and the figures follow.
         over_training: Whether the caller logs ``<prefix>/<method>/psi``, so that TensorBoard gets a chart of them.
         earlier: Results of the same run before this one, for figures and tables over training.
     """
-    shown = Shown(result, prefix, step, earlier, images=images)
+    shown = Shown(result, prefix, step, earlier, images=images, numbers=numbers)
     for logger in loggers:
         try:
             _send(logger, shown, over_training)
@@ -90,7 +92,7 @@ def _to_another(logger: Any, experiment: Any, shown: Shown) -> None:
     if isinstance(directory, (str, Path)):
         _to_directory(str(directory), shown, pictures=not pictured)
         return
-    if hasattr(logger, "log_metrics"):
+    if hasattr(logger, "log_metrics") and shown.numbers:
         numbers = {f"{shown.prefix}/{name}": float(AS_NUMBER[outcome]) for name, outcome in shown.outcomes().items()}
         logger.log_metrics(numbers, step=shown.step)
     if shown.images and not pictured and type(logger) not in _told:
@@ -129,7 +131,7 @@ def _to_directory(directory: str, shown: Shown, *, pictures: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image(pixels).save(path)
     rows: list[Mapping[str, Any]] = [{"step": shown.number, **record} for record in shown.result.to_records()]
-    if not rows:
+    if not rows or not shown.numbers:
         return
     path = Path(directory, f"{shown.prefix}_curve.csv")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,12 +30,21 @@ class Shown:
         step: The trainer's step, for the x axis.
         earlier: The results of the measurements before it, see ``remembered``.
         images: Whether figures are drawn.
+        numbers: Whether all else is shown.
     """
 
     def __init__(
-        self, result: SanityResult, prefix: str, step: int, earlier: Sequence[SanityResult] = (), *, images: bool = True
+        self,
+        result: SanityResult,
+        prefix: str,
+        step: int,
+        earlier: Sequence[SanityResult] = (),
+        *,
+        images: bool = True,
+        numbers: bool = True,
     ) -> None:
-        self.result, self.prefix, self.step, self.images = result, prefix, step, images
+        self.result, self.prefix, self.step = result, prefix, step
+        self.images, self.numbers = images, numbers
         self._all = [*earlier, result]
         self._recipes: dict[str, Callable[[], Any]] | None = None
         self._drawn: dict[str, Any] = {}

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from lightning_sanity.callback.max_time import SHARE, Allowance, Parts
+from lightning_sanity.callback.max_time import LEAST, LONGEST_END, SHARE, Allowance, Parts
 
 
 class Clock:
@@ -191,7 +191,8 @@ def test_a_thinned_look_tells_what_a_whole_one_would_take(clock):
     clock.wait(20.0)
     made.begin(training=True)
     made.divide()
-    clock.wait(10.0)
+    with made.timing("test"):
+        clock.wait(10.0)
     made.end({"trials": [1, 3], "depths": [6, 12]})
     assert made.due  # a full one, unless training goes on
     clock.wait(1340.0)  # pays for 68 - 10 s, which is less than 60 s kept back and 10 s to spend
@@ -228,3 +229,84 @@ def test_a_measurement_that_gave_no_result_is_made_again(clock):
         assert made.affords()
         assert made.divide().test == pytest.approx(10.0)
         made.end(None)
+
+
+@pytest.mark.parametrize(("trained", "done", "limit"), [(20.0, 0.1, 4.0), (20.0, 0.0, 10.0), (1.0, 0.5, 0.4 * LEAST)])
+def test_the_first_look_takes_a_part_of_what_training_is_going_to_allow(clock, trained, done, limit):
+    made = allowance("auto", drawing=0.0, rest=0.0)
+    made.start()
+    clock.wait(trained)
+    made.begin(training=True, done=done)
+    assert made.affords()
+    assert made.divide() == Parts(pytest.approx(limit), decide=False)
+
+
+def test_the_first_look_is_drawn_although_it_takes_a_large_part(clock):
+    made = allowance("auto", drawing=2.0, rest=0.0)
+    made.start()
+    clock.wait(10.0)
+    for draw in (True, False):
+        made.begin(training=True, done=0.5)
+        assert made.divide().draw is draw
+        made.end({})
+        made.saved = 2.0
+
+
+def ending(clock, *, trained, takes, watched=1.0):
+    """What training may end with, after one look in its middle."""
+    made = allowance("auto", drawing=0.0, rest=0.0, watched=watched)
+    made.start()
+    clock.wait(trained / 2)
+    made.begin(training=True)
+    made.divide()
+    with made.timing("test"):
+        clock.wait(takes)
+    made.end({})
+    clock.wait(trained / 2)
+    made.begin(training=True, last=True, done=1.0)
+    assert made.affords()
+    return made.divide()
+
+
+@pytest.mark.parametrize(
+    ("trained", "takes", "extend"),
+    [(1000.0, 8.0, 42.0), (20.0, 3.0, LEAST - 3.0), (20.0, 9.0, 0.0)],
+    ids=["what is saved", "what any training may take", "nothing is left"],
+)
+def test_training_ends_with_a_whole_measurement_and_with_more_trials_as_far_as_there_is_time(
+    clock, trained, takes, extend
+):
+    assert ending(clock, trained=trained, takes=takes) == Parts(extend=pytest.approx(extend))
+
+
+def test_only_what_would_take_very_long_is_thinned_at_the_end(clock):
+    assert ending(clock, trained=20.0, takes=LONGEST_END - 1.0).test is None
+    assert ending(clock, trained=20.0, takes=LONGEST_END - 1.0, watched=0.6).test == pytest.approx(LONGEST_END)
+    assert ending(clock, trained=10_000.0, takes=LONGEST_END + 1.0).test is None
+
+
+def test_what_it_took_is_told_beside_what_training_took(clock):
+    made = allowance("auto", drawing=0.0, rest=0.0)
+    assert made.account() is None
+    made.start()
+    for _ in range(2):
+        clock.wait(100.0)
+        made.begin(training=True)
+        measured(made, clock, 4.0)
+    assert made.account() == "measured for 8.0 s beside 200 s of training (4.0%)"
+    assert made.account(open_verdicts=True).endswith(
+        "; max_time=None lets an open verdict take the trials that it needs"
+    )
+    made.begin(training=True, last=True)
+    measured(made, clock, 4.0)
+    assert "(6.0%), more than 5% because training ends with a measurement in full" in made.account()
+
+
+@pytest.mark.parametrize("options", [{"limit": None}, {"limit": "auto", "every": True}])
+def test_no_limit_is_named_where_there_is_none(clock, options):
+    made = allowance(**options)
+    made.start()
+    clock.wait(1.0)
+    made.begin(training=True)
+    measured(made, clock, 4.0)
+    assert made.account(open_verdicts=True) == "measured for 4.0 s beside 1 s of training (400.0%)"

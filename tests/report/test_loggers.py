@@ -18,8 +18,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from lightning_sanity.report import figures
+from lightning_sanity.report import dashboards, figures
 from lightning_sanity.report.loggers import log_result
+from lightning_sanity.report.shown import Shown
 from lightning_sanity.result import Outcome, SanityResult, Verdict
 
 
@@ -491,3 +492,22 @@ experiment.end()
     names = {f"sanity/{name}" for name in ("curves", "sensitivity", "verdicts", "maps-0", "step=7.json", "outcome")}
     assert names <= found
     assert {f"sanity_curve/{method}/{key}" for method, key in make_result().curves} <= found
+
+
+class Recorder:
+    """Notes which of its methods are called."""
+
+    def __init__(self):
+        self.calls = set()
+
+    def __getattr__(self, name):
+        return lambda *arguments, **named: self.calls.add(name)
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+def test_figures_alone_go_out_where_the_numbers_have(numbers):
+    shown = Shown(make_result(step=7), "sanity", 7, numbers=numbers)
+    comet, mlflow = Recorder(), Recorder()
+    dashboards.to_comet(comet, shown)
+    dashboards.to_mlflow(mlflow, "run", shown)
+    assert (comet.calls == {"log_image"}) is (mlflow.calls == {"log_image"}) is not numbers
