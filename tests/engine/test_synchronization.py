@@ -1,29 +1,21 @@
 """A trial asks the device nothing: whoever asks waits until all that was queued is done, and the device then idles."""
 
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from measuring.waiting import ON_A_CPU_ONLY, Moves, Operations
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import lightning_sanity
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.parameter_randomization.cascade import Cascade
 
-PACKAGE = Path(lightning_sanity.__file__).parent
-OPERATIONS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
-MOVES = {"cpu", "numpy", "tolist", "__array__"}
 METHODS = ("gradient", "gradcam", "guided_backprop", "guided_gradcam", "smoothgrad", "integrated_gradients")
 TRIALS, DEPTHS = 3, 3
 
 # (module, function) -> how often in all trials together, at most
-ON_A_CPU_ONLY = {("ranks", "_mean_positions"), ("ranks", "sort_packed"), ("ranks", "average_ranks")}
-"""Guarded by ``device.type == "cpu"``, where asking costs nothing."""
 ONCE_PER_RUN = {("rounding", "relative"): len(METHODS)}
 """The proof that a method's maps are the plain ones; counted per method, not per trial."""
 DRAWING = {("strategies", "_law"): 11}
@@ -31,47 +23,6 @@ DRAWING = {("strategies", "_law"): 11}
 once more per constant one, and of the largest where a constant is 0."""
 LISTENING = {("maps", "__call__"): DEPTHS * TRIALS}
 """Whether a pass that comes by is one of the probe itself, in the plain loop alone; it saves a pass."""
-
-
-def asking():
-    """Module and function of the innermost frame of the package that does more than pass an operation on."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if PACKAGE in path.parents and frame.f_code.co_name != "__torch_function__":
-            return path.stem, frame.f_code.co_name
-        frame = frame.f_back
-    return "?", "?"
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations whose result the host needs before it can go on."""
-
-    def __init__(self, found):
-        super().__init__()
-        self.found = found
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._overloadpacket.__name__
-        masked = name in ("index", "index_put", "index_put_") and any(
-            isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if name in OPERATIONS or masked:
-            self.found[asking()] += 1
-        return function(*args, **(kwargs or {}))
-
-
-class Moves(TorchFunctionMode):
-    """Counts what brings values to the host; on a CPU no operation tells."""
-
-    def __init__(self, found):
-        super().__init__()
-        self.found = found
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") in MOVES:
-            self.found[asking()] += 1
-        return function(*args, **(kwargs or {}))
 
 
 def network():
