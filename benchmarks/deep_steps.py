@@ -26,9 +26,9 @@ from measuring.deep import NAMES, deep
 from lightning_sanity import SanityResult, parameter_randomization_test
 from lightning_sanity.parameter_randomization.route import ENOUGH, chosen
 from lightning_sanity.resources.budget import spread
+from lightning_sanity.result import Curve
 from lightning_sanity.result.evidence import judged_anew
 from lightning_sanity.result.psi import depth_weights
-from lightning_sanity.result.sanity_result import Curve
 
 UNJUDGED = ("edge_detector", "input_copy", "random")
 

@@ -97,10 +97,10 @@ def _check(arguments: argparse.Namespace) -> int:
     files = {name: arguments.out / f"{name}.json" for name in results}
     read = [arguments.ckpt, *(arguments.config or ())]
     check_outputs({f"--out, '{name}',": path for name, path in files.items()}, read)
+    decision = gate(list(results.values()))
+    print_decision(decision)  # first, for a file may not be written
     for name, result in results.items():
         say(f"wrote {one_line(str(result.to_json(files[name])))}")
-    decision = gate(list(results.values()))
-    print_decision(decision)
     return decision.exit_code
 
 

@@ -68,11 +68,11 @@ from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
 from lightning_sanity.result.controls import COMPARISON, validated, wrong_control
+from lightning_sanity.result.curve import Curve
 from lightning_sanity.result.dri import judge_labels, label_permutation
 from lightning_sanity.result.evidence import OF_LABELS, RANDOM_LABELS, UNCHECKED, unchecked
 from lightning_sanity.result.sanity_result import (
     Coverage,
-    Curve,
     Grounds,
     Outcome,
     OutputChange,

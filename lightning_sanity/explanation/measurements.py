@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sanity.result.curve import fits, rounded
 from lightning_sanity.result.sanity_result import Grounds
 from lightning_sanity.result.verdict import HALF, MEASURES, SIGNED, WHOLE, Evidence, Scope
 from lightning_sanity.similarity import Similarity
@@ -28,6 +29,7 @@ class Trials:
         pictures: Signed maps of the first trial of all ``(K, kept depths, h, w)``.
         error: Why the method was given up, if it was.
         failed_at: Trial and depth of that; (-1, 0) on the trained model.
+        step: What values and floor are rounded to a multiple of; None = nothing.
     """
 
     values: dict[str, Tensor]
@@ -38,6 +40,7 @@ class Trials:
     pictures: Tensor | None = None
     error: str | None = None
     failed_at: tuple[int, int] = (-1, 0)
+    step: float | None = None
 
     @classmethod
     def empty(
@@ -65,6 +68,14 @@ class Trials:
     def cpu(self) -> Trials:
         """The same on the CPU."""
         return _on_cpu(self)
+
+    def round_(self, step: float) -> None:
+        """Round the tables in place, unless one of them does not fit into single bytes; see ``result.curve``."""
+        if all(fits(table, step) for tables in (self.values, self.floor) for table in tables.values()):
+            for tables in (self.values, self.floor):
+                for key, table in tables.items():
+                    tables[key] = rounded(table, step, absolute=key == SIGNED)
+            self.step = step
 
 
 @dataclass

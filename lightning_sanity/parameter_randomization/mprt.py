@@ -72,10 +72,10 @@ from lightning_sanity.randomization.unit import Plan, plan
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.progress import Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
+from lightning_sanity.result.curve import Curve
 from lightning_sanity.result.evidence import OF_WEIGHTS
 from lightning_sanity.result.sanity_result import (
     Coverage,
-    Curve,
     Grounds,
     Outcome,
     OutputChange,
@@ -170,6 +170,7 @@ def parameter_randomization_test(
             walk, unextended = walk_trials(
                 cascade, walked, gated, lambda walk: ready.scope(walk, walked["order"]), share, until
             )
+            walk = walk.rounded()
         share.close()
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples, given["tokens"])
@@ -187,7 +188,7 @@ def parameter_randomization_test(
             if name in walk.measured and track.again is not None
         },
         curves={
-            (name, key): Curve(found.values[key], found.floor[key], walk.tracks[name].ceiling[key])
+            (name, key): Curve(found.values[key], found.floor[key], walk.tracks[name].ceiling[key], found.step)
             for name, found in walk.measured.items()
             for key in found.values
         },

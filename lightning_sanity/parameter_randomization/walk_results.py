@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_sanity.explanation.measurements import Track, Trials
 from lightning_sanity.parameter_randomization.route import Route
 from lightning_sanity.randomization.strategies import Change
+from lightning_sanity.result.curve import MOST, step_for
 from lightning_sanity.result.psi import depth_weights
 
 
@@ -66,3 +67,24 @@ class Walk:
         """The trials of every method that was not given up."""
         tracks = self.tracks.items()
         return {name: track.trials for name, track in tracks if track.error is None and track.trials is not None}
+
+    def rounded(self) -> Walk:
+        """The walk with its similarities rounded, in place, where they are too many for a file; see ``result.curve``.
+
+        What is judged afterwards is then what a file holds.
+        """
+        tables = [
+            table for found in self.measured.values() for table in (*found.values.values(), *found.floor.values())
+        ]
+        size = sum(table.numel() for table in tables)
+        step = step_for(size)
+        if step is None:
+            note = f"{size / 1e6:.0f} million similarities are more than a file may hold" if size > MOST else ""
+            return replace(self, notes=(*self.notes, note)) if note else self
+        for found in self.measured.values():
+            found.round_(step)
+        note = (
+            f"{size / 1e6:.0f} million similarities are rounded to 1/{1 / step:.0f} up or down, with the mean at every "
+            "depth as it was, so that their file can be read"
+        )
+        return replace(self, notes=(*self.notes, note))

@@ -41,7 +41,8 @@ from lightning_sanity.report.wording import (
 from lightning_sanity.resources.files import write_whole
 from lightning_sanity.resources.quoting import listed
 from lightning_sanity.result.controls import COMPARISON, POSITIVE_CONTROL
-from lightning_sanity.result.sanity_result import Curve, Outcome, SanityResult, Verdict
+from lightning_sanity.result.curve import Curve
+from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 
 _DUTY = {
     "random": "must be INCONCLUSIVE: it is noise",

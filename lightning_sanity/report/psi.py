@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_sanity.report.wording import subject
+from lightning_sanity.result.curve import Curve
 from lightning_sanity.result.psi import sensitivity_curve, sensitivity_of_samples
-from lightning_sanity.result.sanity_result import Curve, SanityResult
+from lightning_sanity.result.sanity_result import SanityResult
 from lightning_sanity.result.verdict import SIGNED
 
 

@@ -21,7 +21,7 @@ _YOUNG = 60.0  # seconds in which a partial file may not have been locked by its
 _OLD = 86400.0  # seconds after which one without a lock is nobody's
 
 
-def write_whole(path: StrPath, data: str | bytes) -> Path:
+def write_whole(path: StrPath, data: str | bytes | Iterable[bytes]) -> Path:
     """Write a file that is never seen half written: beside its place under a name of its own, then renamed.
 
     As ``cp`` does, a symbolic link is followed, and the permissions of a file that is replaced are kept. Folders on
@@ -29,7 +29,8 @@ def write_whole(path: StrPath, data: str | bytes) -> Path:
 
     Args:
         path: Where to.
-        data: Bytes, or text for UTF-8; what UTF-8 cannot hold is escaped.
+        data: Bytes, whole or in pieces, or text for UTF-8; what UTF-8 cannot hold is escaped. If making a piece
+            raises, nothing is written.
 
     Returns:
         ``path`` as it was given.
@@ -43,11 +44,12 @@ def write_whole(path: StrPath, data: str | bytes) -> Path:
     prefix = f".{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:16]}-"
     _clean_up(place.parent, prefix)
     partial = place.with_name(f"{prefix}{secrets.token_hex(8)}{_SUFFIX}")
-    raw = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    whole = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    pieces = [whole] if isinstance(whole, bytes) else whole
     try:
         with open(partial, "xb") as file:
             _lock(file.fileno())
-            file.write(raw)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
             with suppress(FileNotFoundError):

@@ -1,6 +1,8 @@
 """What a test returns: frozen nouns, their file, and the verdict on the numbers in them.
 
-sanity_result.py   SanityResult, Verdict, Curve, Coverage: frozen, and their round trip through JSON
+sanity_result.py   SanityResult, Verdict, Coverage: frozen, and their round trip through JSON
+curve.py           Curve: a similarity along a cascade, and how very many of them stay in a file of bounded size
+shapes.py          do the tensors of a file fit one another?
 choice.py          Choice: which method to show, and the evidence
 file.py            the file: strict reading, nothing executed; result.schema.json describes it
 pictures.py        small copies of inputs and maps
@@ -15,9 +17,9 @@ noninferiority.py  two results on the same probe: did a method get worse?
 """
 
 from lightning_sanity.result.choice import Choice
+from lightning_sanity.result.curve import Curve
 from lightning_sanity.result.sanity_result import (
     Coverage,
-    Curve,
     Grounds,
     Outcome,
     OutputChange,

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -27,7 +27,8 @@ from torch import Tensor
 from lightning_sanity.resources.files import regular, write_whole
 
 SCHEMA = "lightning_sanity.result"
-VERSION = 2  # 1 had no grounds
+VERSION = 3  # similarities may be rounded, see ``curve``; 1 had no grounds
+UNROUNDED = 2  # of a file that readers from before can read
 # What a file may hold, by what it says of itself: about three times the largest release test that we have seen.
 MAX_FILE = 1 << 27  # bytes
 MAX_VALUES = 1 << 20  # numbers, texts and objects
@@ -38,18 +39,23 @@ _DTYPES = {"float32": torch.float32, "int8": torch.int8, "uint8": torch.uint8}
 _PLAIN = {str: "text", bool: "true or false", int: "an integer", float: "a number or null"}
 
 
-def encode(value: Any) -> Any:
-    """Plain JSON types for dataclasses, mappings, sequences, enumerations, tensors and numbers."""
+def encode(value: Any, tensor: Callable[[Tensor], Any] | None = None) -> Any:
+    """Plain JSON types for dataclasses, mappings, sequences, enumerations, tensors and numbers.
+
+    Args:
+        value: Any of these.
+        tensor: What stands for a tensor; text by default.
+    """
     if isinstance(value, Tensor):
-        return _encode_tensor(value)
+        return _encode_tensor(value) if tensor is None else tensor(value)
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value):
-        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: encode(getattr(value, field.name), tensor) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {key: encode(item) for key, item in value.items()}
+        return {key: encode(item, tensor) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [encode(item) for item in value]
+        return [encode(item, tensor) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -156,8 +162,41 @@ def header(data: Any, schema: str = SCHEMA, newest: int = VERSION) -> Mapping[st
 
 
 def write(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write an object; the file appears whole or not at all."""
-    return write_whole(path, json.dumps(data, indent=1, allow_nan=False))
+    """Write what ``encode`` takes, tensor after tensor; the file appears whole or not at all.
+
+    Raises:
+        ValueError: If ``read`` or a ``Decoder`` would refuse it, because it is too large.
+        OSError: If it cannot be written.
+    """
+    return write_whole(path, _within_limits(data, path))
+
+
+def _within_limits(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The file in pieces, as long as a reader takes it."""
+    size = values = unpacked = 0
+
+    def claimed(tensor: Tensor) -> Tensor:
+        nonlocal unpacked
+        unpacked += tensor.nbytes
+        return tensor
+
+    kept = encode(data, claimed)
+    for text in json.JSONEncoder(indent=1, allow_nan=False, default=_encode_tensor).iterencode(kept):
+        raw = text.encode()
+        size += len(raw)
+        values += sum(map(raw.count, _VALUES))
+        for what, taken, most in (
+            ("bytes", size, MAX_FILE), ("values", values, MAX_VALUES), ("bytes of tensors", unpacked, MAX_TENSORS),
+        ):  # fmt: skip
+            if taken > most:
+                raise ValueError(
+                    f"'{path}' is not written: it would have more than {most} {what}, and nothing could read it; test "
+                    "fewer methods, steps (max_steps=), trials or samples at once"
+                )
+        yield raw
+
+
+_VALUES = (b",", b"[", b"{")
 
 
 def read(path: str | os.PathLike[str]) -> Any:
@@ -168,8 +207,9 @@ def read(path: str | os.PathLike[str]) -> Any:
         OSError: If it cannot be read.
     """
     with regular(path, MAX_FILE).open("rb") as file:
-        raw = file.read(MAX_FILE + 1)  # it may have grown
-    values = sum(map(raw.count, (b",", b"[", b"{")))
+        most = min(os.fstat(file.fileno()).st_size, MAX_FILE)
+        raw = file.read(most + 1)  # it may have grown; a buffer is as large as what is asked for
+    values = sum(map(raw.count, _VALUES))
     if len(raw) > MAX_FILE or values > MAX_VALUES:
         raise ValueError(f"'{path}' is larger than any result is: {len(raw)} bytes, about {values} values")
     try:
@@ -186,10 +226,13 @@ def _refuse_constant(name: str) -> None:
 
 def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
     array = tensor.detach().cpu().contiguous().numpy()
+    # Bytes of rounded similarities repeat as runs alone; to look for more takes ten times as long and finds nothing.
+    runs = array.dtype == "int8" and array.ndim == 3
+    packer = zlib.compressobj(strategy=zlib.Z_RLE if runs else zlib.Z_DEFAULT_STRATEGY)
     return {
         "shape": list(array.shape),
         "dtype": str(array.dtype),
-        "zlib": base64.b64encode(zlib.compress(array.tobytes())).decode("ascii"),
+        "zlib": base64.b64encode(packer.compress(array.tobytes()) + packer.flush()).decode("ascii"),
     }
 
 

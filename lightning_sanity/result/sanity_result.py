@@ -11,10 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lightning_sanity.result import file as result_file
+from lightning_sanity.result.curve import MOST, Curve, packed, unpacked
+from lightning_sanity.result.shapes import check_shapes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,29 +31,6 @@ class Outcome(str, Enum):
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One similarity of one method along a cascade.
-
-    Attributes:
-        values: Trained model's map against the map at each depth, same sample; float32 ``(trials, depths, N)``.
-        floor: The same against the map of another sample: unrelated model and unrelated input; ``(trials, depths, N)``.
-        ceiling: What the same model gives ``(R, N)``: ones, because all models are explained under one seed; between
-            models of other training seeds in the data randomization test.
-
-    NaN marks a pair in which a map was constant or not finite.
-    """
-
-    values: Tensor
-    floor: Tensor
-    ceiling: Tensor
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean over trials and samples at each depth, NaN pairs left out; ``(depths,)``."""
-        return self.values.nanmean(dim=(0, 2))
 
 
 @dataclass(frozen=True)
@@ -394,13 +372,20 @@ class SanityResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; tensors as base64 of little-endian values with their shape."""
+        encoded: dict[str, Any] = result_file.encode(self._keys())
+        return encoded
+
+    def _keys(self) -> dict[str, Any]:
+        """What the keys of a file hold."""
         shown = self if self.pictures is not None else replace(self, trained_maps={})
-        own = {f.name: result_file.encode(getattr(shown, f.name)) for f in fields(self) if f.name != "curves"}
+        own = {f.name: getattr(shown, f.name) for f in fields(self) if f.name != "curves"}
         curves = [
-            {"method": method, "similarity": similarity, **result_file.encode(curve)}
+            {"method": method, "similarity": similarity, **vars(packed(curve))}
             for (method, similarity), curve in self.curves.items()
         ]
-        head = {"schema": result_file.SCHEMA, "version": result_file.VERSION, "passed": self.passed}
+        rounded = any(curve.step is not None for curve in self.curves.values())
+        version = result_file.VERSION if rounded else result_file.UNROUNDED
+        head = {"schema": result_file.SCHEMA, "version": version, "passed": self.passed}
         return {**head, **own, "curves": curves}
 
     @classmethod
@@ -418,18 +403,32 @@ class SanityResult:
                 (entry.method, entry.similarity): decoder.decode(Curve, item, f"curves[{i}]")
                 for i, (entry, item) in enumerate(zip(entries, data["curves"], strict=True))
             }
+            if sum(curve.size for curve in curves.values() if curve.step is not None) > MOST:
+                raise ValueError(f"'curves' holds more than {MOST} similarities")
+            curves = {key: unpacked(curve) for key, curve in curves.items()}
             if len(curves) < len(entries):
                 raise ValueError("'curves' holds one of its entries twice")
             result: SanityResult = decoder.record(cls, data, "", curves=curves)
-            _check_shapes(result)
+            check_shapes(result)
         except ValueError as error:
             sentence = " ".join(str(error).split())  # which may quote the file
             raise ValueError(f"damaged lightning_sanity result: {sentence}") from error
         return result
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write the result; the file appears whole or not at all."""
-        return result_file.write(self.to_dict(), path)
+        """Write the result; the file appears whole or not at all.
+
+        Raises:
+            ValueError: If ``from_json`` would refuse the file, because it is too large; what was there before stays.
+            OSError: If it cannot be written.
+        """
+        size = sum(curve.size for curve in self.curves.values())
+        if size > MOST:
+            raise ValueError(
+                f"the result holds {size / 1e6:.0f} million similarities, and a file at most {MOST / 1e6:.0f} million: "
+                "test fewer methods, steps (max_steps=), trials or samples at once"
+            )
+        return result_file.write(self._keys(), path)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> SanityResult:
@@ -460,47 +459,3 @@ class _CurveEntry:
 
     method: str
     similarity: str
-
-
-def _check_shapes(result: SanityResult) -> None:
-    """Raise ``ValueError`` unless the tensors of a file fit one another."""
-    depths = len(result.units)
-    weights = result.depth_weights
-    if weights and not (len(weights) == depths and all(0 <= weight <= 1 for weight in weights)):
-        raise ValueError(f"'depth_weights' does not hold one weight for each of {depths} steps")
-    for method, again in result.reproducibility.items():
-        if again.ndim != 2 or again.dtype != torch.float32:
-            raise ValueError(f"'reproducibility' of {method} is no table of repeats and samples")
-    for (method, similarity), curve in result.curves.items():
-        shape = curve.values.shape
-        fits = curve.values.ndim == 3 and shape[1] == depths and min(shape) > 0 and curve.floor.shape == shape
-        fits &= curve.ceiling.ndim == 2 and curve.ceiling.shape[1:] == shape[2:]
-        if not fits or {t.dtype for t in (curve.values, curve.floor, curve.ceiling)} != {torch.float32}:
-            raise ValueError(f"the curve of {method} by {similarity} does not fit {depths} units")
-        if method not in result.verdicts:
-            raise ValueError(f"there is a curve of {method}, but no verdict")
-    for method, grounds in result.grounds.items():
-        tables = [table for table in (grounds.noise, grounds.cross) if table is not None]
-        samples = {c.values.shape[2] for (name, _), c in result.curves.items() if name == method}
-        fits = all(table.ndim == 2 and table.dtype == torch.float32 for table in tables)
-        if not fits or len({table.shape[1] for table in tables} | samples) > 1:
-            raise ValueError(f"what the verdict on {method} rests on does not fit its curves")
-    change = result.output_change
-    if (change.agreement.ndim, change.correlation.ndim, change.gradient_ratio.ndim, change.spread_ratio.ndim) != (
-        2, 2, 1, 1,
-    ):  # fmt: skip
-        raise ValueError("'output_change' has tensors of wrong dimensions")
-    if result.pictures is not None and not _fit(result.pictures):
-        raise ValueError("'pictures' does not hold one map per input and depth")
-
-
-def _fit(pictures: Pictures) -> bool:
-    """Whether there is one map per input and depth, and a word for each of a sentence's tokens."""
-    inputs, maps = pictures.inputs, pictures.maps.values()
-    if inputs.ndim != 4 or inputs.shape[-1] != 3 or inputs.dtype != torch.uint8:
-        return False
-    shape, row = (len(inputs), 1 + len(pictures.depths)), (1, inputs.shape[2])
-    fits = all(each.ndim == 4 and each.shape[:2] == shape and each.dtype == torch.int8 for each in maps)
-    fits = fits and (not pictures.in_rows or all(each.shape[2:] == row for each in maps))
-    fits = fits and all(len(line) >= inputs.shape[2] for line in pictures.words)
-    return fits and (pictures.kind != "tokens" or len(pictures.words) == len(inputs))

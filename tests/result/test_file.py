@@ -183,8 +183,8 @@ def test_values_are_counted_before_any_is_built(tmp_path):
 
 
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(result_file, "MAX_FILE", 100)
     made().to_json(tmp_path / "result.json")
+    monkeypatch.setattr(result_file, "MAX_FILE", 100)
     with pytest.raises(ValueError, match="is larger than"):
         SanityResult.from_json(tmp_path / "result.json")
 

@@ -68,7 +68,7 @@ def test_a_result_cannot_be_changed(result):
     [
         ("{", "is not JSON"),
         ("[]", "not a lightning_sanity result"),
-        ('{"schema": "lightning_sanity.result", "version": 99}', "reads up to 2: upgrade it"),
+        ('{"schema": "lightning_sanity.result", "version": 99}', "reads up to 3: upgrade it"),
         (
             '{"schema": "lightning_sanity.result", "version": 1}',
             "damaged lightning_sanity result: 'curves' must be a list, not null",
