@@ -35,7 +35,7 @@ if True:  # these stand in the folders above
     import tabular
     import time_series
     import volume
-    from made_browser import chromium, show
+    from made_browser import TEXTS, chromium, show
     from made_figures import crowd, invalid, make_result, nothing_defined
     from made_texts import faults
 
@@ -47,45 +47,6 @@ MANY = (
 )  # fmt: skip
 THREE = ("gradient", "integrated_gradients", "guided_backprop")
 
-TEXTS = """
-(() => {
-  const boxes = [], small = [], cut = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const node = walker.currentNode, parent = node.parentElement;
-    if (!node.data.trim() || !parent.checkVisibility() || parent.closest('title, desc')) continue;
-    const range = document.createRange();
-    range.selectNodeContents(node);
-    const svg = parent.closest('svg.chart');
-    const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
-    if (parseFloat(getComputedStyle(parent).fontSize) * scale < 9) small.push(node.data.trim());
-    for (const box of range.getClientRects()) {
-      if (box.right < 0 || box.width < 1) continue;
-      const turned = parent.getAttribute('transform');
-      if (!turned) boxes.push([box, node.data.trim()]);
-      if (box.right > innerWidth + 1 && !parent.closest('.scroll, pre')) cut.push(node.data.trim());
-    }
-    for (let up = parent; up && up !== document.body; up = up.parentElement)
-      if (getComputedStyle(up).overflowX === 'hidden' && up.scrollWidth > up.clientWidth + 1)
-        cut.push(node.data.trim());
-  }
-  const overlap = [];
-  for (let i = 0; i < boxes.length; i++)
-    for (let k = i + 1; k < boxes.length && k < i + 400; k++) {
-      const [a, s] = boxes[i], [b, t] = boxes[k];
-      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-      const tall = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-      if (wide > 2 && tall > 0.35 * Math.min(a.height, b.height)) overlap.push(s + ' | ' + t);
-    }
-  const row = document.querySelector('table.verdicts tbody tr');
-  return {
-    overlap: [...new Set(overlap)], cut: [...new Set(cut)], small: [...new Set(small)],
-    first: row ? Math.round(row.getBoundingClientRect().bottom) : null,
-    long: document.documentElement.scrollHeight,
-    sideways: Math.max(0, document.documentElement.scrollWidth - innerWidth),
-  };
-})()
-"""
 AXE = """
 axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations.map(
   one => one.id + ': ' + one.nodes.slice(0, 3).map(node => node.target.join(' ')).join(', '))))

@@ -116,3 +116,45 @@ def show(tab, url, *, width=1280, scheme="light", media=""):
     while tab.evaluate("document.readyState") != "complete" or tab.evaluate("location.href") == "about:blank":
         assert time.monotonic() < deadline, "the page did not load"
         time.sleep(0.05)
+
+
+# What is wrong with the texts of a page as it is shown, and how far down and long it is.
+TEXTS = """
+(() => {
+  const boxes = [], small = [], cut = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement;
+    if (!node.data.trim() || !parent.checkVisibility() || parent.closest('title, desc')) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const svg = parent.closest('svg.chart');
+    const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+    if (parseFloat(getComputedStyle(parent).fontSize) * scale < 9) small.push(node.data.trim());
+    for (const box of range.getClientRects()) {
+      if (box.right < 0 || box.width < 1) continue;
+      const turned = parent.getAttribute('transform');
+      if (!turned) boxes.push([box, node.data.trim()]);
+      if (box.right > innerWidth + 1 && !parent.closest('.scroll, pre')) cut.push(node.data.trim());
+    }
+    for (let up = parent; up && up !== document.body; up = up.parentElement)
+      if (getComputedStyle(up).overflowX === 'hidden' && up.scrollWidth > up.clientWidth + 1)
+        cut.push(node.data.trim());
+  }
+  const overlap = [];
+  for (let i = 0; i < boxes.length; i++)
+    for (let k = i + 1; k < boxes.length && k < i + 400; k++) {
+      const [a, s] = boxes[i], [b, t] = boxes[k];
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const tall = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 2 && tall > 0.35 * Math.min(a.height, b.height)) overlap.push(s + ' | ' + t);
+    }
+  const row = document.querySelector('table.verdicts tbody tr');
+  return {
+    overlap: [...new Set(overlap)], cut: [...new Set(cut)], small: [...new Set(small)],
+    first: row ? Math.round(row.getBoundingClientRect().bottom) : null,
+    long: document.documentElement.scrollHeight,
+    sideways: Math.max(0, document.documentElement.scrollWidth - innerWidth),
+  };
+})()
+"""

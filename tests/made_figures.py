@@ -75,4 +75,20 @@ def nothing_defined():
     return replace(base, curves=curves, verdicts=verdicts, output_change=change, pictures=blank)
 
 
+def in_rows(kind, length=10):
+    """A result whose three methods have maps of a row: a signal's, a sentence's or a table's."""
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.randint(-127, 128, (2, 4, 1, length), generator=draw, dtype=torch.int8)
+    inputs = torch.randint(0, 256, (2, 2 if kind == "signal" else 1, length, 3), generator=draw, dtype=torch.uint8)
+    words = tuple(tuple(f"word{k}" for k in range(length)) for _ in range(2)) if kind == "tokens" else ()
+    base = make_result()
+    return make_result(pictures=Pictures(inputs, (1, 3, 5), dict.fromkeys(base.verdicts, maps), kind, words))
+
+
+def dead():
+    """A result of which most maps are blank, so that no measure decided."""
+    reason = "75% of the trained model's maps are constant or not finite (at most 10% allowed); take other samples"
+    return make_result(methods={"gradcam": Verdict(Outcome.INCONCLUSIVE, reason), **make_result().verdicts})
+
+
 EVIL = "<img src=x onerror=alert(1)>"

@@ -172,7 +172,7 @@ def data_randomization_test(
         reproducibility={name: track.again for name, track in tracks.items() if track.again is not None},
         output_change=_output_change(ready.outputs, models.sizes, found.tracks.get(COMPARISON)),
         coverage=_coverage(ready),
-        settings=_settings(ready, given, gated, learned, min_train_accuracy),
+        settings=_settings(ready, given, gated, learned, min_train_accuracy) | {"pictures": pictures},
         weights_digest=weights_digest(models.true[0]),
         pictures=kept_pictures,
         **_judged(found, ready, given, gated, learned, unmet),

@@ -194,7 +194,8 @@ def parameter_randomization_test(
         },
         output_change=OutputChange(walk.agreement, walk.correlation, gradient_ratio_of(walk), walk.spread_ratio),
         coverage=coverage,
-        settings=_settings(walk, ready, given, gated) | {"model": own_class(model).__name__, **unsaved},
+        settings=_settings(walk, ready, given, gated)
+        | {"model": own_class(model).__name__, "pictures": pictures, **unsaved},
         weights_digest=digest,
         pictures=kept_pictures,
         trained_maps={

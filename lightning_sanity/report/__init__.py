@@ -4,6 +4,8 @@ figures.py        the figures of a result
 verdicts.py, curves.py, maps.py, strips.py, tokens.py, chart.py, label_figures.py, psi.py   one kind of figure each
 style.py, palette.py, thumbnails.py   how they look
 html.py           the self-contained page, from report.html.j2
+first_screen.py   who failed, passed or is open, what to do, and whether to trust the run
+similarity_charts.py   its charts of similarity
 gallery.py        its pictures
 templates.py      the templates of pages
 markdown.py       the same in brief

@@ -19,6 +19,7 @@ from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import CARD, arrange, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import (
     SYMBOL,
+    crowded,
     index_name,
     labelled,
     measure_title,
@@ -32,7 +33,6 @@ from lightning_sanity.report.wording import (
 from lightning_sanity.result.sanity_result import SanityResult
 
 _CONTROLS = "controls, not gated:"
-_TOGETHER = 6  # gated methods that one panel can hold
 _COLUMNS = 3
 _MARKERS = "os^DvPX*<>hd"
 
@@ -62,7 +62,7 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
         if name not in occurring:
             raise ValueError(f"no curve of '{name}' in this result; choose from: {', '.join(occurring) or 'none'}")
     theme = DARK if dark else LIGHT
-    if _crowded(result):
+    if crowded(result):
         return similarities_apart(result, asked, theme)
     styles = _styles(result, theme)
     columns = 1 if len(asked) < 2 else 2
@@ -99,7 +99,7 @@ def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
         dark: Light ink on dark paper.
     """
     theme = DARK if dark else LIGHT
-    if _crowded(result):
+    if crowded(result):
         return sensitivities_apart(result, theme)
     styles = _styles(result, theme)
     lines = sum(2 if len(name) + len(result.verdicts[name].outcome.value) < 28 else 3 for name in styles)
@@ -170,10 +170,6 @@ def output_change(result: SanityResult, *, dark: bool = False) -> Figure:
     axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="best")
     arrange(figure, [axes])
     return figure
-
-
-def _crowded(result: SanityResult) -> bool:
-    return sum(verdict.gated for verdict in result.verdicts.values()) > _TOGETHER
 
 
 def _apart(result: SanityResult, theme: Theme, columns: int) -> tuple[Figure, dict[str, Axes]]:

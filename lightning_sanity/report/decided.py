@@ -24,6 +24,15 @@ def number(verdict: Verdict) -> str:
     return f"{verdict.psi:.2f} [{', '.join(f'{end:.2f}' for end in ends) if known else UNDEFINED}]"
 
 
+def plain(value: float | None, digits: int = 2) -> str:
+    """A number as people read it; a missing one says so.
+
+    >>> plain(0.946), plain(float("nan")), plain(-0.0)
+    ('0.95', 'undefined', '0.00')
+    """
+    return UNDEFINED if value is None or not math.isfinite(value) else f"{value + 0.0:.{digits}f}"
+
+
 def measured(verdict: Verdict) -> bool:
     """Whether a measure decided: an index that an open verdict's reason does not speak of decided nothing."""
     if not math.isfinite(verdict.psi) or verdict.measure is None:

@@ -29,6 +29,7 @@ class Gallery:
         width: Pixels across.
         height: Pixels down.
         kind: Of the inputs, see ``Pictures``.
+        scales: Which of the scales of colours occur, ``"signed"`` and ``"unsigned"``.
         traces: Per sample, the channels of a signal as SVG paths.
         words: ``words[method][sample][column]``, a sentence with its colours.
         features: ``features[method][sample]``, the features of a table that matter most, with a cell per column.
@@ -42,6 +43,7 @@ class Gallery:
     width: int
     height: int
     kind: str = "image"
+    scales: tuple[str, ...] = ()
     traces: tuple[list[str], ...] = ()
     words: Mapping[str, list[list[list[strips.Cell]]]] = field(default_factory=dict)
     features: Mapping[str, list[list[tuple[str, list[strips.Cell]]]]] = field(default_factory=dict)
@@ -65,6 +67,10 @@ class Gallery:
         height, width = pictures.inputs.shape[1:3]
         scale = (80 if pictures.kind == "image" else 150) / max(height, width)
         samples, methods = range(len(pictures.inputs)), pictures.maps
+        signs = {
+            "signed" if pictures.kind in ("tokens", "table") or bool((maps < 0).any()) else "unsigned"
+            for maps in methods.values()
+        }
         first = "true labels" if subject(result) == "labels" else "trained"
         return cls(
             (first, *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
@@ -75,6 +81,7 @@ class Gallery:
             round(width * scale),
             round(height * scale),
             pictures.kind,
+            tuple(sorted(signs)),
             tuple(strips.trace(pictures, k) for k in samples) if pictures.kind == "signal" else (),
             {name: [strips.spoken(pictures, name, k) for k in samples] for name in methods}
             if pictures.kind == "tokens"

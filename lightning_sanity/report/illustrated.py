@@ -23,3 +23,21 @@ def defined_share(result: SanityResult, method: str) -> str:
     if result.verdicts[method].measure is None:
         return "no pair is defined"
     return f"{1 - undefined_share(result, method):.0%} of the pairs are defined"
+
+
+def absent(result: SanityResult) -> str:
+    """Why a result has no pictures, in a sentence; empty where it has some."""
+    if result.pictures is not None and result.pictures.maps and len(result.pictures.inputs):
+        return ""
+    settings = result.settings
+    kind = dict(settings.get("axes") or {}).get("kind", "an unknown kind")
+    shape = settings.get("input_shape")
+    sides = f" of shape {tuple(shape)}" if isinstance(shape, list) else ""
+    why = f"there is none of inputs of this kind ({kind}{sides})"
+    if settings.get("pictures") is False:
+        why = "the test ran without them (pictures=False, or log_images=False in a Trainer)"
+    elif result.pictures is not None:
+        why = "no method left a map"
+    elif isinstance(settings.get("explained"), list):
+        why = "none are kept where several inputs are explained together"
+    return f"This result kept no pictures: {why}."

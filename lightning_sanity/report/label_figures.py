@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from lightning_sanity.report.illustrated import absent
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, ordered, role, subject, wrapped
@@ -34,7 +35,7 @@ def label_maps(result: SanityResult, *, dark: bool = False) -> Figure:
         raise ValueError("label_maps draws results of data_randomization_test; for others there is figures.maps")
     pictures = result.pictures
     if pictures is None or not pictures.maps:
-        raise ValueError("this result kept no pictures: inputs are not images, or the test ran with pictures=False")
+        raise ValueError(absent(result))
     theme = DARK if dark else LIGHT
     names = [name for name in ordered(result) if name in pictures.maps]
     count, *sides = pictures.inputs.shape[:3]

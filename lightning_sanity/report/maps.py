@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from lightning_sanity.report import decided, strips
-from lightning_sanity.report.illustrated import defined_share, fullest
+from lightning_sanity.report.illustrated import absent, defined_share, fullest
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure, scale_of
 from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, step_title, wrapped
@@ -40,7 +40,7 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
     """
     pictures = result.pictures
     if pictures is None or not pictures.maps:
-        raise ValueError("this result kept no pictures: inputs are not images, or the test ran with pictures=False")
+        raise ValueError(absent(result))
     if sample is None:
         sample = fullest(pictures, [name for name, verdict in result.verdicts.items() if verdict.gated])
     if not 0 <= sample < len(pictures.inputs):

@@ -6,17 +6,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_sanity.report import decided
-from lightning_sanity.report.palette import LIGHT, Theme
+from lightning_sanity.report.palette import Theme
 from lightning_sanity.report.style import headline, literal, new_figure, scale_of
-from lightning_sanity.report.tokens import coloured
+from lightning_sanity.report.tokens import shade
 from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, short_head, short_middle, step_title
 from lightning_sanity.result.sanity_result import Pictures, SanityResult
 
 _TOP = 8  # features of a table that are shown
 _ROW = 0.17  # inches of a step
 _TRACE = 0.7  # inches of a signal
-Cell = tuple[str, str, str]
-"""A text with its ground and ink."""
+Cell = tuple[str, int]
+"""A text with its shade, see ``tokens.shades``."""
 
 
 def trace(pictures: Pictures, sample: int) -> list[str]:
@@ -31,22 +31,24 @@ def trace(pictures: Pictures, sample: int) -> list[str]:
 
 def spoken(pictures: Pictures, method: str, sample: int) -> list[list[Cell]]:
     """A sentence after each step, word by word with its colour; padding at its end is left out."""
-    maps = pictures.maps[method][sample, :, 0]
+    maps = pictures.maps[method][sample, :, 0].float()
     words = pictures.words[sample][: _length(pictures, sample)]
     return [
-        [(word, *colour) for word, colour in zip(words, coloured(row.tolist(), LIGHT), strict=False)] for row in maps
+        [
+            (word, shade(score))
+            for word, score in zip(words, (row / row.abs().max().clamp_min(1)).tolist(), strict=False)
+        ]
+        for row in maps
     ]
 
 
 def features(pictures: Pictures, method: str, sample: int) -> list[tuple[str, list[Cell]]]:
     """The features that mattered most to the trained model, each with its share of the largest after every step."""
-    maps = pictures.maps[method][sample, :, 0]
+    maps = pictures.maps[method][sample, :, 0].float()
     rows = []
     for place in _most(pictures, method, sample):
-        cells = [
-            (f"{value / 127:+.2f}", *coloured([value, 127], LIGHT)[0]) if value else ("0", *coloured([0], LIGHT)[0])
-            for value in maps[:, place].tolist()
-        ]
+        shares = (maps[:, place] / 127).tolist()
+        cells = [(f"{share:+.2f}" if share else "0", shade(share)) for share in shares]
         rows.append((f"feature {place + 1}", cells))
     return rows
 

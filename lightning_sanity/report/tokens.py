@@ -14,6 +14,7 @@ from lightning_sanity.report.style import literal, new_figure
 from lightning_sanity.report.wording import short_tail
 
 _WIDE = 96  # characters of a line
+_SHADES = 7  # of each sign, on a page
 _SIZE, _LEADING = 9, 0.24  # font size in points, height of a line in inches
 
 
@@ -89,6 +90,16 @@ def coloured(scores: Sequence[float], theme: Theme) -> list[tuple[str, str]]:
         ground = to_hex(colour(scale(score))) if score == score else theme.paper
         found.append((ground, ink_on(ground)))
     return found
+
+
+def shades(theme: Theme) -> list[tuple[str, str]]:
+    """Ground and ink of every shade, from the strongest against to the strongest for."""
+    return coloured([k / _SHADES for k in range(-_SHADES, _SHADES + 1)], theme)
+
+
+def shade(share: float) -> int:
+    """Which of the shades stands for a share of the largest score, -1 to 1."""
+    return round(share * _SHADES) + _SHADES
 
 
 def _lines(words: Sequence[str]) -> list[list[tuple[int, int]]]:

@@ -15,6 +15,7 @@ SYMBOL = {Outcome.PASS: "\N{CHECK MARK}", Outcome.FAIL: "\N{BALLOT X}", Outcome.
 
 _WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 _NEARLY_ALL = 0.9
+_TOGETHER = 6  # gated methods that one chart can hold
 _FITS = 14  # characters of a step's name that fit everywhere
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 _STAGE = {
@@ -72,6 +73,16 @@ def subject(result: SanityResult) -> str:
     return "labels" if str(result.settings.get("test", "")).startswith("data") else "weights"
 
 
+def reference(result: SanityResult) -> str:
+    """Whose maps and predictions others are compared with."""
+    return "true-label model" if subject(result) == "labels" else "trained model"
+
+
+def crowded(result: SanityResult) -> bool:
+    """Whether the gated methods are more than one chart can hold."""
+    return sum(verdict.gated for verdict in result.verdicts.values()) > _TOGETHER
+
+
 def index_name(result: SanityResult) -> str:
     """Short name of the index that the verdicts rest on: of data or of parameter randomization."""
     return "DRI" if subject(result) == "labels" else "PSI"
@@ -114,13 +125,16 @@ def step_title(result: SanityResult, depth: int, limit: int = 15) -> str:
 def step_names(units: Sequence[str], limit: int) -> list[str]:
     """Names of the steps in at most ``limit`` characters, all different.
 
-    Names that fit stay. If one is too long, all are numbered, and the long ones lose what begins and ends most of them.
-    What is still too long keeps ``d16`` of ``denselayer16``, and loses its middle: module paths differ at both ends.
+    Names that fit stay. If one is too long, all are numbered, and the long ones lose what begins and ends most of them;
+    a block's number keeps the first letter of what it counts. What is still too long keeps ``d16`` of ``denselayer16``
+    and ``down`` of ``down_proj`` where nearly all end so, and loses its middle: module paths differ at both ends.
 
     >>> step_names(["fc", "layers.1.self_attention.out", "layers.2.self_attention.out"], 18)
     ['1 fc', '2 layers.1', '3 layers.2']
     >>> step_names(["head", "blocks.37.attention.query", "blocks.37.mlp.fc1"], 14)
     ['1 head', '2 atten….query', '3 mlp.fc1']
+    >>> step_names(["norm", *(f"blocks.{k}.mlp.{way}_proj" for k in (1, 0) for way in ("up", "down"))], 14)
+    ['1 norm', '2 b1.mlp.up', '3 b1.mlp.down', '4 b0.mlp.up', '5 b0.mlp.down']
     """
     long = [name.split(".") for name in units if len(name) > _FITS]
     if not long:
@@ -128,6 +142,7 @@ def step_names(units: Sequence[str], limit: int) -> list[str]:
     first = _shared(long)
     inner = [parts[len(first) :] for parts in long if parts[: len(first)] == first and len(parts) > len(first)]
     last = _shared([parts[::-1] for parts in inner])
+    ending = _ending(long)
     found = []
     for number, name in enumerate(units, 1):
         parts = name.split(".")
@@ -135,11 +150,12 @@ def step_names(units: Sequence[str], limit: int) -> list[str]:
             parts = parts[len(first) :]
             if last and len(parts) > len(last) and parts[: -len(last) - 1 : -1] == last:
                 parts = parts[: -len(last)]
-            if parts[0].isdigit() and len(parts) == 1 and first:
-                parts = [first[-1], *parts]  # a number alone names nothing
+            if parts[0].isdigit() and first:  # a number alone names nothing
+                parts = [first[-1], *parts] if len(parts) == 1 else [first[-1][0] + parts[0], *parts[1:]]
         free = limit - len(str(number)) - 1
         if len(".".join(parts)) > free:
             parts = [re.sub(r"^([A-Za-z])[A-Za-z_]+(?=\d+$)", r"\1", part) for part in parts[:-1]] + parts[-1:]
+            parts[-1] = parts[-1].removesuffix(ending) or parts[-1]
         found.append(f"{number} {short_middle('.'.join(parts), free)}")
     return found
 
@@ -157,6 +173,13 @@ def _shared(paths: Sequence[Sequence[str]]) -> list[str]:
     return found
 
 
+def _ending(paths: Sequence[Sequence[str]]) -> str:
+    """The last word, with its underscore, of what nearly all paths end in; empty if there is none."""
+    words = Counter("_" + path[-1].rpartition("_")[2] for path in paths if "_" in path[-1])
+    word, count = words.most_common(1)[0] if words else ("", 0)
+    return word if count >= _NEARLY_ALL * len(paths) else ""
+
+
 _TITLES = {
     "spearman": "Rank correlation of magnitudes",
     "spearman_signed": "Rank correlation with signs",
@@ -165,6 +188,9 @@ _TITLES = {
     "hog": "Histograms of gradients",
     "pearson": "Correlation of magnitudes",
     "cosine": "Cosine of magnitudes",
+    "cosine_signed": "Cosine with signs",
+    "euclidean": "Closeness of magnitudes",
+    "euclidean_signed": "Closeness with signs",
     "top_k_overlap": "Overlap of the largest values",
 }
 

@@ -14,6 +14,7 @@ from made_figures import EVIL, crowd, invalid, make_result, nothing_defined
 import lightning_sanity
 from lightning_sanity import SanityResult
 from lightning_sanity.report import chart, html, thumbnails
+from lightning_sanity.report.first_screen import Row
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.reproduction import python_call
 from lightning_sanity.result import Outcome, OutputChange, Verdict
@@ -210,7 +211,7 @@ def test_same_result_gives_the_same_page():
 
 
 def test_psi_bar_puts_zero_and_one_on_its_marks():
-    row = html._Row.of(make_result(methods={"a": Verdict(Outcome.PASS, "", 1.0, 0.0, 1.25, "ssim")}), "a")
+    row = Row.of(make_result(methods={"a": Verdict(Outcome.PASS, "", 1.0, 0.0, 1.25, "ssim")}), "a")
     assert (row.point, row.bar) == (83.3, (16.7, 83.3))
 
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
-from made_browser import BROWSER, chromium, show
-from made_figures import EVIL, crowd, invalid, make_result
+from made_browser import BROWSER, TEXTS, chromium, show
+from made_figures import EVIL, crowd, dead, in_rows, invalid, make_result
 
 import lightning_sanity
 from lightning_sanity.result import Outcome, Verdict
@@ -15,6 +15,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
 ]
+
+
+SHOWN = ["real", "crowded", "invalid", "dead", "signal", "table", "tokens"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,11 @@ def reports(tmp_path_factory, digits_network):
     units = [f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(60)]
     return {
         "crowded": make_result(methods=crowd(12), units=units).to_html(folder / "crowded.html"),
+        "dead": dead().to_html(folder / "dead.html"),
         "invalid": invalid().to_html(folder / "invalid.html"),
+        "signal": in_rows("signal", 96).to_html(folder / "signal.html"),
+        "table": in_rows("table", 30).to_html(folder / "table.html"),
+        "tokens": in_rows("tokens", 40).to_html(folder / "tokens.html"),
         "real": real.to_html(folder / "real.html"),
         "evil": evil.to_html(folder / "evil <img src=x onerror=alert(1)>.html"),
         "long": long.to_html(folder / "long.html"),
@@ -117,15 +124,49 @@ def test_everything_that_scrolls_can_be_reached_by_keyboard(tab, reports):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
-@pytest.mark.parametrize("name", ["real", "long", "crowded", "invalid"])
+@pytest.mark.parametrize("name", ["long", *SHOWN])
 def test_first_method_stands_on_the_first_screen(tab, reports, name, width, height):
     show(tab, reports[name], width=width)
     assert tab.evaluate("document.querySelector('table.verdicts tbody tr').getBoundingClientRect().bottom") <= height
 
 
-def test_page_of_twelve_methods_and_sixty_steps_is_short_on_a_phone(tab, reports):
-    show(tab, reports["crowded"], width=390)
-    assert tab.evaluate("document.documentElement.scrollHeight") < 6500
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", SHOWN)
+def test_no_text_of_a_page_touches_another_is_cut_or_is_too_small(tab, reports, name, width):
+    show(tab, reports[name], width=width)
+    seen = tab.evaluate(TEXTS)
+    assert {key: seen[key] for key in ("overlap", "cut", "small")} == {"overlap": [], "cut": [], "small": []}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_page_is_short_on_a_phone(tab, reports, name):
+    show(tab, reports[name], width=390)
+    assert tab.evaluate("document.documentElement.scrollHeight") < 20000 / 3
+
+
+def test_link_of_a_method_opens_its_section(tab, reports):
+    show(tab, reports["crowded"])
+    opened = "[...document.querySelectorAll('.method')].map(section => section.open)"
+    assert tab.evaluate(opened) == [True] + 11 * [False]
+    tab.evaluate("document.querySelectorAll('table.verdicts a')[5].click()")
+    assert tab.evaluate(opened)[5]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_have_the_colours_of_the_page(tab, reports, scheme):
+    show(tab, reports["tokens"], scheme=scheme)
+    ratio, text = tab.evaluate(_CONTRAST)
+    assert ratio >= 4.5, f"'{text}'"
+    channels = "getComputedStyle(document.querySelector('{}')).backgroundColor.match(/\\d+/g).map(Number)"
+    zero, paper = (tab.evaluate(channels.format(what)) for what in (".strips .s7", "body"))
+    assert zero == pytest.approx(paper, abs=2)
+
+
+def test_verdicts_of_a_void_run_have_no_colour(tab, reports):
+    show(tab, reports["invalid"])
+    colours = "[...document.querySelectorAll('.verdicts .badge')].map(badge => getComputedStyle(badge).color)"
+    grey = tab.evaluate("getComputedStyle(document.querySelector('main .grey')).color")
+    assert set(tab.evaluate(colours)) == {grey}
 
 
 _BROKEN = """
@@ -148,7 +189,7 @@ _BROKEN = """
 """
 
 
-@pytest.mark.parametrize("name", ["real", "crowded"])
+@pytest.mark.parametrize("name", SHOWN)
 def test_phone_breaks_no_word_and_scrolls_nothing_sideways(tab, reports, name):
     show(tab, reports[name], width=390)
     assert tab.evaluate(_BROKEN) == []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from made_figures import make_result
+from made_figures import in_rows
 from made_texts import faults
 from torch import nn
 
@@ -11,19 +11,8 @@ from lightning_sanity.explanation.tokens import Tokens
 from lightning_sanity.report import cards, figures, html, strips
 from lightning_sanity.result import SanityResult
 from lightning_sanity.result.pictures import of_maps, slices
-from lightning_sanity.result.sanity_result import Pictures
 
 WORDS = ("<pad>", "the", "cat", "sat", "on", "mats")
-
-
-def rows(kind, length=10):
-    """A result whose three methods have maps of a row."""
-    draw = torch.Generator().manual_seed(0)
-    maps = torch.randint(-127, 128, (2, 4, 1, length), generator=draw, dtype=torch.int8)
-    inputs = torch.randint(0, 256, (2, 2 if kind == "signal" else 1, length, 3), generator=draw, dtype=torch.uint8)
-    words = tuple(tuple(f"word{k}" for k in range(length)) for _ in range(2)) if kind == "tokens" else ()
-    base = make_result()
-    return make_result(pictures=Pictures(inputs, (1, 3, 5), dict.fromkeys(base.verdicts, maps), kind, words))
 
 
 KINDS = ("signal", "tokens", "table")
@@ -31,39 +20,39 @@ KINDS = ("signal", "tokens", "table")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_of_strips_neither_touch_nor_are_cut(kind):
-    assert faults(figures.maps(rows(kind))) == []
-    assert faults(cards.maps(rows(kind), 0), 350) == []
+    assert faults(figures.maps(in_rows(kind))) == []
+    assert faults(cards.maps(in_rows(kind), 0), 350) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_keeps_rows_and_words(kind, tmp_path):
-    kept = SanityResult.from_json(rows(kind).to_json(tmp_path / "result.json")).pictures
-    assert (kept.kind, kept.words) == (rows(kind).pictures.kind, rows(kind).pictures.words)
-    assert torch.equal(kept.maps["gradient"], rows(kind).pictures.maps["gradient"])
+    kept = SanityResult.from_json(in_rows(kind).to_json(tmp_path / "result.json")).pictures
+    assert (kept.kind, kept.words) == (in_rows(kind).pictures.kind, in_rows(kind).pictures.words)
+    assert torch.equal(kept.maps["gradient"], in_rows(kind).pictures.maps["gradient"])
 
 
 def test_the_page_colours_every_word_after_every_step():
-    page = html.render(rows("tokens"))
+    page = html.render(in_rows("tokens"))
     assert page.count(">word9</span>") >= 4  # trained and three steps
 
 
 def test_the_page_draws_every_channel_of_a_signal():
-    assert html.render(rows("signal")).count('<svg class="trace"') >= 1
-    assert len(strips.trace(rows("signal").pictures, 0)) == 2
+    assert html.render(in_rows("signal")).count('<svg class="trace"') >= 1
+    assert len(strips.trace(in_rows("signal").pictures, 0)) == 2
 
 
 def test_the_features_shown_are_the_largest_of_the_trained_model():
-    result = rows("table", 20)
+    result = in_rows("table", 20)
     shown = [name for name, _ in strips.features(result.pictures, "gradient", 0)]
     order = result.pictures.maps["gradient"][0, 0, 0].abs().int().argsort(descending=True, stable=True)
     assert shown == [f"feature {place + 1}" for place in order[:8].tolist()]
 
 
 def test_the_end_of_a_sentence_of_which_no_map_speaks_is_left_out():
-    result = rows("tokens")
+    result = in_rows("tokens")
     for maps in result.pictures.maps.values():
         maps[:, :, :, 7:] = 0
-    assert [word for word, _, _ in strips.spoken(result.pictures, "gradient", 0)[0]] == [f"word{k}" for k in range(7)]
+    assert [word for word, _ in strips.spoken(result.pictures, "gradient", 0)[0]] == [f"word{k}" for k in range(7)]
 
 
 def test_a_table_keeps_the_gradient_of_the_model():
