@@ -4,11 +4,12 @@ check.py     tests the weights of a checkpoint
 choose.py    which method to show for the weights of a checkpoint
 options.py   the test's options as arguments of a command
 labels.py    the data randomization test of a LightningCLI configuration, trainings included
-release.py   gate, report, compare: the commands that read results
+release.py   gate, report: the commands that read a result
+compare.py   did a method get worse from one result to the next?
 methods.py   the attribution methods by kind
 demo.py      a small CNN on real digits, watched while it trains and tested before its release
 photos.py    a pretrained ImageNet network and photographs, carried by packages
-terminal.py  lines that cannot break, and tables
+terminal.py  lines that cannot break, and tables as wide as the terminal
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_sanity._version import __version__
-from lightning_sanity.cli import check, choose, labels, methods, release
+from lightning_sanity.cli import check, choose, compare, labels, methods, release
 from lightning_sanity.cli.terminal import complain, complete_paths, folder
 from lightning_sanity.model.clone import CloneError
 from lightning_sanity.randomization.strategies import RandomizationError
@@ -126,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     choose.add_to(commands)
     labels.add_to(commands)
     release.add_to(commands)
+    compare.add_to(commands)
     methods.add_to(commands)
     complete_paths(commands.choices.values())
     return made

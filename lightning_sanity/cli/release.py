@@ -1,27 +1,24 @@
-"""The commands that read results: ``gate``, ``report``, ``compare``."""
+"""The commands that read results one by one: ``gate`` and ``report``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_sanity.cli.terminal import path, print_decision, say, table
+from lightning_sanity.cli.terminal import path, print_decision, say
 from lightning_sanity.release import decision as forms
 from lightning_sanity.release.finding import find, read
-from lightning_sanity.release.gating import EXIT_CODES, Check, Decision, gate
+from lightning_sanity.release.gating import Check, Decision, gate
 from lightning_sanity.release.model_card import merged, read_card
 from lightning_sanity.release.policy import Policy, read_policy
 from lightning_sanity.release.record import differences, read_record, statement
 from lightning_sanity.release.shown import shown
 from lightning_sanity.resources.files import check_outputs, write_whole
 from lightning_sanity.resources.quoting import listed
-from lightning_sanity.result.noninferiority import Difference, compare, incomparable
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _GATE_EPILOG = """\
@@ -55,7 +52,7 @@ a policy file holds the same in YAML or TOML, options on the command line go fir
 
 
 def add_to(commands: Any) -> None:
-    """Add the three commands to a parser's subparsers."""
+    """Add the two commands to a parser's subparsers."""
     _add_gate(commands)
     page = commands.add_parser(
         "report",
@@ -69,20 +66,6 @@ def add_to(commands: Any) -> None:
     page.add_argument("-o", "--output", type=path, metavar="FILE", help="the page (default: report.html)")
     page.add_argument("--markdown", type=path, metavar="FILE", help="a summary in Markdown")
     page.set_defaults(run=_report)
-    pair = commands.add_parser(
-        "compare",
-        help="did a method get worse from A to B?",
-        description="Compares two results on the same probe. Exits with 0 if no gated method of A is worse in B by "
-        "more than --max-drop with its whole 95 % interval and every method that is new in B passes, 1 if one is "
-        "worse or fails, 3 if that cannot be told or one is gone.",
-        epilog="example: lightning-sanity compare accepted.json candidate.json --max-drop 0.05",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    pair.add_argument("reference", type=path, metavar="A.json", help="of the model that was accepted")
-    pair.add_argument("candidate", type=path, metavar="B.json", help="of the new model")
-    pair.add_argument("--max-drop", type=float, default=0.1, metavar="X", help="in PSI (default: %(default)s)")
-    pair.set_defaults(run=_compare)
 
 
 def _add_gate(commands: Any) -> None:
@@ -262,39 +245,3 @@ def _report(arguments: argparse.Namespace) -> int:
         write_whole(arguments.markdown, summary(result))
         say(f"wrote {forms.one_line(str(arguments.markdown))}")
     return 0
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    if not 0 <= arguments.max_drop <= 1:
-        raise ValueError(f"--max-drop must be a number between 0 and 1, not {arguments.max_drop}")
-    reference, candidate = read(arguments.reference), read(arguments.candidate)
-    gated = [name for name, verdict in reference.verdicts.items() if verdict.gated]
-    changes = {name: compare(reference, candidate, name, arguments.max_drop) for name in gated}
-    for name, verdict in candidate.verdicts.items():
-        if verdict.gated and name not in changes:
-            changes[name] = Difference(verdict.outcome, f"new in the second result: {verdict.reason}")
-    rows = []
-    for name, change in changes.items():
-        moved = f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
-        moved = moved if math.isfinite(change.value) else "unknown"
-        rows.append([name, *_shown(reference, name), *_shown(candidate, name), moved, change.outcome.value])
-    say(table(["method", "PSI A", "verdict A", "PSI B", "verdict B", "change [95 %]", "not worse"], rows))
-    checks = tuple(Check(name, change.outcome, change.reason) for name, change in changes.items())
-    problem = incomparable(reference, candidate)
-    if problem is None and not checks:
-        problem = "the first result holds no method but controls"
-    if problem is not None:
-        say(f"\n{Outcome.INCONCLUSIVE.value}: {forms.one_line(problem)}")
-        return EXIT_CODES[Outcome.INCONCLUSIVE]
-    decision = Decision(checks)
-    good = f"no method is worse by more than {arguments.max_drop:g}"
-    say(f"\n{decision.outcome.value}: {good if decision.passed else forms.one_line(decision.reason)}")
-    return decision.exit_code
-
-
-def _shown(result: SanityResult, method: str) -> tuple[str, str]:
-    verdicts: Mapping[str, Any] = result.verdicts
-    if method not in verdicts:
-        return "-", "-"
-    verdict = verdicts[method]
-    return (f"{verdict.psi:.2f}" if math.isfinite(verdict.psi) else "undefined"), verdict.outcome.value

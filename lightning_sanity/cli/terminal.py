@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lightning_sanity.release.decision import one_line
 from lightning_sanity.release.gating import Check, Decision
+from lightning_sanity.report.columns import coloured, fitted
 
-_COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+_NARROWEST = 40  # columns
 
 _FILES = {
     "bash": "_shtab_compgen_files",
@@ -76,34 +77,17 @@ def _named(check: Check, several: bool) -> str:
     return f"{check.title} ({check.source})" if several and check.source else check.title
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under headings: with rich on a terminal, in plain columns elsewhere and without rich."""
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, leading: int = 2) -> str:
+    """Rows under headings: fitted to a terminal and in its colours, elsewhere a line per row however long.
+
+    Args:
+        headings: One per column.
+        rows: Their cells.
+        leading: See ``columns.fitted``.
+    """
     cells = [[one_line(cell) for cell in row] for row in rows]
-    if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():  # None: the process began without one
-        try:
-            return _rich(headings, cells)
-        except ModuleNotFoundError:
-            pass
-    lines = [list(headings), *cells]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _rich(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=SIMPLE, pad_edge=False)
-    for heading in headings:
-        drawn.add_column(heading)
-    for row in cells:
-        drawn.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))  # Text: no markup is read from it
-    # Into a string first: rich ends the process itself when a pipe breaks.
-    console = Console(file=io.StringIO(), force_terminal=True, width=Console().width)
-    console.print(drawn)
-    written: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return written.rstrip("\n")
+    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():  # None: the process began without one
+        return "\n".join(fitted(headings, cells))
+    lines = fitted(headings, cells, max(shutil.get_terminal_size().columns, _NARROWEST), leading=leading)
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return "\n".join(lines if plain else map(coloured, lines))

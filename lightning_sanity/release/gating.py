@@ -35,14 +35,13 @@ from lightning_sanity.result.evidence import (
     weights_of,
 )
 from lightning_sanity.result.noninferiority import compare
-from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
+from lightning_sanity.result.sanity_result import WORST_FIRST, Outcome, SanityResult, Verdict
 from lightning_sanity.result.verdict import Criterion, informative
 
 Given = SanityResult | str | os.PathLike[str]
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 _STRICTER = {"alpha": min, "max_dead_rate": min, "min_separation": max, "max_undefined_rate": min}
 _GRACE = timedelta(minutes=5)  # by which clocks may differ
-_WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Decision:
     def outcome(self) -> Outcome:
         """The worst of all checks; FAIL if nothing was checked."""
         found = {check.outcome for check in self.checks}
-        return next((outcome for outcome in _WORST_FIRST if outcome in found), Outcome.FAIL)
+        return next((outcome for outcome in WORST_FIRST if outcome in found), Outcome.FAIL)
 
     @property
     def passed(self) -> bool:
@@ -279,7 +278,7 @@ def _standing(result: SanityResult, name: str, anew: Verdict | None, by_its_own:
     of_another = result.environment.get("lightning-sanity") != __version__
     # What a baseline decided, or another version of the library, no threshold can undo.
     if (stored.gated and "baseline" in result.settings and stored.outcome is not by_its_own.outcome) or of_another:
-        worst = min(stored.outcome, anew.outcome, key=_WORST_FIRST.index)
+        worst = min(stored.outcome, anew.outcome, key=WORST_FIRST.index)
         return replace(anew, outcome=worst, reason=stored.reason if worst is not anew.outcome else anew.reason)
     return anew
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-import textwrap
 from collections.abc import Sequence
 
 from lightning_sanity._version import __version__
+from lightning_sanity.report.columns import fitted, paragraph
 from lightning_sanity.report.markdown import plain
-from lightning_sanity.report.text import aligned
 from lightning_sanity.result.choice import Choice, Row, Score, Standing
 
 _NARROWEST, _WIDEST = 60, 130
@@ -47,16 +46,14 @@ def account(choice: Choice, width: int | None = None) -> str:
     width = min(max(width or shutil.get_terminal_size((100, 24)).columns, _NARROWEST), _WIDEST)
     head = f"{'*' if choice.recommended else '-'} {choice.reason}"
     shown = [row for row in choice.table if row.verdict is not None or row.standing is Standing.OPEN]
-    table = (
-        [line.rstrip() for line in aligned(headings(choice), [cells(choice, row) for row in shown])] if shown else []
-    )
+    table = fitted(headings(choice), [cells(choice, row) for row in shown], width, leading=3) if shown else []
     below = [COLUMNS[metric] for metric in metrics(choice)]
     below += [f"baselines: {_baselines(choice)}"] if choice.baselines else []
     below += [f"warning: {each}" for each in choice.warnings]
     below += [f"{names} {standing}: {why}" for names, standing, why in reasons(choice)]
     below += [f"note: {each}" for each in choice.notes]
     below += [BASIS] if choice.recommended else []
-    wrapped = [textwrap.fill(" ".join(text.split()), width, subsequent_indent="  ") for text in [head, *below]]
+    wrapped = [paragraph(text, width) for text in [head, *below]]
     return "\n".join([wrapped[0], *(["", *table] if table else []), "", *wrapped[1:]]).rstrip("\n")
 
 

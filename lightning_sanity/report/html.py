@@ -6,10 +6,8 @@ forbids the rest. Everything that comes from a model, a file or a user is escape
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -31,11 +29,13 @@ from lightning_sanity.report.templates import template
 from lightning_sanity.report.wording import (
     SYMBOL,
     answer,
+    breakable,
     index_name,
     ordered,
     reference,
     reproducibility,
     role,
+    setting,
     stage,
     subject,
 )
@@ -94,10 +94,10 @@ def _template() -> Template:
     filters: dict[str, Callable[..., Any]] = {
         "number": decided.plain,
         "figures": _significant,
-        "plain": _plain,
+        "plain": setting,
         "mean": _mean,
         "role": role,
-        "breakable": _breakable,
+        "breakable": breakable,
     }
     return template("report.html.j2", filters)
 
@@ -109,20 +109,6 @@ def _significant(value: float | None) -> str:
     ('0.0031', 'undefined')
     """
     return "undefined" if value is None or not math.isfinite(value) else f"{value:.2g}"
-
-
-def _plain(value: Any) -> str:
-    """A setting as text.
-
-    >>> _plain("layer"), _plain({"min_psi": 0.65}), _plain(None)
-    ('layer', '{"min_psi": 0.65}', 'null')
-    """
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _breakable(name: str) -> str:
-    """A name that a narrow column breaks after its dots and underscores, not within a word."""
-    return re.sub(r"([._])", "\\1\N{ZERO WIDTH SPACE}", name)
 
 
 def _mean(values: Tensor) -> float:

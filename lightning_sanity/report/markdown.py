@@ -11,7 +11,10 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from lightning_sanity._version import __version__
 from lightning_sanity.report import decided
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, reproducibility, role, subject
-from lightning_sanity.result.sanity_result import SanityResult
+from lightning_sanity.result.sanity_result import Outcome, SanityResult
+
+MARKS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "❓"}
+"""What stands before a word of a verdict where Markdown has no colours."""
 
 
 def summary(result: SanityResult) -> str:

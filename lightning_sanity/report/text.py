@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-import textwrap
 from collections.abc import Sequence
 from html import escape
 
 from lightning_sanity.report import decided
+from lightning_sanity.report.columns import coloured, fitted, paragraph
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.psi import threshold
 from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, role, short_head, subject
@@ -16,8 +16,8 @@ from lightning_sanity.result.sanity_result import Outcome, SanityResult
 from lightning_sanity.result.verdict import NOT_APPLICABLE
 
 _NARROWEST, _WIDEST = 60, 120
+_LONGEST = 44  # characters of what stands beside a number
 _FEW = 0.1  # share of undefined pairs from which a number is marked
-_INK = {Outcome.PASS: "32", Outcome.FAIL: "31", Outcome.INCONCLUSIVE: "33"}  # green, red, yellow of a terminal
 _MARK = "(*) in the other pairs the other model's map was constant: they are left out, not counted as different"
 _RELEASE_TRIALS, _RELEASE_SAMPLES = 20, 64
 
@@ -40,11 +40,11 @@ def account(result: SanityResult, title: str = "", *, colour: bool = False, widt
     marked = any("(*)" in row[-1] for row in rows)
     paragraphs += [legend(result), *([_MARK] if marked else []), *_explained(result)]
     paragraphs += [*(f"note: {note}" for note in result.notes), *advice(result)]
-    wrapped = [textwrap.fill(" ".join(text.split()), width, subsequent_indent="  ") for text in paragraphs]
-    table = aligned(["method", "verdict", f"{index_name(result)} [95 %]", "by"], rows)
+    wrapped = [paragraph(text, width) for text in paragraphs]
+    table = fitted(["method", "verdict", f"{index_name(result)} [95 %]", "by"], rows, width, leading=2)
     if colour:
-        table = [_coloured(line) for line in table]
-    return "\n".join([wrapped[0], "", *(line.rstrip() for line in table), "", *wrapped[1:]])
+        table = list(map(coloured, table))
+    return "\n".join([wrapped[0], "", *table, "", *wrapped[1:]])
 
 
 def line(result: SanityResult) -> str:
@@ -140,21 +140,8 @@ def _rows(result: SanityResult) -> list[list[str]]:
     rows = []
     for name in ordered(result):
         verdict = result.verdicts[name]
-        label = short_head(" ".join(name.split()), 40) + role(name, verdict)
+        label = " ".join(name.split()) + role(name, verdict)
         missing = undefined_share(result, name) if math.isfinite(verdict.psi) else 0.0
         few = f", on {1 - missing:.0%} of the pairs (*)" if missing > _FEW else ""
-        rows.append([label, verdict.outcome.value, decided.number(verdict), decided.by(verdict, 30) + few])
+        rows.append([label, verdict.outcome.value, decided.number(verdict), decided.by(verdict, _LONGEST) + few])
     return rows
-
-
-def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows under headings, in columns."""
-    lines = [headings, *rows]
-    widths = [max(len(cells[column]) for cells in lines) for column in range(len(headings))]
-    return ["  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)) for cells in lines]
-
-
-def _coloured(text: str) -> str:
-    for outcome, ink in _INK.items():
-        text = text.replace(f"  {outcome.value} ", f"  \033[{ink}m{outcome.value}\033[0m ", 1)
-    return text

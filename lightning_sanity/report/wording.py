@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from lightning_sanity.result.controls import COMPARISON
-from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
+from lightning_sanity.result.sanity_result import WORST_FIRST, Outcome, SanityResult, Verdict
 
 SYMBOL = {Outcome.PASS: "\N{CHECK MARK}", Outcome.FAIL: "\N{BALLOT X}", Outcome.INCONCLUSIVE: "?"}
 
-_WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
 _NEARLY_ALL = 0.9
 _TOGETHER = 6  # gated methods that one chart can hold
 _FITS = 14  # characters of a step's name that fit everywhere
@@ -56,7 +57,7 @@ def ordered(result: SanityResult) -> list[str]:
     def place(name: str) -> tuple[bool, int, float]:
         verdict = result.verdicts[name]
         index = verdict.psi if math.isfinite(verdict.psi) else math.inf
-        return not verdict.gated, _WORST_FIRST.index(verdict.outcome), index
+        return not verdict.gated, WORST_FIRST.index(verdict.outcome), index
 
     return sorted(result.verdicts, key=place)
 
@@ -250,3 +251,17 @@ def wrapped(name: str, width: int) -> str:
     """
     spaced = name.replace("_", "_\0 ").replace(".", ".\0 ")
     return textwrap.fill(spaced, width + 1).replace("\0 ", "").replace("\0", "")
+
+
+def breakable(name: str) -> str:
+    """A name that a narrow column breaks after its dots and underscores, not within a word."""
+    return re.sub(r"([._])", "\\1\N{ZERO WIDTH SPACE}", name)
+
+
+def setting(value: Any) -> str:
+    """A setting as text.
+
+    >>> setting("layer"), setting({"min_psi": 0.65}), setting(None)
+    ('layer', '{"min_psi": 0.65}', 'null')
+    """
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

@@ -14,6 +14,7 @@ verdict.py         the criterion, and from numbers to PASS, FAIL or INCONCLUSIVE
 controls.py        methods whose verdict is known beforehand, and what makes a run invalid
 bootstrap.py       resampling, for indices whose interval has no closed form
 noninferiority.py  two results on the same probe: did a method get worse?
+comparison.py      two or more side by side: what became of every method
 """
 
 from lightning_sanity.result.choice import Choice

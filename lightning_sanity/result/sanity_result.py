@@ -33,6 +33,9 @@ class Outcome(str, Enum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
+WORST_FIRST = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The decision on one method.

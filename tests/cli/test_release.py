@@ -84,7 +84,7 @@ def folder(kinds, tmp_path, monkeypatch):
         ("compare open.json pass.json", 0, "PASS"),
         ("compare pass.json other_probe.json", 3, "INCONCLUSIVE: measured on another probe"),
         ("compare fail.json pass.json", 3, "INCONCLUSIVE: lime: the result does not hold it"),
-        ("compare pass.json fail.json", 1, "FAIL: lime: new in the second result: the map keeps too much"),
+        ("compare pass.json fail.json", 1, "FAIL: lime: new since the first result: the map keeps too much"),
         ("compare pass.json more.json", 0, "PASS: no method is worse"),
         ("compare pass.json tampered.json", 2, "'tampered.json' contradicts itself: 'verdicts.gradcam."),
         ("gate tampered.json", 2, "'tampered.json' contradicts itself: 'verdicts.gradcam.outcome' is PASS"),
