@@ -149,7 +149,7 @@ TEXTS = """
       const tall = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
       if (wide > 2 && tall > 0.35 * Math.min(a.height, b.height)) overlap.push(s + ' | ' + t);
     }
-  const row = document.querySelector('table.verdicts tbody tr');
+  const row = document.querySelector('table.verdicts tbody tr, table.tracks tbody tr');
   return {
     overlap: [...new Set(overlap)], cut: [...new Set(cut)], small: [...new Set(small)],
     first: row ? Math.round(row.getBoundingClientRect().bottom) : null,

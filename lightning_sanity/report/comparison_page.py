@@ -14,18 +14,24 @@ from jinja2 import Template
 
 from lightning_sanity._version import __version__
 from lightning_sanity.report import decided, psi
-from lightning_sanity.report.comparison_text import NOT_MEASURED, about, index, letters, meaning, number, why
+from lightning_sanity.report.comparison_text import NOT_MEASURED, about, became, index, letters, meaning, number, why
 from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.templates import template
 from lightning_sanity.report.wording import SYMBOL, breakable, setting
 from lightning_sanity.resources.files import write_whole
 from lightning_sanity.resources.quoting import listed
 from lightning_sanity.result.comparison import Comparison, Track, differing
-from lightning_sanity.result.sanity_result import WORST_FIRST, Outcome, Verdict
+from lightning_sanity.result.sanity_result import Outcome, Verdict
 
 _TALL, _FLAT = 26, 19  # pixels of a lane: of few results, of many
 _FEW = 4
 _LISTED = 3  # as many methods a line of the first screen names
+_MEANING = {
+    "not known": "the sentence beside the method says why",
+    "not worse, still fails": "not to be shown as evidence, as before",
+    "new, fails": "not to be shown as evidence",
+    "gone": "measured before, and not in the last result",
+}
 _SHAPE = {Outcome.PASS: "circle", Outcome.FAIL: "cross", Outcome.INCONCLUSIVE: "diamond"}
 
 
@@ -66,6 +72,7 @@ class Dumbbell:
 
     Attributes:
         track: What it shows.
+        word: What became of the method.
         change: From the first result to the last.
         why: What that means.
         lanes: One per result.
@@ -75,6 +82,7 @@ class Dumbbell:
     """
 
     track: Track
+    word: str
     change: str
     why: str
     lanes: tuple[Lane, ...]
@@ -145,7 +153,14 @@ def dumbbell(comparison: Comparison, track: Track, limits: tuple[float, float]) 
     known = [(lane.x, lane.y) for lane in lanes if lane.x is not None]
     links = tuple((*one, *other) for one, other in pairwise(known))
     return Dumbbell(
-        track, number(track.change), why(track.change), lanes, links, step * count, _described(comparison, track, lanes)
+        track,
+        became(track),
+        number(track.change),
+        why(track.change),
+        lanes,
+        links,
+        step * count,
+        _described(comparison, track, lanes),
     )
 
 
@@ -182,22 +197,18 @@ def _described(comparison: Comparison, track: Track, lanes: Sequence[Lane]) -> s
         passes = "" if limit is None else f", passes from {limit:g}"
         behind = f"by {lane.by}" if decided.measured(lane.verdict) else lane.by
         parts.append(f"{lane.name} {lane.number} {lane.verdict.outcome.value}, {behind}{passes}")
-    last = f"{track.change.outcome.value}, {why(track.change)}, change {number(track.change)}"
+    last = f"{became(track)}, {why(track.change)}, change {number(track.change)}"
     return f"{track.method}: {last}. {index(comparison)}: {'; '.join(parts)}."
 
 
-def _standing(comparison: Comparison) -> list[tuple[Outcome, str, str]]:
-    """For each outcome that occurs: which methods, and what it means. None where nothing compares."""
+def _standing(comparison: Comparison) -> list[tuple[Outcome, str, str, str]]:
+    """For each word that occurs: outcome, word, which methods, and what it means. None where nothing compares."""
     if comparison.problem is not None:
         return []
-    what = {
-        Outcome.FAIL: f"worse by more than {comparison.max_drop:g}, or new and failing",
-        Outcome.INCONCLUSIVE: "cannot be told; the sentence beside the method says why",
-        Outcome.PASS: f"not worse by more than {comparison.max_drop:g}",
-    }
-    found = []
-    for outcome in WORST_FIRST:
-        names = [track.method for track in comparison.tracks if track.change.outcome is outcome]
-        if names:
-            found.append((outcome, listed(names, _LISTED), what[outcome]))
-    return found
+    by_word: dict[str, list[Track]] = {}
+    for track in comparison.tracks:
+        by_word.setdefault(became(track), []).append(track)
+    return [
+        (tracks[0].change.outcome, word, listed((track.method for track in tracks), _LISTED), _MEANING.get(word, ""))
+        for word, tracks in by_word.items()
+    ]

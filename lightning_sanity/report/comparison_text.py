@@ -9,11 +9,15 @@ from lightning_sanity._version import __version__
 from lightning_sanity.report import decided, psi
 from lightning_sanity.report.markdown import MARKS, plain
 from lightning_sanity.report.wording import index_name
-from lightning_sanity.result.comparison import Comparison
+from lightning_sanity.result.comparison import Comparison, Track
 from lightning_sanity.result.noninferiority import Difference
-from lightning_sanity.result.sanity_result import SanityResult, Verdict
+from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 
 NOT_MEASURED = "not measured"
+_BECAME = {Outcome.PASS: "not worse", Outcome.FAIL: "worse", Outcome.INCONCLUSIVE: "not known"}
+_ALONE = {Outcome.PASS: "passes", Outcome.FAIL: "fails", Outcome.INCONCLUSIVE: "open"}
+STILL = ", still fails"
+_STILL = "\N{HEAVY MINUS SIGN}"
 _SHORT = 12  # characters of a digest
 
 
@@ -43,6 +47,17 @@ def number(change: Difference) -> str:
     return f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
 
 
+def became(track: Track) -> str:
+    """What became of a method in a word or two; what is no worse may fail as before."""
+    first, last = track.verdicts[0], track.verdicts[-1]
+    if last is None:
+        return "gone"
+    if first is None:
+        return f"new, {_ALONE[last.outcome]}"
+    still = track.change.outcome is Outcome.PASS and last.outcome is Outcome.FAIL
+    return _BECAME[track.change.outcome] + (STILL if still else "")
+
+
 def why(change: Difference) -> str:
     """Its reason, without the numbers that stand beside it anyway."""
     return change.reason.split(": ")[0] if math.isfinite(change.value) else change.reason
@@ -51,7 +66,7 @@ def why(change: Difference) -> str:
 def headings(comparison: Comparison) -> list[str]:
     """Of the terminal's table."""
     names = letters(len(comparison.results))
-    return ["method", *names, f"{names[-1]} - {names[0]} [95 %]", "not worse"]
+    return ["method", *names, f"{names[-1]} - {names[0]} [95 %]", "became"]
 
 
 def rows(comparison: Comparison) -> list[list[str]]:
@@ -61,7 +76,7 @@ def rows(comparison: Comparison) -> list[list[str]]:
             track.method,
             *(_brief(verdict) for verdict in track.verdicts),
             number(track.change),
-            track.change.outcome.value,
+            became(track),
         ]
         for track in comparison.tracks
     ]
@@ -101,13 +116,14 @@ def markdown(comparison: Comparison, names: Sequence[str]) -> str:
     """
     marks = letters(len(names))
     head = f"## {MARKS[comparison.outcome]} {comparison.outcome.value}: {plain(comparison.reason)}"
-    titles = ["", "method", *marks, f"{marks[-1]} - {marks[0]} [95 %]", "why"]
+    titles = ["became", "method", *marks, f"{marks[-1]} - {marks[0]} [95 %]", "why"]
     lines = [titles, ["---"] * len(titles)]
     for track in comparison.tracks:
         verdicts = [plain(_full(verdict)) for verdict in track.verdicts]
-        outcome = track.change.outcome
+        word = became(track)
+        mark = _STILL if STILL in word else MARKS[track.change.outcome]
         last = [number(track.change), plain(why(track.change))]
-        lines.append([f"{MARKS[outcome]} {outcome.value}", plain(track.method), *verdicts, *last])
+        lines.append([f"{mark} {word}", plain(track.method), *verdicts, *last])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     listed = "\n".join(
         f"- {mark} = {plain(name)}: {plain(about(result))}"
@@ -125,4 +141,8 @@ def _brief(verdict: Verdict | None) -> str:
 
 
 def _full(verdict: Verdict | None) -> str:
-    return NOT_MEASURED if verdict is None else f"{decided.number(verdict)} {verdict.outcome.value}"
+    return (
+        NOT_MEASURED
+        if verdict is None
+        else f"{decided.number(verdict)} {MARKS[verdict.outcome]} {verdict.outcome.value}"
+    )

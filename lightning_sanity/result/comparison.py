@@ -116,9 +116,11 @@ def _became(reference: SanityResult, later: SanityResult, method: str, max_drop:
     return Difference(verdict.outcome, f"new since the first result: {verdict.reason}")
 
 
-def _worst(track: Track) -> tuple[int, bool, float, float]:
-    """Sorts the worst first: by outcome, then by the change, then by the newest index."""
+def _worst(track: Track) -> tuple[int, int, bool, float, float]:
+    """Sorts the worst first: by outcome, then by the newest verdict, the change, and the newest index."""
     last = track.verdicts[-1]
+    verdict = len(WORST_FIRST) if last is None else WORST_FIRST.index(last.outcome)
     index = math.inf if last is None or math.isnan(last.psi) else last.psi
     unknown = math.isnan(track.change.value)
-    return WORST_FIRST.index(track.change.outcome), unknown, 0.0 if unknown else track.change.value, index
+    change = 0.0 if unknown else track.change.value
+    return WORST_FIRST.index(track.change.outcome), verdict, unknown, change, index

@@ -80,8 +80,8 @@ def compare(reference: SanityResult, candidate: SanityResult, method: str, max_d
         if problem is None and not math.isfinite(result.verdicts[method].psi):
             problem = f"its PSI is undefined in {name}: {result.verdicts[method].reason}"
     old, new = _tables(reference, method), _tables(candidate, method)
-    if problem is None and not (old and new and old[0][0].shape[2] == new[0][0].shape[2]):
-        problem = "its curves are missing from one of the results"
+    if problem is None:
+        problem = _not_paired(old, new)
     if problem is not None:
         return Difference(Outcome.INCONCLUSIVE, problem)
     found = change(old, new, weights=(reference.depth_weights, candidate.depth_weights))
@@ -96,6 +96,17 @@ def compare(reference: SanityResult, candidate: SanityResult, method: str, max_d
         outcome = Outcome.INCONCLUSIVE
         reason = f"may be worse by more than {max_drop:g}: {numbers}; more trials or samples would tell"
     return Difference(outcome, reason, found.value, found.low, found.high)
+
+
+def _not_paired(old: Sequence[Tables], new: Sequence[Tables]) -> str | None:
+    """Why two sets of curves are not of the same samples, or None."""
+    for name, tables in (("the baseline", old), ("the result", new)):
+        if not tables:
+            return f"its curves are missing from {name}"
+    samples = [tables[0][0].shape[2] for tables in (old, new)]
+    if samples[0] != samples[1]:
+        return f"it was measured on {samples[0]} samples and on {samples[1]}: test both models on the same ones"
+    return None
 
 
 def against(result: SanityResult, baseline: SanityResult, max_drop: float = 0.1) -> SanityResult:
