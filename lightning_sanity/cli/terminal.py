@@ -68,7 +68,7 @@ def complain(text: str) -> None:
 def print_decision(decision: Decision) -> None:
     """The checks as a table, then the decision with its reason on a line of its own."""
     several = len({check.source for check in decision.checks}) > 1
-    rows = [[check.outcome.value, _named(check, several), check.reason] for check in decision.checks]
+    rows = [[check.outcome.value, _named(check, several), check.reason] for check in decision.worst_first]
     say(table(["outcome", "check", "why"], rows))
     say(f"\n{decision.outcome.value}: {one_line(decision.reason)}")
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import html
 import math
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
 from lightning_sanity.release.gating import Check, Decision
+from lightning_sanity.report import decided
+from lightning_sanity.report.markdown import MARKS
+from lightning_sanity.result.evidence import OF_LABELS
 from lightning_sanity.result.sanity_result import Outcome
 
 _LONGEST = 4000  # characters of a line
-_MARKS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "❓"}
 
 
 def one_line(text: str) -> str:
@@ -41,20 +44,43 @@ def to_dict(decision: Decision) -> dict[str, Any]:
                 "reason": check.reason,
                 "source": check.source,
                 "test": check.test,
-                "psi": check.psi if math.isfinite(check.psi) else None,
+                **{name: _known(check, name) for name in ("psi", "psi_low", "psi_high")},
             }
             for check in decision.checks
         ],
     }
 
 
+def _known(check: Check, name: str) -> float | None:
+    value = math.nan if check.verdict is None else getattr(check.verdict, name)
+    return value if math.isfinite(value) else None
+
+
 def markdown(decision: Decision) -> str:
-    """A heading and a table, for a pull request or a step summary."""
-    rows = [["", "check", "why"], ["---"] * 3]
-    rows += [[_MARKS[check.outcome], cell(_name(check)), cell(check.reason)] for check in decision.checks]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    title = f"{_MARKS[decision.outcome]} Saliency maps: {decision.outcome.value}"
-    return f"### {title}\n\n{cell(decision.reason)}\n\n{table}\n"
+    """A heading and a table per result, the worst first, for a pull request or a step summary.
+
+    A result's file is named once, above its checks; a method's number is the one that decided.
+    """
+    title = f"{MARKS[decision.outcome]} Saliency maps: {decision.outcome.value}"
+    by_source: dict[str, list[Check]] = {}
+    for check in decision.worst_first:
+        by_source.setdefault(check.source, []).append(check)
+    tables = [part for source, checks in by_source.items() for part in (*_of_source(source), _table(checks))]
+    return "\n\n".join([f"### {title}", cell(decision.reason), *tables]) + "\n"
+
+
+def _of_source(source: str) -> list[str]:
+    return [f"**{cell(source)}**"] if source else []
+
+
+def _table(checks: Sequence[Check]) -> str:
+    index = " / ".join(dict.fromkeys("DRI" if each.test == OF_LABELS else "PSI" for each in checks if each.verdict))
+    number = [f"{index} [95 %]"] if index else []
+    rows = [["outcome", "check", *number, "why"], ["---"] * (3 + len(number))]
+    for each in checks:
+        shown = [] if not index else ["" if each.verdict is None else decided.number(each.verdict)]
+        rows.append([f"{MARKS[each.outcome]} {each.outcome.value}", cell(each.title), *shown, cell(each.reason)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def junit(decision: Decision) -> str:
@@ -80,10 +106,6 @@ def junit(decision: Decision) -> str:
     root.append(suite)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _name(check: Check) -> str:
-    return f"{check.title} ({check.source})" if check.source else check.title
 
 
 def cell(text: str) -> str:

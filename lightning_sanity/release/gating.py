@@ -53,7 +53,7 @@ class Check:
         outcome: What came out.
         reason: One sentence.
         source: File of the result; empty if it came from memory.
-        psi: Of a method; NaN elsewhere.
+        verdict: Of a method, whose number decided; None elsewhere.
         test: Whose result it is about, as in ``result.settings["test"]``; empty if about none.
     """
 
@@ -61,8 +61,13 @@ class Check:
     outcome: Outcome
     reason: str
     source: str = ""
-    psi: float = math.nan
+    verdict: Verdict | None = None
     test: str = ""
+
+    @property
+    def psi(self) -> float:
+        """Of a method; NaN elsewhere."""
+        return math.nan if self.verdict is None else self.verdict.psi
 
     @property
     def title(self) -> str:
@@ -118,6 +123,11 @@ class Decision:
         """The worst of all checks; FAIL if nothing was checked."""
         found = {check.outcome for check in self.checks}
         return next((outcome for outcome in WORST_FIRST if outcome in found), Outcome.FAIL)
+
+    @property
+    def worst_first(self) -> tuple[Check, ...]:
+        """The checks, failures before what is inconclusive before what passed."""
+        return tuple(sorted(self.checks, key=lambda check: WORST_FIRST.index(check.outcome)))
 
     @property
     def passed(self) -> bool:
@@ -262,7 +272,7 @@ def _decide(
         verdict = verdicts[name]
         outcome = verdict.outcome if problem is None else Outcome.INCONCLUSIVE
         reason = verdict.reason if problem is None or not verdict.passed else "it passed, but the run is not valid"
-        yield Check(name, outcome, reason, psi=verdict.psi)
+        yield Check(name, outcome, reason, verdict=verdict)
     if baseline is not None:
         yield from _against(baseline, result, policy.require or tuple(names), policy)
 
