@@ -15,7 +15,7 @@ from lightning_sanity.report.maps import picture_of
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.style import CARD, headline, literal, new_figure, scale_of
 from lightning_sanity.report.verdicts import hatched, in_training_order, interval, psi_range, threads
-from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, short_head, step_title, subject
+from lightning_sanity.report.wording import SYMBOL, index_name, ordered, origin, role, short_head, step_title, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _ROW = 0.46  # inches of a method
@@ -85,7 +85,7 @@ def maps(result: SanityResult, sample: int) -> Figure:
     names = [name for name in ordered(result) if name in pictures.maps]
     depths = len(pictures.depths)
     shown = sorted({(depths + 1) // 2, depths})
-    titles = ["input", "trained", *(step_title(result, pictures.depths[place - 1], 12) for place in shown)]
+    titles = ["input", origin(result), *(step_title(result, pictures.depths[place - 1], 12) for place in shown)]
     width = (CARD - 0.2) / 4 - 0.05
     height = width * pictures.inputs.shape[1] / pictures.inputs.shape[2]
     figure = new_figure(CARD, 1, LIGHT)

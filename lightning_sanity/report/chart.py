@@ -22,7 +22,7 @@ class Series:
     Attributes:
         label: What it shows.
         band: Value, low and high at each depth, ``(3, depths)``; NaN leaves a gap.
-        start: Value of the trained model, left of the first depth.
+        start: Value of what nothing was made random in, left of the first depth.
         style: Class for the page's style sheet.
         floor: A level to mark at the right edge; NaN for none.
         filled: Whether to draw the band.
@@ -82,6 +82,7 @@ def over_depth(
     series: Sequence[Series],
     levels: Mapping[str, float] | None = None,
     *,
+    start: str = "trained",
     reach: tuple[float, float] = (-0.6, 1.6),
 ) -> Chart:
     """A chart over the depth of a cascade.
@@ -92,6 +93,7 @@ def over_depth(
         units: Names of the depths.
         series: The lines, the most important last.
         levels: Reference lines.
+        start: Name of what stands before the first depth.
         reach: How far the vertical axis follows the lines; what lies beyond is drawn at its edge.
     """
     levels = dict(levels or {})
@@ -113,7 +115,7 @@ def over_depth(
             floor = f"M{x(len(units))} {y(one.floor)}H{x(len(units) + 0.35)}"
         return Line(one.label, one.style, _line(middle, x, y), band, floor, tuple(points))
 
-    names = ("trained", *step_names(units, 14))
+    names = (start, *step_names(units, 14))
     step = 0.25 if high - low < 1.6 else 0.5
     ticks = [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return Chart(

@@ -24,6 +24,9 @@ from lightning_sanity.report.wording import (
     labelled,
     measure_title,
     ordered,
+    origin,
+    passing,
+    reference,
     role,
     short_head,
     stage,
@@ -72,12 +75,12 @@ def curves(result: SanityResult, similarities: Sequence[str] | None = None, *, d
     axes = [figure.add_subplot(rows, columns, 1 + place) for place in range(max(1, len(asked)))]
     for index, name in enumerate(asked):
         _panel(axes[index], result, name, styles, theme)
-        _unit_axis(axes[index], result.units, theme, room=26 // columns)
+        _unit_axis(axes[index], result, theme, room=26 // columns)
         axes[index].set_title(
             literal(measure_title(name).replace(" (", "\n(")), color=theme.ink, fontsize=10, loc="left"
         )
         if index % columns == 0:
-            axes[index].set_ylabel("similarity to the trained map", color=theme.ink, fontsize=9)
+            axes[index].set_ylabel(f"similarity to the {reference(result)}'s map", color=theme.ink, fontsize=9)
     if not asked:
         dress(axes[0], theme)
         axes[0].text(0.5, 0.5, "no curves", transform=axes[0].transAxes, ha="center", color=theme.grey)
@@ -115,9 +118,9 @@ def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
     known = [*ends[ends.isfinite()].tolist(), 0.0, 1.0]
     # Intervals of a method with few defined pairs reach far out; the curves have to stay legible.
     axes.set_ylim(max(-0.6, min(known) - 0.12), min(1.7, max(known) + 0.12))
-    levels = {"unrelated maps": 1.0, "the trained map": 0.0}
+    levels = {"unrelated maps": 1.0, f"the {_whose(result)} map": 0.0}
     if (least := psi.threshold(result)) is not None:
-        levels[f"passes from {least:g}\non average"] = least
+        levels[passing(result, least).replace(" on", "\non")] = least
     end = len(result.units)
     for text, level in levels.items():
         axes.axhline(level, color=theme.ink, linewidth=1.0, linestyle=":" if level in (0, 1) else "-", zorder=1)
@@ -125,7 +128,7 @@ def sensitivity(result: SanityResult, *, dark: bool = False) -> Figure:
         axes.text(1.03 * end, level, text, color=theme.grey, fontsize=8, va="center", bbox=box)
     axes.set_xlim(-0.02 * end, 1.25 * end)
     axes.set_ylabel(f"{index_name(result)}: 0 = ignores the {subject(result)}", color=theme.ink, fontsize=9)
-    _unit_axis(axes, result.units, theme, room=26)
+    _unit_axis(axes, result, theme, room=26)
     if not drawn:
         axes.text(0.5, 0.5, "no index is defined", transform=axes.transAxes, ha="center", color=theme.grey)
     figure.supxlabel(stage(result), color=theme.grey, fontsize=9)
@@ -156,11 +159,11 @@ def output_change(result: SanityResult, *, dark: bool = False) -> Figure:
             label=label,
         )
     axes.set_ylim(top=1.05)
-    axes.set_ylabel("agreement with the trained model", color=theme.ink, fontsize=9)
-    _unit_axis(axes, result.units, theme, room=34)
+    axes.set_ylabel(f"agreement with the {reference(result)}", color=theme.ink, fontsize=9)
+    _unit_axis(axes, result, theme, room=34)
     gradient, spread = (float(ratio.nanmean()) for ratio in (change.gradient_ratio, change.spread_ratio))
     axes.set_title(
-        "How far the predictions moved\nAt the last step, relative to the trained model: "
+        f"How far the predictions moved\n{_moved(result)}, relative to the {reference(result)}: "
         f"input gradient {_ratio(gradient)}, spread of outputs {_ratio(spread)}",
         color=theme.ink,
         fontsize=10,
@@ -189,9 +192,10 @@ def _apart(result: SanityResult, theme: Theme, columns: int) -> tuple[Figure, di
         axes.set_title(literal(words), color=colour, fontsize=9, loc="left")
         axes.set_xlim(-0.02 * len(result.units), 1.02 * len(result.units))
         panels[name] = axes
-    last = list(panels.values())[-columns:]
+    last, steps = list(panels.values())[-columns:], len(result.units)
+    end_name = f"step {steps}" if steps > 1 else result.units[0]
     for axes in panels.values():
-        ends = ["trained", f"step {len(result.units)}"] if axes in last else ["", ""]
+        ends = [origin(result), end_name] if axes in last else ["", ""]
         axes.set_xticks([0, len(result.units)], ends, fontsize=8)
         first, end = axes.get_xticklabels()
         first.set_horizontalalignment("left")
@@ -245,7 +249,7 @@ def sensitivities_apart(result: SanityResult, theme: Theme, columns: int = _COLU
         axes.text(0.03, 0.94, literal(words), transform=place, va="top", color=theme.ink, fontsize=8, bbox=box)
     _one_scale(panels, columns, (-0.2, 1.55))
     if least is not None:
-        note = f"line: passes from {least:g} on average; dotted: 0, the trained map, and 1, unrelated maps"
+        note = f"line: {passing(result, least)}; dotted: 0, the {_whose(result)} map, and 1, unrelated maps"
         lines = "\n".join(_below(figure, text) for text in (note, stage(result)) if text)
         figure.supxlabel(lines, color=theme.grey, fontsize=9)
     arrange(figure, list(panels.values()), columns)
@@ -307,16 +311,27 @@ def _line(axes: Axes, band: Tensor, start: float, color: str, label: str | None 
     axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
 
 
-def _unit_axis(axes: Axes, units: Sequence[str], theme: Theme, room: int) -> None:
+def _whose(result: SanityResult) -> str:
+    """Whose map an index of 0 is like."""
+    return reference(result).removesuffix(" model")
+
+
+def _moved(result: SanityResult) -> str:
+    """Whose predictions moved."""
+    return "Random-label models" if subject(result) == "labels" else "At the last step"
+
+
+def _unit_axis(axes: Axes, result: SanityResult, theme: Theme, room: int) -> None:
     """Names the depths: all of them where there is room for ``room`` labels, else every k-th and the last."""
-    shown = labelled(len(units), room)
-    every = ("trained", *step_names(units, 18))
+    depths = len(result.units)
+    shown = labelled(depths, room)
+    every = (origin(result), *step_names(result.units, 18))
     names = [literal(every[depth]) for depth in shown]
     slanted = sum(map(len, names)) + 2 * len(names) > 3 * room
     turned: dict[str, Any] = {"rotation": 38, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     # One artist for all marks: a minor tick consists of five, which together take longer than the rest of the panel.
     marks: dict[str, Any] = {"marker": TICKDOWN, "s": 2.5, "linewidths": 0.6, "color": theme.grey, "clip_on": False}
-    axes.scatter(range(len(units) + 1), [0.0] * (len(units) + 1), transform=axes.get_xaxis_transform(), **marks)
+    axes.scatter(range(depths + 1), [0.0] * (depths + 1), transform=axes.get_xaxis_transform(), **marks)
     axes.set_xticks(shown, names, fontsize=8, **turned)  # after all else: it widens the axis to hold them
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning_sanity.report import psi
 from lightning_sanity.report.shown import AS_NUMBER, Shown, image
+from lightning_sanity.report.wording import reference
 
 
 def to_tensorboard(logger: Any, writer: Any, shown: Shown, *, over_training: bool) -> None:
@@ -84,7 +85,7 @@ def _charts(shown: Shown) -> dict[str, Any]:
             xs=[[depth for depth, _ in line] for line in points],
             ys=[[mean for _, mean in line] for line in points],
             keys=list(lines),
-            title=f"{similarity} to the trained model's map, step {shown.number}",
+            title=f"{similarity} to the {reference(shown.result)}'s map, step {shown.number}",
             xname="steps re-initialised",
         )
     return found

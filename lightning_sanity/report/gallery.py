@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_sanity.report import illustrated, strips, thumbnails
 from lightning_sanity.report.palette import DARK, LIGHT
-from lightning_sanity.report.wording import step_title, subject
+from lightning_sanity.report.wording import origin, step_title
 from lightning_sanity.result.sanity_result import SanityResult
 
 Tile = tuple[str, str] | None
@@ -71,9 +71,8 @@ class Gallery:
             "signed" if pictures.kind in ("tokens", "table") or bool((maps < 0).any()) else "unsigned"
             for maps in methods.values()
         }
-        first = "true labels" if subject(result) == "labels" else "trained"
         return cls(
-            (first, *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
+            (origin(result), *(step_title(result, depth).replace("\n", " ") for depth in pictures.depths)),
             () if pictures.in_rows else tuple(thumbnails.of_input(picture) for picture in pictures.inputs),
             {name: _rows(maps) for name, maps in methods.items()},
             illustrated.fullest(pictures, [name for name, v in result.verdicts.items() if v.gated]),

@@ -31,7 +31,10 @@ from lightning_sanity.report.wording import (
     answer,
     breakable,
     index_name,
+    learners,
     ordered,
+    origin,
+    passing,
     reference,
     reproducibility,
     role,
@@ -122,8 +125,7 @@ def _amount(result: SanityResult) -> str:
     """How much was measured: of what, and on how many samples."""
     samples = f"{result.settings.get('samples', 'an unknown number of')} samples"
     if subject(result) == "labels":
-        true, permuted = result.settings.get("models", ("an unknown number of", "of"))
-        return f"{true} models that learned the true labels and {permuted} that learned random ones, {samples}"
+        return f"{learners(result)}, {samples}"
     return f"{result.settings.get('trials', 'an unknown number of')} trials, {samples}{_mapped(result)}"
 
 
@@ -160,14 +162,15 @@ def _psi_chart(result: SanityResult, name: str) -> Chart | None:
     if not series:
         return None
     limit = psi.threshold(result)
-    passes = "" if limit is None else f"; it passes from {limit:g} on average"
+    passes = "" if limit is None else f"; it {passing(result, limit)}"
     return chart.over_depth(
         f"{index_name(result)} of {name} " + _over(result),
         f"{verdict.outcome.value}: {index_name(result)} {decided.number(verdict)} by {verdict.measure}{passes}. "
         + _in_words(result, series[-1].band[0]),
         result.units,
         series,
-        {} if limit is None else {f"passes from {limit:g} on average": limit},
+        {} if limit is None else {passing(result, limit): limit},
+        start=origin(result),
     )
 
 
@@ -185,7 +188,11 @@ def _change_chart(result: SanityResult) -> Chart:
     ]
     words = "; ".join(f"{one.label}: {_in_words(result, one.band[0])}" for one in series)
     return chart.over_depth(
-        f"Agreement of the predictions with the {reference(result)}'s", words or "undefined", result.units, series
+        f"Agreement of the predictions with the {reference(result)}'s",
+        words or "undefined",
+        result.units,
+        series,
+        start=origin(result),
     )
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from lightning_sanity.report import decided
 from lightning_sanity.report.illustrated import absent
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure
@@ -95,7 +96,7 @@ def _draw(
 def _label(axes: Axes, y: float, name: str, verdict: Verdict, theme: Theme) -> None:
     outcome = f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}"
     colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
-    index = f"DRI {verdict.psi:.2f}" if verdict.psi == verdict.psi else "DRI undefined"
+    index = f"DRI {decided.number(verdict)}"
     axes.text(_LEFT - 0.1, y - 0.1, literal(wrapped(name, 26)), ha="right", va="bottom", color=theme.ink, fontsize=9)
     axes.text(_LEFT - 0.1, y, outcome, ha="right", va="center", color=colour, fontsize=9, fontweight="bold")
     noted = f"{index}{role(name, verdict)}"

@@ -17,7 +17,7 @@ from lightning_sanity.report import decided, strips
 from lightning_sanity.report.illustrated import absent, defined_share, fullest
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
 from lightning_sanity.report.style import headline, literal, new_figure, scale_of
-from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, step_title, wrapped
+from lightning_sanity.report.wording import SYMBOL, index_name, ordered, origin, role, step_title, wrapped
 from lightning_sanity.result.sanity_result import SanityResult
 
 _LABEL = 0.62  # inches of what is said of a method
@@ -49,7 +49,7 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
     if pictures.in_rows:
         return strips.draw(result, sample, theme, 9)
     names = [name for name in ordered(result) if name in pictures.maps]
-    titles = ["input", "trained", *(step_title(result, depth) for depth in pictures.depths)]
+    titles = ["input", origin(result), *(step_title(result, depth) for depth in pictures.depths)]
     height, width = (1.1 * side / max(pictures.inputs.shape[1:3]) for side in pictures.inputs.shape[1:3])
     left, gap = 2.15, 0.09
     row_height = max(height, _LABEL)

@@ -10,7 +10,16 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from lightning_sanity._version import __version__
 from lightning_sanity.report import decided
-from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, reproducibility, role, subject
+from lightning_sanity.report.wording import (
+    SYMBOL,
+    answer,
+    index_name,
+    learners,
+    ordered,
+    reproducibility,
+    role,
+    subject,
+)
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 MARKS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "❓"}
@@ -28,8 +37,9 @@ def summary(result: SanityResult) -> str:
     facts = [
         f"weights {plain(result.weights_digest)}",
         f"probe {plain(result.probe_digest)}",
+        *filter(None, [learners(result)]),
         *(f"{key} {plain(settings[key])}" for key in ("model", "trials", "samples", "seed") if key in settings),
-        f"{100 * result.coverage.share:.1f} % of the used parameters proven changed",
+        f"{100 * result.coverage.share:.1f} % of the {_changed(result)}",
         f"lightning_sanity {__version__}",
     ]
     meaning = (
@@ -39,6 +49,11 @@ def summary(result: SanityResult) -> str:
     )
     parts = [head, table(result), meaning, plain(reproducibility(result)), "; ".join(facts)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _changed(result: SanityResult) -> str:
+    labels = subject(result) == "labels"
+    return "parameters differ between the models" if labels else "used parameters proven changed"
 
 
 def table(result: SanityResult) -> str:

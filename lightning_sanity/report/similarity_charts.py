@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lightning_sanity.report import chart, decided, psi
 from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.palette import LIGHT
-from lightning_sanity.report.wording import SYMBOL, crowded, measure_title, ordered, reference, role, subject
+from lightning_sanity.report.wording import SYMBOL, crowded, measure_title, ordered, origin, reference, role, subject
 from lightning_sanity.result.sanity_result import SanityResult
 
 _DASHES = 4  # patterns that the style sheet knows
@@ -80,5 +80,5 @@ def _charts(
             for name, curve in curves.items()
         ]
         words = f"Mean {what} to the {reference(result)}'s map. {where}: {ends}."
-        charts.append(chart.over_depth(title, words, result.units, series, reach=(-1.0, 1.1)))
+        charts.append(chart.over_depth(title, words, result.units, series, start=origin(result), reach=(-1.0, 1.1)))
     return tuple(charts)

@@ -9,7 +9,16 @@ from lightning_sanity.report import decided
 from lightning_sanity.report.palette import Theme
 from lightning_sanity.report.style import headline, literal, new_figure, scale_of
 from lightning_sanity.report.tokens import shade
-from lightning_sanity.report.wording import SYMBOL, index_name, ordered, role, short_head, short_middle, step_title
+from lightning_sanity.report.wording import (
+    SYMBOL,
+    index_name,
+    ordered,
+    origin,
+    role,
+    short_head,
+    short_middle,
+    step_title,
+)
 from lightning_sanity.result.sanity_result import Pictures, SanityResult
 
 _TOP = 8  # features of a table that are shown
@@ -65,7 +74,7 @@ def draw(result: SanityResult, sample: int, theme: Theme, width: float) -> Figur
     pictures = result.pictures
     assert pictures is not None
     names = [name for name in ordered(result) if name in pictures.maps]
-    titles = ["trained", *(step_title(result, depth, 17).split("\n")[-1] for depth in pictures.depths)]
+    titles = [origin(result), *(step_title(result, depth, 17).split("\n")[-1] for depth in pictures.depths)]
     figure = new_figure(width, 1, theme)
     title = headline(figure, result, theme)
     title.set(fontsize=11 if width > 5 else 9, va="top")

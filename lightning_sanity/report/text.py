@@ -11,7 +11,7 @@ from lightning_sanity.report import decided
 from lightning_sanity.report.columns import coloured, fitted, paragraph
 from lightning_sanity.report.palette import LIGHT
 from lightning_sanity.report.psi import threshold
-from lightning_sanity.report.wording import SYMBOL, answer, index_name, ordered, role, short_head, subject
+from lightning_sanity.report.wording import SYMBOL, answer, index_name, learners, ordered, role, short_head, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 from lightning_sanity.result.verdict import NOT_APPLICABLE
 
@@ -38,7 +38,9 @@ def account(result: SanityResult, title: str = "", *, colour: bool = False, widt
     headline = headline if result.valid else f"NOT VALID, no verdict can be trusted: {result.validity}"
     paragraphs = [title + (f"{SYMBOL[outcome]} {headline}" if result.valid else headline)]
     marked = any("(*)" in row[-1] for row in rows)
-    paragraphs += [legend(result), *([_MARK] if marked else []), *_explained(result)]
+    compared = learners(result)
+    paragraphs += [legend(result), *([f"compared: {compared}"] if compared else []), *([_MARK] if marked else [])]
+    paragraphs += _explained(result)
     paragraphs += [*(f"note: {note}" for note in result.notes), *advice(result)]
     wrapped = [paragraph(text, width) for text in paragraphs]
     table = fitted(["method", "verdict", f"{index_name(result)} [95 %]", "by"], rows, width, leading=2)
@@ -119,7 +121,8 @@ def markup(result: SanityResult) -> str:
         cells = [f"<td {cell}>{escape(text)}</td>" for text in row]
         cells[1] = f'<td {cell}><b style="color:{ink}">{escape(row[1])}</b></td>'
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    below = [legend(result), *_explained(result), *advice(result)]
+    compared = learners(result)
+    below = [legend(result), *([f"compared: {compared}"] if compared else []), *_explained(result), *advice(result)]
     return (
         f"<div><p><b>{escape(head)}</b></p><table><thead><tr>"
         + "".join(f"<th {cell}>{escape(text)}</th>" for text in headings)

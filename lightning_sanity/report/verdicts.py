@@ -81,7 +81,7 @@ def samples(result: SanityResult, *, dark: bool = False) -> Figure:
         axes.plot([median, median], [row - 0.3, row + 0.3], color=theme.ink, linewidth=1.6)
     _method_rows(axes, result, names, theme)
     axes.set_xticks([k / 4 for k in range(-2, 7)])
-    figure.supxlabel(f"PSI of each sample: {_scale(result)}", color=theme.grey, fontsize=9)
+    figure.supxlabel(f"{index_name(result)} of each sample: {_scale(result)}", color=theme.grey, fontsize=9)
     arrange(figure, [axes])
     return figure
 

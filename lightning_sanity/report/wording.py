@@ -79,6 +79,33 @@ def reference(result: SanityResult) -> str:
     return "true-label model" if subject(result) == "labels" else "trained model"
 
 
+def origin(result: SanityResult) -> str:
+    """What stands at the beginning of a curve and of a row of maps, before the first step."""
+    return "true labels" if subject(result) == "labels" else "trained"
+
+
+def learners(result: SanityResult) -> str:
+    """Which models a data randomization test compared; empty for the other test, which makes its own."""
+    if subject(result) != "labels":
+        return ""
+    true, permuted = result.settings.get("models", ("an unknown number of", "of"))
+    return f"{_counted(true)} trained on the true labels and {permuted} trained on random ones"
+
+
+def _counted(models: Any) -> str:
+    return f"{models} model{'' if models == 1 else 's'}"
+
+
+def passing(result: SanityResult, least: float) -> str:
+    """From where an index passes, which is its mean where there are several steps.
+
+    Args:
+        result: Whose steps count.
+        least: The threshold.
+    """
+    return f"passes from {least:g}" + (" on average" if len(result.units) > 1 else "")
+
+
 def crowded(result: SanityResult) -> bool:
     """Whether the gated methods are more than one chart can hold."""
     return sum(verdict.gated for verdict in result.verdicts.values()) > _TOGETHER
