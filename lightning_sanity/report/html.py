@@ -43,7 +43,6 @@ from lightning_sanity.report.wording import (
     subject,
 )
 from lightning_sanity.resources.files import write_whole
-from lightning_sanity.result.curve import Curve
 from lightning_sanity.result.sanity_result import SanityResult
 
 
