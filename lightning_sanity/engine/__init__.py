@@ -10,7 +10,8 @@
     rows.py        where the rows of samples lie in a value
     rounding.py    how far rounding alone may part two maps
     sums.py        what the parts of a pass add up to
-    engine.py      what the methods need of a path, as few walks as that takes, and the proof
+    proof.py       the plain path on a few samples, which every walk must equal
+    engine.py      what the methods need of a path, and as few walks as that takes
 
 Outside this room nothing knows how the attributions of a trial were made.
 """

@@ -14,13 +14,14 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_sanity.attribution.batching import ROWS, Rows, at_most, at_once, rows_of, target_of
+from lightning_sanity.attribution.batching import Rows, at_once, rows_of, target_of
 from lightning_sanity.attribution.derived import Copies, Derived
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.layers import Layer
@@ -28,7 +29,7 @@ from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.engine.folding import Folded
 from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.path import Begun, NotTraceable, Observed, Path, Planned
-from lightning_sanity.engine.rounding import in_double, relative, rounding_explains
+from lightning_sanity.engine.proof import PlainPath, in_order, proof_depth
 from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.engine.sums import Sums
 from lightning_sanity.explanation.maps import Explanation
@@ -37,7 +38,7 @@ from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import TrialDraw
 from lightning_sanity.randomization.unit import Unit
 from lightning_sanity.resources.memory import Meter, bytes_of, free
-from lightning_sanity.resources.random_streams import generator, reseed, stream_seed
+from lightning_sanity.resources.random_streams import reseed
 
 Paths = tuple[type[Path], ...]
 ENGINES: Mapping[str, Paths] = {"auto": (TwoStream, FullBatch), "folded": (Folded, TwoStream, FullBatch), "plain": ()}
@@ -46,8 +47,6 @@ BUDGET = 512 * 2**20
 """Bytes that a walk may keep."""
 SHARE = 0.25
 """Of the memory that is free, if that is less."""
-_PROOF = 3
-"""Samples by which a method is proven."""
 _UNSURE = 1.5
 """Factor by which a walk may keep more than its plan says."""
 
@@ -271,12 +270,8 @@ class Engine:
             changes = {unit.name: redraw(self.path.twin, unit, self.model) for unit in self.units}
             outputs, found = self._walks(self.what, self._random, self.methods)
             seconds = clock() - begun
-            for name in list(self.methods):
-                if name in self.methods and self._needs(name) - self._proven:
-                    try:
-                        self._check(name, found[name], redraw)
-                    finally:
-                        restore(self.model, saved)
+            if any(self._needs(name) - self._proven for name in self.methods):
+                self._prove(found, redraw, saved)
         except FAILURES as error:  # an operation that minds the batch's size
             raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
         return Trial(outputs, {name: found[name] for name in self.methods}, changes, seconds)
@@ -290,73 +285,53 @@ class Engine:
         found: set[object] = {(derived.copies, rule) for rule in derived.rules}
         return found | {derived.layer} if derived.layer else found or {"outputs"}
 
-    def _check(self, name: str, ours: list[Tensor], redraw: TrialDraw) -> None:
+    def _prove(self, found: Mapping[str, list[Tensor]], redraw: TrialDraw, saved: Mapping[str, Tensor]) -> None:
         """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
-        depth = self._proof_depth()
-        if not self.path.lend_random(self._random[depth]):
-            for unit in self.steps[depth]:
-                redraw(self.model, unit)
-        difference, needs = self._difference(name, self.what, ours[depth]), self._needs(name)
-        if difference <= self._tolerance(name):
-            self._proven |= needs
-            return
-        for other in [other for other in self.methods if self._needs(other) & needs]:
-            self._give_up(other, f"the map of '{name}' at depth {depth} differs by {difference:.1e} of its norm")
+        depth = proof_depth(self.seed, len(self.steps))
+        with self._at(depth, redraw, saved):
+            plain = PlainPath(self.what, self.seed, self._proof_rows)
+            for name in in_order(self.methods):
+                if name not in self.methods or not (needs := self._needs(name)) - self._proven:
+                    continue
+                tolerance = self._tolerance(name)
+                difference = plain.difference(name, self.methods[name], found[name][depth], tolerance)
+                if difference <= tolerance:
+                    self._proven |= needs
+                    continue
+                for other in [other for other in self.methods if self._needs(other) & needs]:
+                    self._give_up(other, f"the map of '{name}' at depth {depth} differs by {difference:.1e} of its norm")
         if not self.methods:
             raise NotTraceable("every map differs from the plain loop's")
 
-    def _proof_depth(self) -> int:
-        """A depth drawn by the seed: neither the last nor in the middle, where turning all rows round goes unseen."""
-        last = len(self.steps) - 1
-        able = [depth for depth in range(last) if 2 * depth != last] or [last]
-        return able[stream_seed(self.seed, "proof") % len(able)]
-
-    def _proof_samples(self, samples: int, device: torch.device) -> Tensor:
-        """Up to three samples in an order without symmetry, drawn by the seed."""
-        draw = torch.randperm(samples, generator=generator(self.seed, "proof", samples))[:_PROOF]
-        return draw.to(device)
+    @contextmanager
+    def _at(self, depth: int, redraw: TrialDraw, saved: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside the block the model has the trial's weights at a depth."""
+        with self.path.random_lent(self._random[depth]) as lent:
+            if lent:
+                yield
+                return
+        try:
+            for unit in self.steps[depth]:
+                redraw(self.model, unit)
+            yield
+        finally:
+            restore(self.model, saved)
 
     def proven(self, what: Explanation, found: Mapping[str, Tensor]) -> list[str]:
         """Methods whose attributions of the model as it is now are those of the plain path."""
+        plain = PlainPath(what, self.seed, self._proof_rows)
 
         def same(name: str) -> bool:
             try:
-                return self._difference(name, what, found[name]) <= self._tolerance(name)
+                tolerance = self._tolerance(name)
+                return plain.difference(name, self.methods[name], found[name], tolerance) <= tolerance
             except FAILURES:  # the plain loop will meet it again and say what it is
                 return False
 
-        return [name for name in found if same(name)]
+        return [name for name in in_order({name: self.methods[name] for name in found}) if same(name)]
 
     def _tolerance(self, name: str) -> float:
         return max(self.methods[name].tolerance, self.path.tolerance)
-
-    def _difference(self, name: str, what: Explanation, ours: Tensor) -> float:
-        """How far an attribution is from the plain path's, as a share of its norm; 0 where only rounding parts them.
-
-        A few samples are enough, but for a method that draws something for the whole batch. A sum over copies may be
-        dominated by one that lies where rounding decides: the plain path is then asked how far it is from itself.
-        """
-        function, samples = self.methods[name], len(first(what.inputs))
-        device = first(what.inputs).device
-        some = self._proof_samples(samples, device) if function.copies is None else torch.arange(samples, device=device)
-        target = None if what.target is None else what.target[some]
-        what = replace(what, inputs=rows_of(what.inputs, some), target=target)
-        rows = self._proof_rows.get(name, max(samples, ROWS))
-
-        def plainly(asked: Explanation) -> Tensor:
-            reseed(self.seed, device)
-            with torch.enable_grad(), at_most(rows):
-                parts = [
-                    function.plain(part.model, part.inputs, part.target)
-                    for part in asked.chunks(rows if function.copies is None else samples)
-                ]
-            return torch.cat([part.detach() for part in parts])
-
-        plain = plainly(what)
-        off = relative(ours[some], plain)
-        if off <= self._tolerance(name) or function.copies is None:
-            return off
-        return 0.0 if rounding_explains(off, plain, lambda: plainly(in_double(what))) else off
 
     def kinds(self) -> dict[str, tuple[Copies | None, tuple[str, ...]]]:
         """The kind of walk that each method needs: over which copies, down by which rules."""
@@ -366,17 +341,21 @@ class Engine:
         """Methods that explain no altered copies."""
         return [name for name, derived in self.methods.items() if derived.copies is None]
 
-    def explain(self, what: Explanation, names: Collection[str]) -> Mapping[str, Tensor]:
-        """Attributions of the trained model by some methods, by as few passes as a walk takes; empty if it fails."""
+    def explain(self, what: Explanation, names: Collection[str]) -> tuple[Tensor | None, Mapping[str, Tensor]]:
+        """Outputs of the trained model and attributions by some methods that explain no altered copies.
+
+        They take as few passes as a walk does: none up, where the trained stream of the batch itself is kept for the
+        walks. Nothing if that fails.
+        """
         methods = {name: derived for name, derived in self.methods.items() if name in names}
         if not methods:
-            return {}
+            return None, {}
         try:
-            _, found = self._walks(what, _TRAINED, methods)
+            outputs, found = self._reference(what, methods) or self._walks(what, _TRAINED, methods)
         except (NotTraceable, *FAILURES) as error:
             _log.debug("the trained model is explained by one method after the other: %s", error)
-            return {}
-        return {name: each[0] for name, each in found.items()}
+            return None, {}
+        return outputs[0], {name: each[0] for name, each in found.items()}
 
     def _walks(
         self, what: Explanation, steps: Sequence[frozenset[int]], methods: Mapping[str, Derived]
@@ -389,14 +368,28 @@ class Engine:
         for copies, names in groups.items():
             sums = self._pass(what, steps, copies, [methods[name] for name in names])
             outputs = sums.outputs["all"] if copies is None else outputs
-            for name in names:
-                found[name] = [
-                    methods[name].combine(first(what.inputs), sums.evidence(depth, methods[name].layer))
-                    for depth in range(len(steps))
-                ]
+            found |= sums.attributions({name: methods[name] for name in names})
         if outputs is None:  # only altered copies were explained
             outputs = self._pass(what, steps, None, []).outputs["all"]
         return outputs, found
+
+    def _reference(
+        self, what: Explanation, methods: Mapping[str, Derived]
+    ) -> tuple[Tensor, dict[str, list[Tensor]]] | None:
+        """The trained model's own, by the stream that the walks over all depths leave; None where none is kept."""
+        layers, at_input, rules = _passes(methods.values())
+        plan = next(self._plans(self._random, tuple(layers), bool(at_input), self.samples, self._keeps))
+        whole = len(plan.chosen) == len(self.steps) and self._rows(plan, self.samples) >= self.samples
+        if what is not self.what or not self._keeps or not whole:
+            return None
+        begun = self._begun(plan, what.inputs, rules, keep=True)
+        seen = begun.reference(what.target, rules, at_input)
+        if seen is None:
+            return None
+        sums = Sums(1, what)
+        for rule in rules:
+            sums.add((0,), slice(0, self.samples), seen[rule], rule, None, layers if rule == "gradient" else {})
+        return sums.outputs["all"], sums.attributions(methods)
 
     def _pass(
         self, what: Explanation, steps: Sequence[frozenset[int]], copies: Copies | None, methods: Sequence[Derived]
@@ -409,13 +402,14 @@ class Engine:
         if copies is not None:
             reseed(self.seed, first(inputs).device)
             make = copies.make(first(inputs).detach())
-        for plan in self._plans(steps, tuple(layers), bool(at_input), total):
+        kept = self._keeps and make is None and what is self.what and steps is self._random
+        for plan in self._plans(steps, tuple(layers), bool(at_input), total, kept):
 
             def run(samples: slice, which: range, plan: Planned = plan) -> dict[str, Observed]:
                 rows = torch.cat([make(k, samples) for k in which]) if make is not None else None
                 stacked = rows_of(inputs, samples, len(which), rows)
-                again = make is None and samples == slice(0, total) and len(plan.chosen) == len(steps)
-                begun = self._begun(plan, stacked, rules, keep=again and what is self.what and self._keeps)
+                again = kept and samples == slice(0, total) and len(plan.chosen) == len(steps)
+                begun = self._begun(plan, stacked, rules, again)
                 return begun.observe(target_of(target, samples, len(which)), rules, at_input)
 
             room = Rows(self._rows(plan, total), "walk")
@@ -445,15 +439,20 @@ class Engine:
         return begun
 
     def _plans(
-        self, steps: Sequence[frozenset[int]], layers: tuple[str, ...], to_input: bool, samples: int = 1
+        self,
+        steps: Sequence[frozenset[int]],
+        layers: tuple[str, ...],
+        to_input: bool,
+        samples: int = 1,
+        reference: bool = False,
     ) -> Iterator[Planned]:
         """The depths in as few walks as the budget allows for a single sample, and as pay for so many."""
         waiting = [tuple(range(len(steps)))]
         while waiting:
             chosen = waiting.pop()
-            key = (tuple(steps), chosen, layers, to_input)
+            key = (tuple(steps), chosen, layers, to_input, reference)
             if key not in self._planned:
-                self._planned[key] = self.path.plan(steps, chosen, layers, to_input)
+                self._planned[key] = self.path.plan(steps, chosen, layers, to_input, reference)
             plan = self._planned[key]
             large = plan.least_per_sample() > self.budget or plan.together < samples
             if large and len(chosen) > 1:

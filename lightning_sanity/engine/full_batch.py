@@ -196,7 +196,12 @@ class FullBatch(Path):
         return f"{self._names[place.holder]}.{place.name}".lstrip(".")
 
     def plan(
-        self, steps: Sequence[frozenset[int]], chosen: Steps, layers: tuple[str, ...] = (), to_input: bool = True
+        self,
+        steps: Sequence[frozenset[int]],
+        chosen: Steps,
+        layers: tuple[str, ...] = (),
+        to_input: bool = True,
+        reference: bool = False,
     ) -> Planned:
         """See ``Path``."""
         return _Plan(self, steps, chosen, layers, to_input)
@@ -269,6 +274,9 @@ class _Begun:
                 },
             )
         return found
+
+    def reference(self, target: Tensor | None, rules: Sequence[str] = (), at_input: Collection[str] = ()) -> None:
+        return None
 
 
 class _Pass:

@@ -78,6 +78,11 @@ class Begun(Protocol):
             at_input: Those whose gradient at the input is wanted.
         """
 
+    def reference(
+        self, target: Tensor | None, rules: Sequence[str] = ..., at_input: Collection[str] = ...
+    ) -> dict[str, Observed] | None:
+        """The same of the trained model alone, of a walk that was planned for it; None where nothing is shared."""
+
 
 class Planned(Protocol):
     """A walk over some depths.
@@ -148,6 +153,7 @@ class Path(ABC):
         chosen: Steps,
         layers: tuple[str, ...] = (),
         to_input: bool = True,
+        reference: bool = False,
     ) -> Planned:
         """A walk.
 
@@ -156,6 +162,7 @@ class Path(ABC):
             chosen: The depths to walk, as indices into ``steps``.
             layers: Modules whose activation and slope are wanted.
             to_input: Whether the gradient with respect to the input is.
+            reference: Whether the trained model is explained by the same walk.
 
         Raises:
             NotTraceable: If these depths cannot go together.
@@ -180,12 +187,26 @@ class Path(ABC):
         """Of the trained weights; graphs over them are of use only as long as these stay."""
         return tuple(tensor._version for _, tensor in named_tensors(self.trained))
 
-    def lend_random(self, key: frozenset[int]) -> bool:
-        """Give the trained module the random weights of some units; False where only redrawing can do that."""
+    @contextmanager
+    def random_lent(self, key: frozenset[int]) -> Iterator[bool]:
+        """Inside the block the trained module computes with the random weights of some units.
+
+        They hang in place of the trained values, which are not written to: what was begun with these stays good. Yields
+        False where only redrawing can do that.
+        """
         if any(parametrize.is_parametrized(module) or _iterated(module) for module in self.trained.modules()):
-            return False
-        self._mix(self.trained, self.trained, self.random, key)
-        return True
+            yield False
+            return
+        theirs = dict(named_tensors(self.random))
+        pairs = [(tensor, theirs[path]) for path, tensor in named_tensors(self.trained)]
+        lent = [(mine, mine.data, other) for mine, other in pairs if self._unit_of.get(id(mine)) in key]
+        try:
+            for mine, _, other in lent:
+                mine.data = other.data
+            yield True
+        finally:
+            for mine, before, _ in lent:
+                mine.data = before
 
     @torch.no_grad()
     def _mix(self, into: nn.Module, trained: nn.Module, random: nn.Module, key: frozenset[int]) -> None:

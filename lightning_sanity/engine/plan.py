@@ -24,6 +24,7 @@ class Plan:
         chosen: The depths to walk, as indices into ``steps``.
         layers: Modules whose activation and slope are wanted.
         to_input: Whether the gradient with respect to the input is.
+        reference: Whether the trained stream is explained itself, up to its outputs.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Plan:
         chosen: Steps,
         layers: tuple[str, ...] = (),
         to_input: bool = True,
+        reference: bool = False,
     ) -> None:
         self.network, self.steps, self.chosen, self.to_input = network, steps, chosen, to_input
         self.layers = {layer: network.returned[layer] for layer in layers}
@@ -49,7 +51,7 @@ class Plan:
                 if operations[argument].of_data and set(self.active[node]) - set(self.active[argument]):
                     self.born[argument] = True
         for node in (network.output, *self.layers.values()):
-            self.born[node] |= len(self.active[node]) < len(chosen)
+            self.born[node] |= reference or len(self.active[node]) < len(chosen)
         for node, born in self.born.items():
             if not born or operations[node].dim is not None or operations[node].fixed:
                 continue

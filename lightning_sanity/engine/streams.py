@@ -131,12 +131,18 @@ class Trained:
         at_input: Collection[str] = ("gradient",),
     ) -> dict[str, Observed]:
         """See ``Begun``."""
-
-        def scores(rows: Tensor, depths: int) -> Tensor:
-            return select(rows, target.repeat(depths) if target is not None else None)
-
-        parts = [self._descended(block, scores, rules, at_input) for block in self._blocks]
+        parts = [self._descended(block, _scores(target), rules, at_input) for block in self._blocks]
         return {rule: Observed.together([part[rule] for part in parts]) for rule in rules}
+
+    def reference(
+        self,
+        target: Tensor | None,
+        rules: Sequence[str] = ("gradient",),
+        at_input: Collection[str] = ("gradient",),
+    ) -> dict[str, Observed]:
+        """See ``Begun``: a depth at which nothing is random leaves the stream at its outputs."""
+        trained = Plan(self.plan.network, (frozenset(),), (0,), tuple(self.plan.layers), self.plan.to_input)
+        return self._descended(trained, _scores(target), rules, at_input)
 
     def _descended(
         self, plan: Plan, scores: Callable[[Tensor, int], Tensor], rules: Sequence[str], at_input: Collection[str]
@@ -364,10 +370,15 @@ class TwoStream(Network):
         self.layers = {layer: self.operations[node].per_sample for layer, node in self.returned.items()}
 
     def plan(
-        self, steps: Sequence[frozenset[int]], chosen: Steps, layers: tuple[str, ...] = (), to_input: bool = True
+        self,
+        steps: Sequence[frozenset[int]],
+        chosen: Steps,
+        layers: tuple[str, ...] = (),
+        to_input: bool = True,
+        reference: bool = False,
     ) -> Planned:
         """See ``Path``."""
-        return _Planned(self, steps, chosen, layers, to_input)
+        return _Planned(self, steps, chosen, layers, to_input, reference)
 
 
 class _Planned(Plan):
@@ -378,6 +389,11 @@ class _Planned(Plan):
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces
+
+
+def _scores(target: Tensor | None) -> Callable[[Tensor, int], Tensor]:
+    """What is explained of the outputs of so many depths."""
+    return lambda rows, depths: select(rows, target.repeat(depths) if target is not None else None)
 
 
 def _send_down(value: Tensor, leaves: list[Tensor], stacked: Tensor) -> tuple[Tensor | None, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lightning_sanity.attribution.derived import Reading
+from lightning_sanity.attribution.derived import Derived, Reading
 from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine.path import Observed
@@ -71,3 +71,10 @@ class Sums:
         mean, square = ({rule: total[depth] for rule, total in each.items()} for each in (self.mean, self.square))
         outputs = self.outputs["all"][depth] if "all" in self.outputs else None
         return Reading(mean, square, activation, slope, outputs)
+
+    def attributions(self, methods: Mapping[str, Derived]) -> dict[str, list[Tensor]]:
+        """What methods make of it, per depth."""
+        return {
+            name: [method.combine(self.value, self.evidence(depth, method.layer)) for depth in range(self.depths)]
+            for name, method in methods.items()
+        }

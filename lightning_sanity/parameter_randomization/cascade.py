@@ -116,7 +116,8 @@ class Cascade:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), self._refer)
                 self._tick(f"trained model, {name}")
-        self._trained_outputs = heard[0] if heard else self.what.outputs()
+        seen = self._trained_model.outputs if self._share.world == 1 else None
+        self._trained_outputs = heard[0] if heard else self.what.outputs() if seen is None else seen
         if "random_logit" in self.settings.diagnostics:
             others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
             for name in filter(self._trained_model.mine, self.methods):
@@ -143,7 +144,7 @@ class Cascade:
         )
         saved = snapshot(self.model, self.study.trained)
         ahead, self._ahead = self._ahead, {}
-        begun, walked = self._clock(), 0
+        begun, walked, whole = self._clock(), 0, False
         try:
             walks = SharedWalks(
                 self._share,
@@ -158,12 +159,14 @@ class Cascade:
             ):
                 self._walk_trial(walked, part, walks, saved)
                 walked += 1
+            whole = True
         except KeyboardInterrupt:
             self.interrupted = self.settings.on_interrupt == "return" and self.trials + walked > 0
             if not self.interrupted or self._share.world > 1:  # others would wait for this process for ever
                 raise
         finally:
-            restore(self.model, saved)
+            if not whole:  # else every trial has put back what it changed
+                restore(self.model, saved)
         part.walked = walks.names()
         part = part.cpu()
         self._time.account(following, walked, self.trials, len(self.route), self._clock() - begun)

@@ -41,6 +41,7 @@ class TrainedModel:
     Attributes:
         references: Its maps, per method.
         seconds: Of each method's explanation and of comparing it, where there is a limit on time.
+        outputs: Of the model, where they came by.
         pass_seconds: Of an explanation by all methods at once, where time is so short that it was not made twice.
     """
 
@@ -62,6 +63,7 @@ class TrainedModel:
         self._samples = study.samples
         keys = [stream_seed(settings.seed, "guard", repeat) for repeat in range(settings.repeats)]
         self._noisy: Explanation | None = study.what.with_noise(keys)
+        self.outputs: Tensor | None = None
         self._shared: dict[str, Maps] = {}
         self._shared_noisy: dict[str, Maps] = {}
 
@@ -90,9 +92,10 @@ class TrainedModel:
         copies, took, explained = self.settings.repeats, 0.0, names
         if self._share.does(explainer):
             begun = clock()
-            found = engine.explain(self.what, names)
+            outputs, found = engine.explain(self.what, names)
             took = clock() - begun
             explained = engine.proven(self.what, found)
+            self.outputs = outputs if len(explained) == len(names) else None
             self._shared = {name: reduced(found[name], name, self.what) for name in explained}
             copies = self._affordable(took / len(names), left)
         if left is None and self.mine(names[0]):  # the copies need not wait for another process's maps
@@ -115,7 +118,7 @@ class TrainedModel:
     def _of_noisy(self, engine: Engine, names: Sequence[str], copies: int) -> dict[str, Maps]:
         """Maps of so many noisy copies by one pass."""
         noisy = self._copied(copies)
-        return {name: reduced(found, name, noisy) for name, found in engine.explain(noisy, names).items()}
+        return {name: reduced(found, name, noisy) for name, found in engine.explain(noisy, names)[1].items()}
 
     def _affordable(self, seconds: float, left: float | None) -> int:
         """How many noisy copies to explain by a method that takes so long for one."""
