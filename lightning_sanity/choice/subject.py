@@ -94,7 +94,7 @@ def subject(
     prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"])
     with prepared_copy as (copied, explained, values, device, _, graph):
         target, problem = explained_target(asked.target, graph.outputs, batch_size(values), in_half(copied, device))
-        what = Explanation(explained, values, target, chosen=asked.chosen, question=asked.place)
+        what = Explanation(explained, values, target, chosen=asked.chosen, question=asked.place, apart=graph.apart)
         guests = Guests([(model, copied)], deadline)
         lined = lineup(candidates, [what], graph.outputs.to(device)[None], asked, given, guests)
         yield Subject(

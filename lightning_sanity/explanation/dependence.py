@@ -8,6 +8,7 @@ of each: a sample is explained by its own score, as far as a method can do that.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -33,20 +34,24 @@ def in_one(what: Explanation, outputs: Tensor | None = None, max_batch: int | No
 
     Args:
         what: The explanation.
-        outputs: The model's outputs on the whole batch, if they are there.
+        outputs: The model's outputs on the whole batch, if they are there. They are not looked at where the explanation
+            says that some samples were seen to have the same among others.
         max_batch: Most samples to look at together, two at the least.
     """
     total, rows = len(first(what.inputs)), max(2, min(_ROWS, max_batch or _ROWS))
     index = torch.arange(rows, device=first(what.inputs).device) % total
     try:
         few = _rows(what, index)
-        few = _told_apart(few) if total < rows else few
-        found = few.outputs()
+        seen = _seen(_told_apart(few) if total < rows else few)
     except Exception:  # it takes the whole batch or none of it
-        return _meet(what)
-    if len(found) != rows:
-        return _meet(what)
-    return _meet(few) or (outputs is not None and total > 1 and _differ(what, outputs, rows))
+        seen = None
+    if seen is None or len(seen[1]) != rows:
+        try:
+            return _meet(*_seen(what))
+        except Exception:  # no outputs are no sign
+            return False
+    known = outputs is None or what.apart or total < 2
+    return _meet(*seen) or (not known and _differ(what, outputs, rows))  # type: ignore[arg-type]
 
 
 def alone(methods: Mapping[str, Method], samples: int) -> tuple[dict[str, Method], tuple[str, ...]]:
@@ -134,20 +139,27 @@ def _told_apart(what: Explanation) -> Explanation:
     return replace(what, inputs=replaced(what.inputs, value * apart.reshape(-1, *[1] * (value.ndim - 1))))
 
 
-def _meet(what: Explanation) -> bool:
-    """Whether a gradient leads from one sample to another."""
+def _seen(what: Explanation) -> tuple[Tensor | None, Tensor]:
+    """The explained input and the outputs of one pass; no input where that has no gradient."""
     value = first(what.inputs)
-    if not value.is_floating_point():
-        return False
-    try:
-        with torch.enable_grad():
+    if value.is_floating_point():
+        with suppress(Exception), torch.enable_grad():
             explained = leaf(value)
-            outputs = outputs_of(what.model, replaced(what.inputs, explained))
-            flat = outputs.reshape(len(outputs), -1)
-            weights = torch.linspace(1, 2, flat.shape[1], device=flat.device, dtype=flat.dtype)
-            # Who has others before and behind meets whoever is paired, turned round, summed up to here or from here on.
-            places = (1,) if len(value) == _ROWS else sorted({0, min(1, len(value) - 1), len(value) - 1})
-            slopes = [torch.autograd.grad(flat[place] @ weights, explained, retain_graph=True)[0] for place in places]
+            return explained, outputs_of(what.model, replaced(what.inputs, explained))
+    return None, what.outputs()
+
+
+def _meet(explained: Tensor | None, outputs: Tensor) -> bool:
+    """Whether a gradient leads from one sample to another."""
+    if explained is None:
+        return False
+    samples = len(explained)
+    try:
+        flat = outputs.reshape(len(outputs), -1)
+        weights = torch.linspace(1, 2, flat.shape[1], device=flat.device, dtype=flat.dtype)
+        # Who has others before and behind meets whoever is paired, turned round, summed up to here or from here on.
+        places = (1,) if samples == _ROWS else sorted({0, min(1, samples - 1), samples - 1})
+        slopes = [torch.autograd.grad(flat[place] @ weights, explained, retain_graph=True)[0] for place in places]
     except Exception:  # no gradient is no sign
         return False
     for place, slope in zip(places, slopes, strict=True):

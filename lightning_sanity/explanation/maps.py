@@ -87,6 +87,7 @@ class Explanation:
             that is more than a class.
         question: Place among the inputs of what is asked of each sample, if any: a mask, a position.
         in_one: Whether a sample's outputs depend on the others of its batch, which is then never split nor stacked.
+        apart: Whether some samples were seen to have the same outputs among others.
     """
 
     model: nn.Module
@@ -96,6 +97,7 @@ class Explanation:
     chosen: Callable[[nn.Module, Any], Any] | None = None
     question: int | None = None
     in_one: bool = False
+    apart: bool = False
 
     def with_noise(self, keys: Sequence[int]) -> Explanation:
         """As many noisy copies of the batch as keys, stacked; each sample's noise is its own, scaled by its range."""

@@ -6,14 +6,16 @@ receptive field every map of every model is 0. Such ties make unrelated maps loo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lightning_sanity.attribution import resolve
-from lightning_sanity.attribution.method import AttributionFn
+from lightning_sanity.attribution.batching import rows_of, target_of
+from lightning_sanity.attribution.method import AttributionFn, first
 from lightning_sanity.explanation.maps import AttributionFailed, Explanation, explain
 from lightning_sanity.explanation.tokens import Embedding
 
@@ -40,18 +42,35 @@ def reach_of(
     """
     reached: Tensor | None = None
     for number, what in enumerate(models):
-        noisy = what.with_noise([key + number])
-        parts = [noisy] if max_batch is None else noisy.chunks(max_batch)
+        found: list[Tensor] = []
         try:
-            here = torch.cat([explain(gradient, "gradient", part, 0).magnitude for part in parts]) != 0
+            for part in _parts(what, what.with_noise([key + number]), gradient, max_batch):
+                found.append(part)
+                if what.question is None and bool(part.any(0).float().mean() >= _NEARLY_ALL):
+                    return None  # one sample may show it, and the others can only add to it
         except AttributionFailed:  # what has no gradient tells nothing, and is compared as a whole
             return None
+        here = torch.cat(found)
         if what.question is None:
             here = here.any(0).expand_as(here)
         reached = here if reached is None else reached | here.to(reached.device)
         if bool(reached.float().mean() >= _NEARLY_ALL):
             return None
     return reached if reached is not None and bool(reached.any()) else None  # no gradient anywhere tells nothing
+
+
+def _parts(
+    what: Explanation, noisy: Explanation, gradient: AttributionFn, max_batch: int | None
+) -> Iterator[Tensor]:
+    """Where the gradient is not 0, ``(n, H, W)``: of one sample, then of the others; of all if they are one thing."""
+    samples = len(first(noisy.inputs))
+    if what.question is None and not what.in_one and samples > 1:
+        others = slice(1, samples)
+        with suppress(AttributionFailed):  # a model for one batch size only
+            yield explain(gradient, "gradient", next(noisy.chunks(1)), 0).magnitude != 0
+            noisy = replace(noisy, inputs=rows_of(noisy.inputs, others), target=target_of(noisy.target, others))
+    for part in [noisy] if max_batch is None else noisy.chunks(max_batch):
+        yield explain(gradient, "gradient", part, 0).magnitude != 0
 
 
 def within_reach(

@@ -51,6 +51,7 @@ class Graph:
         spatial: Modules with a spatial output, in order of completion.
         rectifiers: Number of operations that rectified something that depends on the input.
         outputs: What the model returned.
+        apart: Whether some samples were seen to have the same outputs among others.
     """
 
     uses: dict[str, tuple[int, ...]]
@@ -60,6 +61,7 @@ class Graph:
     spatial: tuple[SpatialMap, ...]
     rectifiers: int
     outputs: Any
+    apart: bool = False
 
     def reaching(self, name: str) -> tuple[int, ...]:
         """The uses of a parameter or buffer that reach the explained output, in order."""

@@ -360,13 +360,18 @@ class Cascade:
         if needs_weights:
             restore(self.model, saved)
 
+    @property
+    def follows(self) -> bool:
+        """Whether shared walks can follow the network, which then chooses nothing by its values."""
+        return self._walker is not None
+
     def _watch(self, trial: int, depth: int) -> None:
         """See what a pass with random weights reads: their values may lead it elsewhere than the trained ones did.
 
-        A network that shared walks can follow chooses nothing by its values. Of others every depth is looked at once,
-        and the last in every trial, where most is random.
+        Nothing of a network that shared walks can follow. Of others every depth is looked at once, and the last in every
+        trial, where most is random.
         """
-        followed = self._walker is not None or is_sharded(self.model)
+        followed = self.follows or is_sharded(self.model)
         if self.left is not None and not followed and (trial == 0 or depth == len(self.route) - 1):
             self.left.look()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -171,11 +172,12 @@ def parameter_randomization_test(
                 cascade, walked, gated, lambda walk: ready.scope(walk, walked["order"]), share, until
             )
             walk = walk.rounded()
+            paths = () if cascade.follows else ready.paths()
         share.close()
         digest = weights_digest(model)
         kept_pictures = _pictures(walk, ready, samples, given["tokens"])
     thinned = thinning_note(walk.thinned, max_seconds, walk.interrupted) + unextended
-    coverage = ready.coverage(walk, walked["order"], thinned)
+    coverage = ready.coverage(walk, walked["order"], paths, thinned)
     judged = _judged(walk, ready, coverage, given, gated, thinned)
     buffers = unsaved_buffers(model)
     unsaved = {"unsaved_buffers": buffers} if buffers else {}
@@ -267,6 +269,7 @@ class _Ready:
     max_batch: int | None
     max_memory: int | None
     guests: Guests
+    paths: Callable[[], tuple[str, ...]]
 
     def cascade(
         self,
@@ -305,9 +308,9 @@ class _Ready:
     def scope(self, walk: Walk, order: str) -> Scope:
         return scope_of(order, sum(weight > 0 for weight in walk.weights), self.layers)
 
-    def coverage(self, walk: Walk, order: str, thinned: tuple[str, ...]) -> Coverage:
+    def coverage(self, walk: Walk, order: str, paths: tuple[str, ...], thinned: tuple[str, ...]) -> Coverage:
         depths = self.planned.depths(order)
-        notes = self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes + self.guests.notes
+        notes = paths + self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes + self.guests.notes
         notes += step_notes(walk, depths)
         return coverage_of(self.planned, depths, self.drawer, walk, self.study.model, self.graph, self.left, notes)
 
@@ -326,11 +329,12 @@ def _prepared(
         )
         planned = plan(copied, graph, given["granularity"])
         layers = len((planned if given["granularity"] == "layer" else plan(copied, graph)).steps)
-        notes = other_paths(copied, explained, values, graph) + left_out(model, copied) + asked.notes + tied
+        paths = partial(other_paths, copied, explained, values, graph)
+        notes = left_out(model, copied) + asked.notes + tied
         drawer = reinitializer(
             given["reinitialize"], copied, planned, given["seed"], given["norm_stats"], given["twin_device"]
         )
-        what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place)
+        what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place, apart=graph.apart)
         guests = Guests([(model, copied)], deadline)
         limits = given["max_batch"], given["max_memory"]
         lined = lineup(methods, [what], graph.outputs.to(device)[None], asked, given, guests, *limits)
@@ -366,6 +370,7 @@ def _prepared(
             max_batch,
             max_memory,
             guests,
+            paths,
         )
 
 
