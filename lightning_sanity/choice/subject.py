@@ -91,7 +91,7 @@ def subject(
         ValueError: If the outputs are no scores or a candidate is unknown.
         CloneError: If the model cannot be copied.
     """
-    prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"])
+    prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"], shown=asked.shown)
     with prepared_copy as (copied, explained, values, device, _, graph):
         target, problem = explained_target(asked.target, graph.outputs, batch_size(values), in_half(copied, device))
         what = Explanation(explained, values, target, chosen=asked.chosen, question=asked.place, apart=graph.apart)

@@ -112,6 +112,7 @@ class Network(Path):
             name: nodes[0] for name, nodes in tracer.returned.items() if len(nodes) == 1 and nodes[0] is not None
         }
         self._mixed: dict[tuple[str, frozenset[int]], nn.Module] = {}
+        self._pairs_by_name: dict[str, tuple[nn.Module, nn.Module, frozenset[int]]] = {}
         self.operations: dict[fx.Node, _Operation] = {}
         for node in self._rewritten():
             self.operations[node] = self._operation(node)
@@ -218,8 +219,11 @@ class Network(Path):
         return self._module(str(node.target), key)(*args, **kwargs)
 
     def _module(self, name: str, key: frozenset[int]) -> nn.Module:
-        trained, random = self.trained.get_submodule(name), self.random.get_submodule(name)
-        own = self._units_among([*trained.parameters(), *trained.buffers()]) if key else set()
+        if name not in self._pairs_by_name:
+            trained, random = self.trained.get_submodule(name), self.random.get_submodule(name)
+            own = frozenset(self._units_among([*trained.parameters(), *trained.buffers()]))
+            self._pairs_by_name[name] = trained, random, own
+        trained, random, own = self._pairs_by_name[name]
         key = key & own
         if not key:
             return trained

@@ -15,8 +15,9 @@ from lightning_sanity.attribution.batching import out_of_memory
 from lightning_sanity.attribution.method import AttributionFn, Method
 from lightning_sanity.explanation.calling import as_arguments, call
 from lightning_sanity.explanation.maps import Explanation
-from lightning_sanity.explanation.probe import batch_size
+from lightning_sanity.explanation.probe import among_others, batch_size
 from lightning_sanity.explanation.remedies import remedy_for
+from lightning_sanity.explanation.request import Shown
 from lightning_sanity.model.clone import (
     Adapted,
     check_fidelity,
@@ -48,10 +49,12 @@ def quiet_copy(
     clone_fn: Callable[[nn.Module], nn.Module] | None,
     seed: int,
     share: Share | None = None,
+    shown: Shown | None = None,
 ) -> Iterator[tuple[nn.Module, nn.Module, Any, torch.device, Mapping[str, Tensor], Graph]]:
     """A proven copy, its explained face, laundered inputs, the trained weights and the recorded pass.
 
-    Nothing in the block disturbs the caller. A sharded model stands in for its own copy; see ``sharded.in_place``.
+    Nothing in the block disturbs the caller. A sharded model stands in for its own copy; see ``sharded.in_place``. What
+    the model itself was shown to return is not asked of it again.
     """
     batch_size(inputs)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -69,13 +72,16 @@ def quiet_copy(
         graph = trace(copied, as_arguments(values), lambda *arguments: call(copied, arguments, forward), logits)
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
-        with torch.no_grad(), evaluating(model), preserved(model):
-            unheard = model if copied is model else stand_in_for(model)
-            leave_out(unheard, aside)
-            some, theirs = _few(values, _scores(unheard, forward))
-        apart, ours = _reproduced(some, theirs, values, graph.outputs, _scores(copied, forward))
-        check_fidelity(theirs, ours)
-        check_liveness(copied, ours, lambda: logits(call(copied, some, forward)))
+        scores, apart = _scores(copied, forward), shown is not None and _reproduced(shown, graph.outputs)
+        some, ours = _rows(values), graph.outputs[among_others(batch_size(values))] if apart else graph.outputs
+        if not apart:
+            with torch.no_grad(), evaluating(model), preserved(model):
+                unheard = model if copied is model else stand_in_for(model)
+                leave_out(unheard, aside)
+                some, theirs = _few(values, _scores(unheard, forward))
+                ours = scores(some)
+            check_fidelity(theirs, ours)
+        check_liveness(copied, ours, lambda: scores(some))
         graph = replace(graph, apart=apart)
         explained = copied if plain else Adapted(copied, forward).eval()
         yield copied, explained, values, device, kept, graph
@@ -107,40 +113,35 @@ def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[A
 
 def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     """Some samples and what ``run`` makes of them; all samples for a model that takes no other batch size."""
-    places = _places(values)
-    few = tree_map(lambda t: t[places] if isinstance(t, Tensor) else t, values)
+    few = _rows(values)
     try:
         outputs = run(few)
-        if outputs.ndim and len(outputs) == len(places):
+        if outputs.ndim and len(outputs) == batch_size(few):
             return few, outputs
     except ValueError:
         pass
     return values, run(values)
 
 
-def _places(values: Any) -> list[int]:
-    """Up to three samples, each among other neighbours than in the batch."""
-    samples = batch_size(values)
-    return list(dict.fromkeys((samples - 1, 0, samples // 2)))
+def _rows(values: Any) -> Any:
+    """A few samples, each among other neighbours than in the batch."""
+    places = among_others(batch_size(values))
+    return tree_map(lambda t: t[places] if isinstance(t, Tensor) else t, values)
 
 
-@torch.no_grad()
-def _reproduced(
-    some: Any, theirs: Tensor, values: Any, outputs: Tensor, run: Callable[[Any], Tensor]
-) -> tuple[bool, Tensor]:
-    """What the copy returns for the samples that the model was run on, and whether it does so in the whole batch.
+def _reproduced(shown: Shown, outputs: Tensor) -> bool:
+    """Whether the recorded pass of the copy has, for some samples among others, what the model itself returned.
 
-    The recorded pass of the batch has them already. Where its rows are not what the model returned, they may depend on
-    their neighbours: then the copy is run on the very same samples.
+    Then the copy does what the model does, and no sample's output depends on the others. If not, either may be at fault,
+    or rounding: both are asked again, with the very same samples.
     """
-    whole = some is values
-    expected = outputs if whole else outputs[_places(values)] if outputs.ndim else outputs
-    if expected.shape == theirs.shape:
-        largest = float(torch.where(expected.isfinite(), expected, 0).abs().amax()) if expected.numel() else 0.0
-        off = {"rtol": 1e-4, "atol": min(1e-5, 1e-4 * largest)}
-        if torch.allclose(theirs.to(expected), expected, **off, equal_nan=True):
-            return not whole and len(theirs) > 1, expected
-    return False, run(some)
+    theirs = logits(shown.outputs)
+    if not outputs.ndim or len(shown.places) < 2 or theirs.shape != (len(shown.places), *outputs.shape[1:]):
+        return False
+    expected = outputs[list(shown.places)]
+    largest = float(torch.where(expected.isfinite(), expected, 0).abs().amax()) if expected.numel() else 0.0
+    nearly = min(1e-5, 1e-4 * largest)
+    return torch.allclose(theirs.to(expected), expected, rtol=1e-4, atol=nearly, equal_nan=True)
 
 
 def other_paths(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> tuple[str, ...]:

@@ -89,6 +89,15 @@ def batch_size(inputs: Any) -> int:
     return sizes.pop()
 
 
+def among_others(samples: int) -> list[int]:
+    """Places of up to three samples, taken by which each has other neighbours than in the batch.
+
+    >>> among_others(8), among_others(2)
+    ([7, 0, 4], [1, 0])
+    """
+    return list(dict.fromkeys((samples - 1, 0, samples // 2)))
+
+
 def from_batch(batch: Any, ids: Sequence[int] | None = None) -> Probe:
     """A probe from a collated batch: a tensor, ``(inputs, labels, ...)`` or a mapping.
 

@@ -22,6 +22,7 @@ from lightning_sanity.explanation.axes import as_asked, layout_of, of_shape
 from lightning_sanity.explanation.calling import TargetError, call
 from lightning_sanity.explanation.inputs import NAMES, as_tensors
 from lightning_sanity.explanation.kinds import TABLE, TOKENS, Kind, Layout, are_ids, of_ids
+from lightning_sanity.explanation.probe import among_others
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.model.clone import as_one_operation, eager, evaluating, launder, preserved, refuse_fixed
 from lightning_sanity.model.detached import stand_in_for, users_hooks
@@ -36,6 +37,19 @@ if TYPE_CHECKING:
 
 Forward = Callable[..., Any]
 _MASKS = ("attention_mask", "mask")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the user's model itself returned for some samples of the batch, one pass of which was made.
+
+    Attributes:
+        places: Of the samples.
+        outputs: The pass's.
+    """
+
+    places: tuple[int, ...]
+    outputs: Any
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ class Request:
         output: Which of the model's outputs holds the scores.
         own: ``forward``, of the inputs as the user gave them.
         remarks: What had to be done to the inputs, a sentence each.
+        shown: What the model returned for some samples when it was called by this very question, if it was.
     """
 
     inputs: Any
@@ -69,6 +84,7 @@ class Request:
     output: Output = field(default_factory=Output)
     own: Forward | None = None
     remarks: tuple[str, ...] = ()
+    shown: Shown | None = None
 
     def guest(self, method: Method) -> Method:
         """A method that a user wrote, for the user's model and inputs as they are; any other as it is."""
@@ -206,7 +222,8 @@ def understood(
         found = replace(found, own=lambda model, *values: output.of(run(model, *values)))
         found = replace(found, forward=found.own)
     if layout.as_it_is:
-        return found
+        same = seen is not None and found.forward is asked.forward and not seen.wrote
+        return replace(found, shown=Shown(seen.places, seen.outputs)) if seen is not None and same else found
     inner, chosen = found.own or _plainly, asked.chosen
 
     def turned(model: nn.Module, value: Any, *others: Any) -> Any:
@@ -225,12 +242,16 @@ def understood(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a pass showed: the input's axes, the outputs, for how many rows, and whether the inputs were written to."""
+    """What a pass showed: the input's axes, the outputs, of which samples, and whether the inputs were written to."""
 
     layout: Layout
     outputs: Any
-    rows: int
+    places: tuple[int, ...]
     wrote: bool
+
+    @property
+    def rows(self) -> int:
+        return len(self.places)
 
 
 def _fitting(model: nn.Module, asked: Request, seed: int) -> tuple[Request, _Seen | None]:
@@ -278,9 +299,11 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> _Seen | N
     """What a pass over a few samples shows, or over all; None where it fails, which who copies the model will tell."""
     run, total = asked.forward or _plainly, len(first(asked.inputs)) if first(asked.inputs).ndim else 0
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    for count in dict.fromkeys(size for size in (few, total) if size):
+    some = tuple(among_others(total)[:few]) if total else ()
+    for places in (each for each in (some, tuple(range(total))) if each):
+        count, index = len(places), torch.tensor(places, device=first(asked.inputs).device)
         with _undisturbed(model, device, seed) as unheard:
-            values = launder(rows_of(asked.inputs, slice(0, count)), device)
+            values = launder(rows_of(asked.inputs, index), device)
             given = values if isinstance(values, tuple) else (values,)
             before = _versions(given)
             try:
@@ -290,7 +313,7 @@ def _watched(model: nn.Module, asked: Request, few: int, seed: int) -> _Seen | N
             except Exception:
                 continue
         if _rows_in(outputs) == count or count == total:
-            return _Seen(layout, outputs, count, _versions(given) != before)
+            return _Seen(layout, outputs, places, _versions(given) != before)
     return None
 
 

@@ -172,13 +172,33 @@ def zeroed(module: nn.Module) -> Iterator[None]:
             restore(module, saved)
         return
     before = {name: parameter.data for name, parameter in module.named_parameters()}
+    zeros = _zeros(before.values())
     for parameter in module.parameters():
-        parameter.data = torch.zeros_like(parameter)  # in place of the values, which are not even read
+        parameter.data = zeros(parameter)  # in place of the values, which are not even read
     try:
         yield
     finally:
         for name, parameter in module.named_parameters():
             parameter.data = before[name]
+
+
+def _zeros(tensors: Iterable[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Makes zeros like each of some tensors; ordinary ones of one type lie in the memory of the largest of them."""
+    largest: dict[tuple[torch.dtype, torch.device], int] = {}
+    for tensor in tensors:
+        kind = tensor.dtype, tensor.device
+        largest[kind] = max(largest.get(kind, 0), tensor.numel())
+    memory: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def like(tensor: Tensor) -> Tensor:
+        kind = tensor.dtype, tensor.device
+        if type(tensor.data) is not Tensor or not tensor.is_contiguous():
+            return torch.zeros_like(tensor)
+        if kind not in memory:
+            memory[kind] = torch.zeros(largest[kind], dtype=tensor.dtype, device=tensor.device)
+        return memory[kind][: tensor.numel()].view(tensor.shape)
+
+    return like
 
 
 def own_class(module: nn.Module) -> type:

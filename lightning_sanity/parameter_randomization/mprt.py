@@ -319,7 +319,7 @@ class _Ready:
 def _prepared(
     model: nn.Module, asked: Request, methods: Methods, given: WalkOptions, share: Share, deadline: float | None
 ) -> Iterator[_Ready]:
-    prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"], share)
+    prepared_copy = quiet_copy(model, asked.inputs, asked.forward, given["clone_fn"], given["seed"], share, asked.shown)
     with prepared_copy as (copied, explained, values, device, kept, graph):
         half = in_half(copied, device)
         target_, problem = explained_target(asked.target, graph.outputs, batch_size(values), half)
