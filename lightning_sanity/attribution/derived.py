@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_sanity.attribution.input_gradients import InputGradients
 from lightning_sanity.attribution.layers import Layer
-from lightning_sanity.attribution.method import AttributionFn
+from lightning_sanity.attribution.method import AttributionFn, first
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Derived:
             reads a layer or the outputs alone.
         layer: Where activation and slope are taken, if anywhere.
         copies: Which copies of the batch the gradients are summed over; None for the batch itself.
+        reduced: ``(attribution, inputs) -> attribution`` where it is not shaped like what is explained: a score per
+            token, of all dimensions of its embedding.
         tolerance: Largest difference from ``plain``, relative to its norm, that batches of another size
             or another order of summation explain; a deep transformer's matrix products differ by 2e-6.
     """
@@ -74,9 +76,15 @@ class Derived:
     rules: tuple[str, ...] = ("gradient",)
     layer: Layer | None = None
     copies: Copies | None = None
+    reduced: Callable[[Tensor, Any], Tensor] | None = None
     tolerance: float = 1e-5
 
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
         """The attribution of ``inputs``."""
         with InputGradients():
             return self.plain(model, inputs, target)
+
+    def of(self, inputs: Any, seen: Reading) -> Tensor:
+        """The attribution of some rows, by what passes showed of them."""
+        found = self.combine(first(inputs), seen)
+        return found if self.reduced is None else self.reduced(found, inputs)

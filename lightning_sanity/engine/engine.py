@@ -28,6 +28,7 @@ from lightning_sanity.attribution.layers import Layer
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.engine.folding import Folded
 from lightning_sanity.engine.full_batch import FullBatch
+from lightning_sanity.engine.opening import Opening
 from lightning_sanity.engine.path import Begun, NotTraceable, Observed, Path, Planned
 from lightning_sanity.engine.proof import PlainPath, in_order, proof_depth
 from lightning_sanity.engine.streams import TwoStream
@@ -145,7 +146,10 @@ class Engine:
         place = {unit: index for index, unit in enumerate(self.units)}
         self.steps = steps
         self._random = [frozenset(place[unit] for unit in step) for step in steps]
+        self.opening = Opening(what)
+        self.asked = self.opening.asked
         self.path = self._first(paths)
+        self.opening.find_units(self.path)
         for name, derived in list(self.methods.items()):
             if derived.layer is not None and derived.layer.name not in self.path.layers:
                 self._give_up(name, f"layer '{derived.layer.name}' is no single value of the network")
@@ -162,7 +166,7 @@ class Engine:
         reasons = []
         for path in paths:
             try:
-                made = path(self.what.model, self.what.inputs, self.units, self.model, watched)
+                made = path(self.asked.model, self.asked.inputs, self.units, self.model, watched)
                 made.plan(self._random, tuple(range(len(self.steps))))
                 return made
             except (NotTraceable, *FAILURES) as error:
@@ -210,7 +214,7 @@ class Engine:
         one, each = slice(0, 1), plan.bytes_per_sample()
         planned = min(each, int(room / _UNSURE))
         with Meter() as meter:
-            begun = plan.begin(rows_of(self.what.inputs, one), _steering(rules), planned)
+            begun = plan.begin(rows_of(self.asked.inputs, one), _steering(rules), planned)
             begun.observe(target_of(self.what.target, one), rules, rules)
         takes = max(meter.peak / planned, 1e-9)  # of a byte that is planned
         self.budget = min(self.budget, int(room / takes))
@@ -221,7 +225,7 @@ class Engine:
     def kept_bytes(self) -> int:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
         copied = self.path.copied_bytes(self._random)
-        each = bytes_of([first(self.what.inputs)]) * len(self.steps)
+        each = bytes_of([first(self.asked.inputs)]) * len(self.steps)
         kept = len(self.methods) * each
         sums = [0]
         for copies in {found.copies for found in self.methods.values()}:
@@ -360,7 +364,23 @@ class Engine:
     def _walks(
         self, what: Explanation, steps: Sequence[frozenset[int]], methods: Mapping[str, Derived]
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """Every pass that some method needs, once; and what the methods make of them."""
+        """Every pass that some method needs, once; and what the methods make of them, at all depths."""
+        parts = [
+            (depths, *self._walked(asked, [steps[depth] for depth in depths], methods))
+            for asked, depths in self.opening.parts(what, steps, self.path)
+        ]
+        if len(parts) == 1:
+            return parts[0][1:]
+        place = {depth: at for at, depth in enumerate(depth for depths, *_ in parts for depth in depths)}
+        order = [place[depth] for depth in range(len(steps))]
+        joined = {name: [each for *_, found in parts for each in found[name]] for name in methods}
+        outputs = torch.cat([outputs for _, outputs, _ in parts])[order]
+        return outputs, {name: [each[at] for at in order] for name, each in joined.items()}
+
+    def _walked(
+        self, what: Explanation, steps: Sequence[frozenset[int]], methods: Mapping[str, Derived]
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """The same at depths at which the same is explained."""
         groups: dict[Copies | None, list[str]] = {}
         for name, derived in methods.items():
             groups.setdefault(derived.copies, []).append(name)
@@ -378,9 +398,11 @@ class Engine:
     ) -> tuple[Tensor, dict[str, list[Tensor]]] | None:
         """The trained model's own, by the stream that the walks over all depths leave; None where none is kept."""
         layers, at_input, rules = _passes(methods.values())
-        plan = next(self._plans(self._random, tuple(layers), bool(at_input), self.samples, self._keeps))
-        whole = len(plan.chosen) == len(self.steps) and self._rows(plan, self.samples) >= self.samples
-        if what is not self.what or not self._keeps or not whole:
+        steps = self.opening.closed(self._random)
+        if what is not self.what or not self._keeps or not steps:
+            return None
+        plan, what = next(self._plans(steps, tuple(layers), bool(at_input), self.samples, self._keeps)), self.asked
+        if len(plan.chosen) < len(steps) or self._rows(plan, self.samples) < self.samples:
             return None
         begun = self._begun(plan, what.inputs, rules, keep=True)
         seen = begun.reference(what.target, rules, at_input)

@@ -6,8 +6,9 @@ import copy
 import inspect
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity.attribution.batching import rows_of
-from lightning_sanity.engine.path import NotTraceable, Path
+from lightning_sanity.engine.path import NotTraceable, Path, named_tensors
 from lightning_sanity.engine.rows import alike, same, stretched
+from lightning_sanity.engine.transcript import Transcript
 from lightning_sanity.randomization.unit import Unit
 
 _OUT_OF_PLACE = {
@@ -103,19 +105,75 @@ class Network(Path):
         ):
             raise NotTraceable("an input is a collection of tensors")
         super().__init__(model, inputs, units, owner, watched)
-        try:
-            tracer = _Tracer(given)
-            self.graph = tracer.trace(self.random)
-        except Exception as error:  # whatever the model's own code makes of symbolic values
-            raise NotTraceable(f"symbolic tracing failed ({type(error).__name__}: {error})") from error
-        self.returned = {
-            name: nodes[0] for name, nodes in tracer.returned.items() if len(nodes) == 1 and nodes[0] is not None
-        }
         self._mixed: dict[tuple[str, frozenset[int]], nn.Module] = {}
         self._pairs_by_name: dict[str, tuple[nn.Module, nn.Module, frozenset[int]]] = {}
+        reasons = []
+        for take_apart in (self._traced, self._written_down):
+            try:
+                take_apart(given)
+                return
+            except NotTraceable as error:
+                reasons.append(str(error))
+            except Exception as error:  # whatever the model's own code makes of it
+                reasons.append(f"{type(error).__name__}: {error}")
+        raise NotTraceable("; ".join(reasons))
+
+    def _traced(self, given: tuple[Any, ...]) -> None:
+        """Take it apart by symbolic tracing."""
+        try:
+            tracer = _Tracer(given)
+            graph = tracer.trace(self.random)
+        except Exception as error:  # whatever the model's own code makes of symbolic values
+            raise NotTraceable(f"symbolic tracing failed ({type(error).__name__}: {error})") from error
+        self._know(graph, self._rewritten(graph.nodes), tracer.returned)
+        few, more = [0, 1], [2, 0, 1]
+        self._measure(_some(given, few), _some(given, more), Fraction(len(more), len(few)))
+
+    def _written_down(self, given: tuple[Any, ...]) -> None:
+        """Take it apart by what it does with samples: with few, or with all where those would go another way."""
+        total = len(given[0])
+        everyone = list(range(total))
+        unit_of = {name: self._unit_of.get(id(tensor)) for name, tensor in named_tensors(self.trained)}
+        for few, more in (([0, 1], [2, 0, 1]), (everyone, [total - 1, *everyone])):
+            with self.out_of_place(), torch.enable_grad():
+                runs, sizes = (_some(given, few), _some(given, more)), (len(few), len(more))
+                for explained, *_ in runs:  # some modules go another way where no gradient is wanted
+                    explained.requires_grad_(explained.is_floating_point())
+                found = Transcript(self.trained, runs, sizes, lambda name: unit_of[name] is not None)
+            for name, value in found.constants.items():
+                setattr(self.random, name, value)
+            if few is everyone or self._would_go(found, given):
+                break
+        output = next(node for node in found.graph.nodes if node.op == "output")
+        needed = {output, *_above(output)}
+        nodes = [node for node in found.graph.nodes if node in needed or node.op == "placeholder"]
+        self._know(found.graph, nodes, found.returned)
+        last = self._measure(*runs, Fraction(len(more), len(few)))
+        if not all(map(alike, found.outputs, last)):
+            raise NotTraceable("what it does cannot be repeated call by call")
+
+    @torch.no_grad()
+    def _would_go(self, found: Transcript, given: tuple[Any, ...]) -> bool:
+        """Whether all samples together would go the way that was written down."""
+        data = iter([value for value in given if isinstance(value, Tensor)])
+        values: dict[fx.Node, Any] = {node: next(data) for node in found.graph.nodes if node.op == "placeholder"}
+
+        def value_of(node: fx.Node) -> Any:
+            if node not in values:
+                values[node] = self.call(node, frozenset(), value_of)
+            return values[node]
+
+        return all(same(value_of(node), value) for node, value in found.choices)
+
+    def _know(self, graph: fx.Graph, nodes: Iterable[fx.Node], returned: Mapping[str, Sequence[Any]]) -> None:
+        """Note of every operation what it reads and what it comes from."""
         self.operations: dict[fx.Node, _Operation] = {}
-        for node in self._rewritten():
+        for node in nodes:
             self.operations[node] = self._operation(node)
+        self.graph = graph
+        self.returned = {
+            name: each[0] for name, each in returned.items() if len(each) == 1 and each[0] in self.operations
+        }
         output = next(node for node in self.operations if node.op == "output").args[0]
         if not isinstance(output, fx.Node):
             raise NotTraceable("the model does not return a tensor")
@@ -123,12 +181,13 @@ class Network(Path):
         self.inputs = [node for node in self.operations if node.op == "placeholder"]
         if self.inputs[0].target != "input_0":
             raise NotTraceable("the explained input is no tensor")
+        if self.inputs[0] not in {output, *_above(output)}:
+            raise NotTraceable("the explained input does not reach the output")
         self.last_use = {argument: node for node in self.operations for argument in node.all_input_nodes}
-        self._measure(given)
 
-    def _rewritten(self) -> Iterator[fx.Node]:
+    def _rewritten(self, nodes: Iterable[fx.Node]) -> Iterator[fx.Node]:
         """The graph's nodes, those that work in place replaced by their out-of-place equals."""
-        for node in self.graph.nodes:
+        for node in nodes:
             if node.op == "call_function":
                 name = getattr(node.target, "__name__", "")
                 if node.target in _OUT_OF_PLACE:
@@ -166,14 +225,21 @@ class Network(Path):
         return {self._unit_of[id(tensor)] for tensor in tensors if id(tensor) in self._unit_of}
 
     @torch.no_grad()
-    def _measure(self, given: tuple[Any, ...]) -> None:
-        """Run two and three samples, to see where rows lie in every value and that no sample depends on another."""
-        total = len(given[0])
+    def _measure(self, few: tuple[Any, ...], more: tuple[Any, ...], by: Fraction) -> tuple[Tensor, Tensor]:
+        """Run two numbers of samples, to see where rows lie in every value and that no sample depends on another.
+
+        Args:
+            few: Arguments of some samples.
+            more: Of the same ones behind others.
+            by: How many times as many these are.
+
+        Returns:
+            The outputs.
+        """
         runs = []
-        for samples in (2, 3):
-            index = torch.arange(samples, device=given[0].device) % total
+        for given in (few, more):
             values: dict[fx.Node, Any] = {}
-            rows = iter([value for value in rows_of(given, index) if isinstance(value, Tensor)])
+            rows = iter([value for value in given if isinstance(value, Tensor)])
             with self.out_of_place():
                 for node in self.operations:
                     if node.op == "placeholder":
@@ -182,22 +248,11 @@ class Network(Path):
                         values[node] = self.call(node, frozenset(), values.__getitem__)
             runs.append(values)
         for node, operation in self.operations.items():
-            if not operation.of_data or node.op == "output":
-                continue
-            two, three = runs[0][node], runs[1][node]
-            if not isinstance(two, Tensor) or not isinstance(three, Tensor):
-                operation.several = _holds_tensor(two)
-                operation.fixed = not operation.several and same(two, three)
-            elif two.shape == three.shape:
-                operation.fixed = _alike(two, three)
-            else:
-                operation.dim = _dim_of_rows(two, three)
-                operation.ndim = two.ndim
-                operation.per_sample = two.numel() * two.element_size() // 2
-                if operation.dim is None:
-                    raise NotTraceable(f"rows of {node} depend on one another or lie in no order")
+            if operation.of_data and node.op != "output":
+                _tell_rows(operation, runs[0][node], runs[1][node], by, len(few[0]))
         if self.operations[self.output].dim != 0:
             raise NotTraceable("the output has no row per sample")
+        return runs[0][self.output], runs[1][self.output]
 
     # ------------------------------------------------------------------------------------------------------ weights
 
@@ -281,7 +336,38 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return alike(a, b)
 
 
-def _dim_of_rows(two: Tensor, three: Tensor) -> int | None:
-    """The dimension along which the samples are stacked, the first ones first; None if there is none."""
-    dim = stretched(two.shape, three.shape, 3 / 2)
-    return None if dim is None or not _alike(two, three.narrow(dim, 0, two.shape[dim])) else dim
+def _tell_rows(operation: _Operation, few: Any, more: Any, by: Fraction, samples: int) -> None:
+    """Note where the rows of samples lie in a value, told from those of two numbers of samples."""
+    if not isinstance(few, Tensor) or not isinstance(more, Tensor):
+        operation.several = _holds_tensor(few)
+        operation.fixed = not operation.several and same(few, more)
+    elif few.shape == more.shape:
+        operation.fixed = _alike(few, more)
+    else:
+        dim = stretched(few.shape, more.shape, by)
+        length = 0 if dim is None else few.shape[dim]
+        operation.per_sample = few.numel() * few.element_size() // samples
+        if dim is not None and _alike(few, more.narrow(dim, more.shape[dim] - length, length)):
+            operation.dim, operation.ndim = dim, few.ndim
+        elif dim is None or not _alike(few, more.narrow(dim, 0, length)):
+            raise NotTraceable(f"rows of {operation.node} depend on one another or lie in no order")
+        # What numbers the rows of a batch suits no other: it stays without rows.
+
+
+def _some(given: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
+    """Arguments of some samples, as often as the batch must be gone round for them."""
+    index = torch.tensor(places, device=given[0].device) % len(given[0])
+    found: tuple[Any, ...] = rows_of(given, index)
+    return found
+
+
+def _above(node: fx.Node) -> set[fx.Node]:
+    """What a node comes from."""
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        for argument in waiting.pop().all_input_nodes:
+            if argument not in found:
+                found.add(argument)
+                waiting.append(argument)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -182,6 +182,16 @@ class Path(ABC):
     def copied_bytes(self, steps: Sequence[frozenset[int]]) -> int:
         """What the copies of weights take, if these units are random at each depth."""
         return bytes_of(tensor for _, tensor in named_tensors(self.random))
+
+    def units_of(self, tensors: Iterable[Tensor]) -> frozenset[int]:
+        """The units that some tensors of the trained model belong to."""
+        return frozenset(self._unit_of[id(tensor)] for tensor in tensors if id(tensor) in self._unit_of)
+
+    def mixed(self, key: frozenset[int]) -> nn.Module:
+        """A copy of the trained model with the random weights of some units."""
+        made = copy.deepcopy(self.trained)
+        self._mix(made, self.trained, self.random, key)
+        return made
 
     def versions(self) -> tuple[int, ...]:
         """Of the trained weights; graphs over them are of use only as long as these stay."""

@@ -87,7 +87,8 @@ class PlainPath:
         """By the outputs of the same samples that another method's plain pass returned, if there was one."""
         if self._outputs is None:
             return None
-        return method.combine(first(what.inputs), Reading({}, outputs=self._outputs))
+        inputs = what.inputs if what.opened is None else what.opened(what.model, what.inputs)
+        return method.of(inputs, Reading({}, outputs=self._outputs))
 
 
 def _rows(what: Explanation, some: Tensor) -> Explanation:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def stretched(few: torch.Size, many: torch.Size, by: float) -> int | None:
+def stretched(few: torch.Size, many: torch.Size, by: float | Fraction) -> int | None:
     """The one dimension in which two shapes differ, if it is ``by`` times as long in the second; else None."""
     if len(few) != len(many):
         return None

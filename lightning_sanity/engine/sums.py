@@ -18,7 +18,7 @@ class Sums:
     """What the chunks of a pass add up to, all depths and samples; on their device."""
 
     def __init__(self, depths: int, what: Explanation) -> None:
-        self.depths, self.value = depths, first(what.inputs)
+        self.depths, self.inputs, self.value = depths, what.inputs, first(what.inputs)
         self.outputs: dict[str, Tensor] = {}
         self.mean: dict[str, Tensor] = {}
         self.square: dict[str, Tensor] = {}
@@ -75,6 +75,6 @@ class Sums:
     def attributions(self, methods: Mapping[str, Derived]) -> dict[str, list[Tensor]]:
         """What methods make of it, per depth."""
         return {
-            name: [method.combine(self.value, self.evidence(depth, method.layer)) for depth in range(self.depths)]
+            name: [method.of(self.inputs, self.evidence(depth, method.layer)) for depth in range(self.depths)]
             for name, method in methods.items()
         }

@@ -83,6 +83,8 @@ class Explanation:
         target: Explained class of each sample; None for a single output.
         opened: ``(model, inputs) -> inputs`` whose first is continuous, where noise cannot be added to the inputs
             themselves: the embeddings of tokens.
+        embedded: ``model -> module`` that takes such inputs and lets the first one stand in for what the model makes of
+            the others.
         chosen: ``(model, inputs) -> inputs`` that hold what this model itself would choose to be asked about, where
             that is more than a class.
         question: Place among the inputs of what is asked of each sample, if any: a mask, a position.
@@ -94,6 +96,7 @@ class Explanation:
     inputs: Any
     target: Tensor | None
     opened: Callable[[nn.Module, Any], Any] | None = None
+    embedded: Callable[[nn.Module], nn.Module] | None = None
     chosen: Callable[[nn.Module, Any], Any] | None = None
     question: int | None = None
     in_one: bool = False

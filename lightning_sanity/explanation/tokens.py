@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sanity.attribution import resolve
+from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import AttributionFn, Method, first, output_gradient
 from lightning_sanity.explanation.calling import call
 from lightning_sanity.explanation.kinds import are_ids
@@ -146,9 +147,13 @@ class Embedding:
         made = reached[0].detach()
         return ((made.permute(1, 2, 0) if self.steps_first else made.transpose(1, 2)).contiguous(), *inputs)
 
+    def behind(self, model: nn.Module) -> nn.Module:
+        """The model as one of embeddings ``(N, E, T)``, to be called with what ``opened`` returns."""
+        return _Embedded(model, self)
+
     def embedded(self, model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
         """The model as one of embeddings, and its inputs with them: numbers ``(N, E, T)`` that can be replaced."""
-        return _Embedded(model, self), self.opened(model, inputs)
+        return self.behind(model), self.opened(model, inputs)
 
     def given_back(self, value: Tensor) -> Tensor:
         """Embeddings ``(N, E, T)`` as the module returns them; without gaps, for they may be viewed."""
@@ -184,6 +189,7 @@ class Embedding:
             model=_Counted(what.model).eval(),
             inputs=(*inputs, counted),
             opened=self.opened,
+            embedded=self.behind,
             question=None if what.question is None else what.question - 1,
             chosen=None if chosen is None else counting,
         )
@@ -198,6 +204,9 @@ class Embedding:
             return replace(method, attribute=self._of_ids(method.attribute))
 
         def around(function: AttributionFn, *, scored: bool = True) -> AttributionFn:
+            if isinstance(function, Derived) and scored:
+                return replace(function, plain=around(function.plain), reduced=lambda f, i: self._scores(f, i[-1]))
+
             def attribute(model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
                 opened = self.opened(model, inputs)
                 own = None if opened is inputs else opened[0]  # noisy embeddings are not the model's
