@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_sanity.attribution.batching import rows_of
 from lightning_sanity.engine.path import NotTraceable, Path, named_tensors
 from lightning_sanity.engine.rows import alike, same, stretched
-from lightning_sanity.engine.transcript import Transcript
+from lightning_sanity.engine.transcript import Transcript, way
 from lightning_sanity.randomization.unit import Unit
 
 _OUT_OF_PLACE = {
@@ -140,10 +140,10 @@ class Network(Path):
                 for explained, *_ in runs:  # some modules go another way where no gradient is wanted
                     explained.requires_grad_(explained.is_floating_point())
                 found = Transcript(self.trained, runs, sizes, lambda name: unit_of[name] is not None)
-            for name, value in found.constants.items():
-                setattr(self.random, name, value)
-            if few is everyone or self._would_go(found, given):
-                break
+                if total <= len(more) or few is everyone or found.way == way(self.trained, _some(given, everyone)):
+                    break
+        for name, value in found.constants.items():
+            setattr(self.random, name, value)
         output = next(node for node in found.graph.nodes if node.op == "output")
         needed = {output, *_above(output)}
         nodes = [node for node in found.graph.nodes if node in needed or node.op == "placeholder"]
@@ -151,19 +151,6 @@ class Network(Path):
         last = self._measure(*runs, Fraction(len(more), len(few)))
         if not all(map(alike, found.outputs, last)):
             raise NotTraceable("what it does cannot be repeated call by call")
-
-    @torch.no_grad()
-    def _would_go(self, found: Transcript, given: tuple[Any, ...]) -> bool:
-        """Whether all samples together would go the way that was written down."""
-        data = iter([value for value in given if isinstance(value, Tensor)])
-        values: dict[fx.Node, Any] = {node: next(data) for node in found.graph.nodes if node.op == "placeholder"}
-
-        def value_of(node: fx.Node) -> Any:
-            if node not in values:
-                values[node] = self.call(node, frozenset(), value_of)
-            return values[node]
-
-        return all(same(value_of(node), value) for node, value in found.choices)
 
     def _know(self, graph: fx.Graph, nodes: Iterable[fx.Node], returned: Mapping[str, Sequence[Any]]) -> None:
         """Note of every operation what it reads and what it comes from."""
@@ -331,6 +318,8 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
+    if torch.equal(a, b):  # a mask may be infinite, and the same
+        return True
     if not bool(a.isfinite().all()):
         raise NotTraceable("a value is not finite, so that rows cannot be told from one another")
     return alike(a, b)

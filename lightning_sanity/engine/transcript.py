@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from lightning_sanity.engine.path import NotTraceable
@@ -136,10 +137,9 @@ class _Run(TorchFunctionMode):
         result = func(*args, **kwargs)
         made = list(_leaves(result))
         written = [t for t, version in zip(tensors, before, strict=True) if t._version != version]
-        name = _name(func)
-        if name == "register_hook":
+        if _name(func) == "register_hook":
             raise NotTraceable("it changes gradients by hooks of tensors")
-        if not made and not written and (result is None or name in _ABOUT):
+        if not written and _only_tells(func, made, result):
             return result
         call = _Call(func, *taken, graded=torch.is_grad_enabled())
         if written:
@@ -191,7 +191,7 @@ class Transcript:
         returned: The node of what each module returned, per call of it; None for what is no tensor.
         constants: Tensors from elsewhere, by the names that the graph has for them.
         outputs: Of the model in the two runs.
-        choices: What the way that the network takes hangs on: nodes with the values that they had.
+        way: What it calls and what it reads out, one after the other; see ``way``.
 
     Raises:
         NotTraceable: If the runs cannot be told to be of one graph; says why.
@@ -208,7 +208,7 @@ class Transcript:
         self._samples, self._random, self._lengths = samples, random, len(inputs[0])
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
-        self.choices: list[tuple[fx.Node, Any]] = []
+        self.way = [step for call in one.calls for step in (call.function, call.read)]
         self.outputs = one.output.detach(), other.output.detach()
         self._nodes: dict[Any, fx.Node] = {}
         self._touched: set[fx.Node] = set()
@@ -246,7 +246,6 @@ class Transcript:
             raise NotTraceable(f"it looks at values that become random ({name})")
         if not same(one.read, other.read):
             raise NotTraceable(f"it looks at values that differ between samples ({name})")
-        self.choices.append((node, one.read))
 
     def _called(self, function: Callable[..., Any], args: Any, kwargs: Any, name: str) -> fx.Node:
         return self.graph.create_node("call_function", function, tuple(args), kwargs, name.strip("_") or "call")
@@ -310,6 +309,32 @@ class Transcript:
             self.constants[name] = value
             self._nodes[name] = self.graph.create_node("get_attr", name)
         return self._nodes[name]
+
+
+def way(model: nn.Module, given: Sequence[Any]) -> list[Any]:
+    """What a network calls and what it reads out, one after the other; nothing of it is kept."""
+    steps: list[Any] = []
+
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            tensors = [tensor for _, tensor in _leaves((args, kwargs))]
+            before = [tensor._version for tensor in tensors]
+            result = func(*args, **kwargs)
+            made = list(_leaves(result))
+            written = before != [tensor._version for tensor in tensors]
+            if written or not _only_tells(func, made, result):
+                steps.extend((func, result if not made and not written else _NOTHING))
+            return result
+
+    with saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing), Watching():
+        model(*given)
+    return steps
+
+
+def _only_tells(function: Any, made: Sequence[Any], result: Any) -> bool:
+    """Whether a call made no tensor and told no values."""
+    return not made and (result is None or _name(function) in _ABOUT)
 
 
 def _rows(value: Tensor, each: int) -> int:

@@ -68,7 +68,7 @@ def _alone(method: Method) -> Method:
     inside = method.prepare is not None and method.over is None  # for a layer, say
     if method.passes == 0 or method.foreign or inside:
         return method
-    refuses, settle = method.refuses, method.settle
+    refuses, settle, over = method.refuses, method.settle, method.over
 
     def of_one(model: nn.Module, inputs: Any, target: Tensor | None, place: int) -> tuple[nn.Module, Any, Any]:
         own = slice(place, place + 1)
@@ -87,6 +87,7 @@ def _alone(method: Method) -> Method:
         refuses=reason,
         prepare=None,
         completeness=None,
+        over=over and (lambda segments: _alone(over(segments))),
         settle=settle and (lambda model, inputs, target: _alone(settle(*of_one(model, inputs, target, 0)))),
     )
 

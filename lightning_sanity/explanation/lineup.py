@@ -87,11 +87,11 @@ def lineup(
     if at_embeddings(subjects[0].inputs, given["tokens"]):
         opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]
         subjects, (_, place, mask) = [what for what, *_ in opened], opened[0]
-    if place is not None:
-        chosen = {name: place.adapted(method) for name, method in chosen.items()}
-        notes += place.notes
     if in_one(subjects[0], outputs[0], max_batch):
         subjects = [replace(what, in_one=True) for what in subjects]
         chosen, joint = alone(chosen, batch_size(subjects[0].inputs))
         notes += in_one_notes(max_batch, max_memory, joint)
+    if place is not None:
+        chosen = {name: place.adapted(method) for name, method in chosen.items()}
+        notes = place.notes + notes
     return Lineup(tuple(subjects), chosen, place, mask, notes)

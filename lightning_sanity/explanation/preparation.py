@@ -28,7 +28,7 @@ from lightning_sanity.model.clone import (
     preserved,
 )
 from lightning_sanity.model.detached import bookkeeping, leave_out, stand_in_for, users_hooks
-from lightning_sanity.model.graph import Graph, trace
+from lightning_sanity.model.graph import Graph, in_single_operations, trace
 from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.sharded import stand_in
 from lightning_sanity.resources.fatal_errors import must_end
@@ -64,6 +64,7 @@ def quiet_copy(
         torch.enable_grad(),
         eager(),
         differentiable_recurrence(model, device),
+        in_single_operations(),
         put_back(*(hook.function for hook in users_hooks(model))),
         stand_in(model, clone_fn, share) as (copied, kept),
     ):

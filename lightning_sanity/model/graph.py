@@ -113,7 +113,7 @@ def _traced(
         for leaf in tree_leaves(inputs):
             if isinstance(leaf, Tensor):
                 recorder.mark_data(leaf)
-        stack.enter_context(_in_single_operations())
+        stack.enter_context(in_single_operations())
         stack.enter_context(_spatial_outputs(model, spatial, recorder))
         stack.enter_context(told_of_gathering(model, lambda: _learn(model, names, held)))
         stack.enter_context(recorder)
@@ -149,7 +149,7 @@ class _KeepsNothing:
 
 
 @contextmanager
-def _in_single_operations() -> Iterator[None]:
+def in_single_operations() -> Iterator[None]:
     """Attention runs operation by operation, as it does where a gradient is wanted, not several layers as one."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

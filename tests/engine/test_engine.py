@@ -13,11 +13,6 @@ from lightning_sanity.explanation.dependence import in_one
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.model.clone import Adapted
 
-ON_PLAIN_LOOP = {
-    "transformer encoder": "no method says what it needs",  # token ids: explained at their embeddings
-    "tied decoder": "no method says what it needs",
-}
-"""Networks that fall back, with the reason that the debug log gives; all others take the shared walks."""
 UNEXPLAINED = {"embedding bag"}
 """Networks without a result: token ids have no gradient, and an ``EmbeddingBag`` gives no embedding per token."""
 QUICK = ("resnet18", "squeezenet1_1", "shufflenet_v2_x0_5")
@@ -51,10 +46,8 @@ def test_exotic_networks_give_the_same_result_on_both_paths(name, caplog):
     make, inputs = EXOTIC[name]
     torch.manual_seed(0)
     path = assert_equal_on_both_paths(make().eval(), inputs, caplog, similarities=CONTINUOUS)
-    assert path == ("plain" if name in ON_PLAIN_LOOP else "two_stream")
-    reasons = [record.getMessage() for record in caplog.records if "plain loop" in record.getMessage()]
-    assert len(reasons) == (name in ON_PLAIN_LOOP)
-    assert all(ON_PLAIN_LOOP[name] in reason for reason in reasons)
+    assert path == "two_stream"
+    assert not [record for record in caplog.records if "plain loop" in record.getMessage()]
 
 
 TARGETS = {
