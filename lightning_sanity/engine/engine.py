@@ -215,7 +215,7 @@ class Engine:
         planned = min(each, int(room / _UNSURE))
         with Meter() as meter:
             begun = plan.begin(rows_of(self.asked.inputs, one), _steering(rules), planned)
-            begun.observe(target_of(self.what.target, one), rules, rules)
+            begun.observe(target_of(self.asked.target, one), rules, rules)
         takes = max(meter.peak / planned, 1e-9)  # of a byte that is planned
         self.budget = min(self.budget, int(room / takes))
         copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
@@ -424,7 +424,7 @@ class Engine:
         if copies is not None:
             reseed(self.seed, first(inputs).device)
             make = copies.make(first(inputs).detach())
-        kept = self._keeps and make is None and what is self.what and steps is self._random
+        kept = self._keeps and make is None and what is self.asked and steps == self.opening.closed(self._random)
         for plan in self._plans(steps, tuple(layers), bool(at_input), total, kept):
 
             def run(samples: slice, which: range, plan: Planned = plan) -> dict[str, Observed]:
