@@ -6,7 +6,8 @@ gradients.py              gradient, input x gradient, SmoothGrad and relatives
 path.py                   integrated gradients and relatives; completeness.py: do they add up?
 guided.py                 Guided Backprop and the deconvnet
 differences.py, rescale.py  DeepLift and DeepSHAP, and their rules
-relevance.py              LRP and excitation backprop, through zennit
+relevance.py              LRP and excitation backprop; propagation.py: the rule of every operation
+composites.py             a composite of zennit as a method
 gradient_cam.py           Grad-CAM and relatives; layers.py: feature maps inside a network
 class_activation.py       CAM in its original, exact form
 attention.py              attention of the last layer, rolled out, or weighted by its gradient

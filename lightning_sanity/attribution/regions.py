@@ -70,6 +70,7 @@ def xrai(n_steps: int = 50, algorithm: str = "full", min_side: int = 100, max_ba
     return Method(
         "xrai",
         lambda model, inputs, target: prepare(model, inputs)(model, inputs, target),
+        needs="xrai",
         passes=2 * n_steps,
         refuses=refuses,
         prepare=prepare,

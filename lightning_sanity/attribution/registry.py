@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_sanity.attribution.attention import attention_rollout, gradient_attention, last_attention
 from lightning_sanity.attribution.class_activation import cam
+from lightning_sanity.attribution.composites import composite_method, is_composite, require
 from lightning_sanity.attribution.controls import (
     constant,
     edge_detector,
@@ -54,13 +55,10 @@ from lightning_sanity.attribution.prediction_difference import prediction_differ
 from lightning_sanity.attribution.providers import captum_method, is_captum
 from lightning_sanity.attribution.regions import xrai
 from lightning_sanity.attribution.relevance import (
-    composite_method,
     excitation_backprop,
-    is_composite,
     lrp_alpha_beta,
     lrp_epsilon,
     lrp_z_plus,
-    require,
 )
 from lightning_sanity.attribution.superpixels import feature_ablation, kernel_shap, lime
 from lightning_sanity.resources.suggestions import unknown

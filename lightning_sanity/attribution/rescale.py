@@ -47,7 +47,7 @@ class RescaleRule(TorchFunctionMode):
             args = args[1:]
         else:
             kwargs = {key: value for key, value in kwargs.items() if key != "input"}
-        if _in_place(func, name, args, kwargs):
+        if in_place(func, name, args, kwargs):
             return x.copy_(rule(self, func, x.clone(), args, kwargs))
         return rule(self, func, x, args, kwargs)
 
@@ -197,7 +197,8 @@ def _middle(value: Tensor) -> Tensor:
     return torch.cat([middle, middle])
 
 
-def _in_place(func: Any, name: str, args: Any, kwargs: Any) -> bool:
+def in_place(func: Any, name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a call of that name writes its result over its first argument."""
     if name.endswith("_") and not name.startswith("__"):
         return True
     if "inplace" in kwargs:
@@ -208,7 +209,7 @@ def _in_place(func: Any, name: str, args: Any, kwargs: Any) -> bool:
     return "inplace" in names[: len(args)] and bool(args[names.index("inplace")])
 
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     (
         "relu",
         "relu6",
@@ -292,7 +293,7 @@ _OUT_OF_PLACE = {"mul_": torch.mul, "multiply_": torch.mul, "div_": torch.div, "
 
 def _rule_for(kind: str, func: Any) -> Any:
     """The rule that serves this call, or None; called as ``rule(self, func, x, args, kwargs)``."""
-    if kind in _ELEMENTWISE:
+    if kind in ELEMENTWISE:
         return RescaleRule.elementwise
     if kind in _PRODUCTS:
         return RescaleRule.multiplied

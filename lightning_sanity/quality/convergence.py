@@ -19,7 +19,7 @@ from lightning_sanity.attribution.gradients import gradient
 from lightning_sanity.attribution.guided import deconvnet, guided_backprop
 from lightning_sanity.attribution.layers import Layer, layer_named, maps_of, submodule
 from lightning_sanity.attribution.method import Method, first, outputs_of
-from lightning_sanity.attribution.relevance import lrp_z_plus, require
+from lightning_sanity.attribution.relevance import lrp_z_plus
 from lightning_sanity.model.clone import evaluating, launder
 from lightning_sanity.model.graph import first_tensor
 from lightning_sanity.resources.random_streams import generator
@@ -65,8 +65,7 @@ def cosine_similarity_convergence(
         model: Any network with feature maps; left as it is, run in eval mode.
         inputs: Images ``(N, C, H, W)``, or a tuple that starts with them.
         layer: The module at whose output the vectors are put in; the last layer with a feature map if None.
-        rule: "gradient", "guided" (Guided Backprop), "deconvnet", or "z_plus" (deep Taylor decomposition; needs the
-            extra ``lightning-sanity[zennit]``).
+        rule: "gradient", "guided" (Guided Backprop), "deconvnet", or "z_plus" (deep Taylor decomposition).
         vectors: Vectors per image, at least 2.
         seed: Decides the vectors; the global random streams are not touched.
 
@@ -77,7 +76,6 @@ def cosine_similarity_convergence(
     Raises:
         ValueError: If the rule is unknown or means nothing on this model, the layer is no feature map, or there is no
             layer below it.
-        ImportError: If "z_plus" is asked for without zennit.
 
     Sixt et al., "When Explanations Lie: Why Many Modified BP Attributions Fail", ICML 2020 (arXiv:1912.09818).
     """
@@ -120,10 +118,7 @@ def gaussian_baseline(channels: int) -> float:
 def _method(rule: str) -> Method:
     if rule not in _RULES:
         raise ValueError(f"unknown rule '{rule}'; choose from: {', '.join(_RULES)}")
-    method = _RULES[rule]()
-    if method.needs is not None:
-        require(method.needs, method.name)
-    return method
+    return _RULES[rule]()
 
 
 def _layers(model: nn.Module, inputs: Any, name: str | None) -> tuple[Layer, list[Layer]]:
@@ -199,4 +194,18 @@ class _Head(nn.Module):
             for handle in handles:
                 handle.remove()
         vector = torch.randn(outputs[0].shape, generator=self.draw).to(outputs[0])
-        return (outputs[0] * vector).flatten(1).sum(1, keepdim=True)
+        projected: Tensor = _Projected.apply(outputs[0], vector)
+        return projected
+
+
+class _Projected(torch.autograd.Function):
+    """A projection that puts its vector in on the way back whatever rule watches the network's own calls."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, vector: Tensor) -> Tensor:
+        ctx.vector = vector
+        return (value * vector).flatten(1).sum(1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0].reshape(-1, *[1] * (ctx.vector.ndim - 1)) * ctx.vector, None
