@@ -2,11 +2,13 @@
 
 "untrained": small convolutional networks, a residual network with batch normalisation, an LSTM, a transformer and a
 network of columns, as they are built, 20 seeds each, with labels and without. "permuted": networks trained on permuted
-labels until they know them, asked about samples they have not seen. "seeds": trained networks on digits, on a table,
-and on token ids; the choice is made with several seeds. It is the same if both recommend one method, a stated tie if
-each is in the other's set.
+labels until they know them, asked about samples they have not seen. Both are timed, as a share of what the whole choice
+takes for a trained network of that kind. "unlabelled": what a network shows without labels, trained on true labels, on
+labels of which a part is permuted, and on permuted ones: how sure it is of unseen samples, and how often it keeps its
+class when they are shifted by a pixel. "seeds": trained networks of seven kinds; the choice is made with several seeds.
+It is the same if both recommend one method, a stated tie if each is in the other's set.
 
-    python benchmarks/choosing.py [--question untrained permuted seeds] [--seeds 3] [--json]
+    python benchmarks/choosing.py [--question untrained permuted unlabelled seeds] [--seeds 3] [--networks demo unet]
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import time
 import warnings
 
 import torch
+from measuring.studied import NETWORKS as STUDIED
+from measuring.studied import fitted as studied
 from sklearn.datasets import load_breast_cancer, load_digits
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -108,83 +112,148 @@ def fitted(build, values, labels, seed=0, steps=250):
     return model.eval()
 
 
-@torch.no_grad()
-def told(model, values, labels):
-    """Whether nothing is found to explain, with labels and without."""
-    outputs = model(values)
-    return [nothing_to_explain(model, outputs, given) is not None for given in (labels, None)]
+def chosen(model, values, labels, seed=0, **given):
+    """The choice, and the processor time that it took."""
+    options = {"candidates": CANDIDATES, "profile": False, "progress": False, **given}
+    begun = time.process_time()
+    return choose_methods(model, values, labels=labels, seed=seed, **options), time.process_time() - begun
 
 
-def untrained(seeds=20, samples=32):
-    for name, (build, data) in NETWORKS.items():
-        values, labels = (each[-samples:] for each in data())
-        found = []
-        for seed in range(seeds):
-            torch.manual_seed(seed)
-            model = build().eval()
-            one_class = bool((model(values).argmax(1) == model(values).argmax(1)[0]).all())
-            found.append([each or one_class for each in told(model, values, labels)])
-        yield {
-            "network": name,
-            "seeds": seeds,
-            "with labels": sum(f[0] for f in found),
-            "without": sum(f[1] for f in found),
-        }
-
-
-def permuted(seeds=20, samples=32):
-    values, labels = digits()
-    found = []
-    for seed in range(seeds):
-        shuffled = labels[:300][torch.randperm(300, generator=torch.Generator().manual_seed(seed))]
-        model = fitted(convolutional, values[:300], shuffled, seed, steps=200)
-        found.append(told(model, values[-samples:], labels[-samples:]))
-    yield {
-        "network": "permuted labels",
-        "seeds": seeds,
-        "with labels": sum(f[0] for f in found),
-        "without": sum(f[1] for f in found),
+def early(build, made, values, labels):
+    """Of networks with nothing to explain: how many are told so, with labels and without, and what that takes."""
+    data = values[-32:], labels[-32:]
+    _, whole = chosen(fitted(build, values[:-32], labels[:-32]), *data)
+    told, without, recommended, seconds = 0, 0, 0, []
+    for model in made:
+        with torch.no_grad():
+            without += nothing_to_explain(model, model(data[0]), None) is not None
+        choice, took = chosen(model, *data)
+        told += choice.recommended is None and choice.spent == {}
+        recommended += choice.recommended is not None
+        seconds.append(took)
+    return {
+        "told with labels": told,
+        "recommended": recommended,
+        "told without labels": without,
+        "longest, of the whole choice's time": round(max(seconds) / whole, 3),
+        "whole choice, seconds": round(whole, 1),
     }
 
 
-def seeded(seeds=3, samples=32):
-    for name in ("convolutional", "table", "LSTM"):
-        build, data = NETWORKS[name]
-        values, labels = data()
-        model = fitted(build, values[:-samples], labels[:-samples])
-        begun, choices = time.process_time(), []
+def untrained(seeds=20):
+    for name, (build, data) in NETWORKS.items():
+
+        def made(build=build):
+            for seed in range(seeds):
+                torch.manual_seed(seed)
+                yield build().eval()
+
+        yield {"network": name, "seeds": seeds, **early(build, made(), *data())}
+
+
+def permuted(seeds=20):
+    values, labels = digits()
+    made = (fitted(convolutional, values[:300], mixed(labels[:300], 1.0, seed), seed, 200) for seed in range(seeds))
+    yield {"network": "permuted labels", "seeds": seeds, **early(convolutional, made, values, labels)}
+
+
+def mixed(labels, share, seed):
+    """Labels of which a share is permuted."""
+    draw = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(labels), generator=draw)[: round(share * len(labels))]
+    found = labels.clone()
+    found[some] = labels[some[torch.randperm(len(some), generator=draw)]]
+    return found
+
+
+@torch.no_grad()
+def unlabelled(seeds=20, samples=200):
+    values, labels = digits()
+    unseen, known = values[-samples:], labels[-samples:]
+    for share in (0.0, 0.5, 0.8, 1.0):
+        rows = []
         for seed in range(seeds):
-            given = {"labels": labels[-samples:], "candidates": CANDIDATES, "profile": False, "progress": False}
-            choices.append(choose_methods(model, values[-samples:], seed=seed, **given))
+            with torch.enable_grad():
+                model = fitted(convolutional, values[:300], mixed(labels[:300], share, seed), seed, 200)
+            found = [model(unseen.roll(shift, 3)).softmax(1) for shift in (0, 1)]
+            kept = found[0].argmax(1) == found[1].argmax(1)
+            right = found[0].argmax(1) == known
+            rows.append([float(each.float().mean()) for each in (right, found[0].amax(1), kept)])
+        table = torch.tensor(rows)
+        ranges = {
+            name: [round(float(end), 2) for end in (column.min(), column.median(), column.max())]
+            for name, column in zip(("accuracy", "confidence", "keeps its class"), table.T, strict=True)
+        }
+        yield {"permuted share": share, "seeds": seeds, **ranges}
+
+
+def subjects(names):
+    """``name -> (model, samples, labels or None, further options)`` of the networks whose choice is repeated."""
+    for name in names:
+        if name in NETWORKS:
+            build, data = NETWORKS[name]
+            values, labels = data()
+            yield name, fitted(build, values[:-32], labels[:-32]), values[-32:], labels[-32:], {}
+        elif name == "pretrained":
+            from lightning_sanity.cli import photos
+
+            values = photos.standardised(photos.photographs(64))
+            values = torch.cat([values, values[:4].flip(3)])
+            yield name, photos.pretrained(), values, None, {"max_steps": 4, "candidates": CANDIDATES[:5]}
+        else:
+            model, values, _ = studied(name)
+            yield name, model, values[:32], None, STUDIED[name].given()
+
+
+REPEATED = ("demo", "table", "LSTM", "text_transformer", "resnet_photos", "unet", "pretrained")
+
+
+def seeded(seeds=3, networks=REPEATED):
+    for name, model, values, labels, given in subjects(networks):
+        found = [chosen(model, values, labels, seed, **given) for seed in range(seeds)]
+        choices = [choice for choice, _ in found]
         pairs = list(itertools.combinations(choices, 2))
         same = sum(a.recommended == b.recommended for a, b in pairs)
-        tied = sum(a.recommended in b.recommended_set and b.recommended in a.recommended_set for a, b in pairs)
+        tied = sum(
+            a.recommended == b.recommended
+            or (a.recommended in b.recommended_set and b.recommended in a.recommended_set)
+            for a, b in pairs
+        )
         yield {
             "network": name,
             "recommended": [choice.recommended for choice in choices],
             "sets": [list(choice.recommended_set) for choice in choices],
+            "reasons": [choice.reason for choice in choices if choice.recommended is None],
             "pairs": len(pairs),
             "same": same,
             "same or tied": max(same, tied),
-            "seconds": round((time.process_time() - begun) / seeds, 1),
+            "seconds": round(sum(took for _, took in found) / seeds, 1),
         }
 
 
-QUESTIONS = {"untrained": untrained, "permuted": permuted, "seeds": seeded}
+QUESTIONS = {"untrained": untrained, "permuted": permuted, "unlabelled": unlabelled, "seeds": seeded}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--question", nargs="*", choices=QUESTIONS, default=list(QUESTIONS))
     parser.add_argument("--seeds", type=int, help="default: 20, and 3 for the question of that name")
+    parser.add_argument("--networks", nargs="*", help="of the question 'seeds'", default=REPEATED)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--equality-only", action="store_true", help="the untrained networks of one seed alone")
+    parser.add_argument("--equality-only", action="store_true", help="one untrained network alone")
     given = parser.parse_args()
     if given.equality_only:
-        given.question, given.seeds = ["untrained"], 1
+        torch.manual_seed(0)
+        values, labels = digits()
+        choice, _ = chosen(convolutional().eval(), values[-32:], labels[-32:])
+        assert choice.recommended is None, choice.reason
+        print(choice.reason)
+        return
     warnings.simplefilter("ignore")
     for question in given.question:
-        for row in QUESTIONS[question](**({} if given.seeds is None else {"seeds": given.seeds})):
+        options = {} if given.seeds is None else {"seeds": given.seeds}
+        options |= {"networks": given.networks} if question == "seeds" else {}
+        for row in QUESTIONS[question](**options):
             print(json.dumps({"question": question, **row}) if given.json else f"{question}: {row}", flush=True)
 
 

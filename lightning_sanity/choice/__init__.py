@@ -3,6 +3,7 @@
     choosing.py      the front door: model and samples in, Choice out
     options.py       what a choice can be told, and which candidates there are
     budget.py        what it may spend
+    tiers.py         which candidates are tried and tested together, in which order, until when
     search.py        the search: screen, test, score, compare, as far as the budget reaches
     subject.py       a copy of the model and the batch, ready to be explained
     explainable.py   is there anything to explain?

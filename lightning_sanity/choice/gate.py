@@ -22,8 +22,6 @@ from lightning_sanity.result.verdict import Criterion, Evidence, judge
 LEAST = 3
 """Trials before the first look."""
 _GROWTH, _NEAR = 1.5, 1.25
-CHEAP = 40.0
-"""Passes of one explanation up to which methods are tested together, before the dearer ones."""
 
 
 def schedule(trials: int) -> tuple[int, ...]:

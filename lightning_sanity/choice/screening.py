@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from lightning_sanity.attribution.derived import Derived
 from lightning_sanity.attribution.method import Method
 from lightning_sanity.choice.subject import Subject, blank, cost_of, value_of
 from lightning_sanity.explanation.explainer import Explainer
@@ -25,12 +26,14 @@ class Screened:
         seconds: What one explanation of one sample took.
         refused: Why the others do not apply.
         untried: Those that there was no time to try, and what they would have taken.
+        sharing: Those that follow from passes which others need as well.
     """
 
     costs: Mapping[str, float]
     seconds: Mapping[str, float]
     refused: Mapping[str, str]
     untried: Mapping[str, str] = field(default_factory=dict)
+    sharing: frozenset[str] = frozenset()
 
 
 def screen(
@@ -45,7 +48,7 @@ def screen(
         affords: Whether there are so many seconds for one.
     """
     few = subject.few(_PAIR)
-    costs, seconds, refused, untried = {}, {}, {}, {}
+    costs, seconds, refused, untried, sharing = {}, {}, {}, {}, set()
     per_pass = 0.0
     for name in sorted(names, key=lambda name: _rank(cost_of(subject.methods[name]))):
         expected = per_pass * (subject.methods[name].passes if subject.methods[name].passes > _CHEAP else 0.0)
@@ -53,20 +56,16 @@ def screen(
             untried[name] = f"not tried: the budget has no time for it{_about(expected, len(value_of(few)))}"
             continue
         tick(name)
-        begun = time.perf_counter()
         found = _tried(subject, name, few)
-        took = time.perf_counter() - begun
-        if isinstance(found, Method) and found.passes <= _CHEAP:  # what is set up once should not count
-            begun = time.perf_counter()
-            _tried(subject, name, few)
-            took = min(took, time.perf_counter() - begun)
         if isinstance(found, str):
             refused[name] = found.removeprefix(f"{NOT_APPLICABLE}: ")
             continue
-        costs[name], seconds[name] = cost_of(found), took / len(value_of(few))
-        per_pass = min(per_pass or math.inf, took / found.passes) if found.passes >= 1 else per_pass
+        costs[name], seconds[name] = cost_of(found.method), found.seconds / len(value_of(few))
+        sharing |= {name} if found.shares else set()
+        if found.method.passes >= 1:
+            per_pass = min(per_pass or math.inf, found.seconds / found.method.passes)
     order = sorted(costs, key=lambda name: (_rank(costs[name]), names.index(name)))
-    return Screened({name: costs[name] for name in order}, seconds, refused, untried)
+    return Screened({name: costs[name] for name in order}, seconds, refused, untried, frozenset(sharing))
 
 
 _CHEAP = 2.0  # passes that are always affordable: of a method of one or two nothing is known before it ran
@@ -82,13 +81,29 @@ def _rank(cost: float) -> float:
     return cost if cost == cost else math.inf
 
 
-def _tried(subject: Subject, name: str, few: Explanation) -> Method | str:
-    """The method as it ran, with nothing left open, or why it does not apply."""
+@dataclass(frozen=True)
+class _Ran:
+    """A method as it ran, with nothing left open; what one map of the samples took; whether others share its passes."""
+
+    method: Method
+    seconds: float
+    shares: bool
+
+
+def _tried(subject: Subject, name: str, few: Explanation) -> _Ran | str:
+    """How the method ran, or why it does not apply."""
     refused, ready = subject.prepared([name], few)
     if name in refused:
         return refused[name]
+    explain = Explainer(ready, subject.seed)
+    begun = time.perf_counter()
     try:
-        maps = Explainer(ready, subject.seed)(name, few)
+        maps = explain(name, few)
+        took = time.perf_counter() - begun
+        if ready[name][0].passes <= _CHEAP:  # what the first pass of all sets up should not count
+            begun = time.perf_counter()
+            explain(name, few)
+            took = min(took, time.perf_counter() - begun)
         if bool(blank(maps.magnitude).all()):
             maps = next(found for _, found in subject.maps([name]))
     except AttributionFailed as error:
@@ -98,4 +113,5 @@ def _tried(subject: Subject, name: str, few: Explanation) -> Method | str:
     undefined = blank(maps.magnitude)
     if bool(undefined.all()):
         return f"its map is constant or not finite for all {len(undefined)} samples that it was run on"
-    return ready[name][0]
+    method, function = ready[name]
+    return _Ran(method, took, isinstance(function, Derived) and function.copies is None)

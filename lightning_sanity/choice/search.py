@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from lightning_sanity.choice.agreement import agreement_of
 from lightning_sanity.choice.budget import Budget
 from lightning_sanity.choice.explainable import nothing_to_explain
 from lightning_sanity.choice.faithfulness import EFFORTS, Effort, Yardstick, scored, yardstick
-from lightning_sanity.choice.gate import CHEAP, LEAST, Gate, looks
+from lightning_sanity.choice.gate import LEAST, Gate, looks
 from lightning_sanity.choice.halves import Halves, split, tune
 from lightning_sanity.choice.options import candidates_of
 from lightning_sanity.choice.profile import further_profiles, profile_in
@@ -34,6 +33,7 @@ from lightning_sanity.choice.ranking import (
 from lightning_sanity.choice.screening import Screened, screen
 from lightning_sanity.choice.subgroups import Keeping, answers, checked, keeping, warnings_of
 from lightning_sanity.choice.subject import Subject, cost_of, subject, value_of
+from lightning_sanity.choice.tiers import Tier, price, tiers
 from lightning_sanity.choice.variants import other_layers, repairs, settings
 from lightning_sanity.explanation.maps import AttributionFailed, Maps
 from lightning_sanity.explanation.request import Request, asked_of
@@ -43,16 +43,13 @@ from lightning_sanity.result import pictures
 from lightning_sanity.result.choice import Choice, Likeness, Profile, Row, Standing, Tuned
 from lightning_sanity.result.verdict import Criterion
 
-_TIERS = (2.0, CHEAP, math.inf)
-"""Passes up to which candidates are tried and tested together, tier after tier, the cheapest first."""
-_PARTS = (0.4, 0.65, 0.8)
-"""Parts of all seconds by whose ends the tests of the tiers are to be done; the rest is for repairs and scores."""
-_OF_REPAIRS, _OF_TUNING = 0.85, 0.95
+_OF_REPAIRS, _OF_TUNING = 0.75, 0.95
+"""Parts of all seconds by whose ends repairs and other settings are tested; see ``tiers`` for the candidates."""
 _OF_A_TRIAL, _OF_TRYING = 0.05, 0.4
 """Shares of a tier's seconds that one candidate's first map may take, and those of all of them."""
 _HANDFUL, _FEWER, _UNKNOWN = 6, (6, 4), 12
 """Methods that a short budget should reach; steps that are walked then; and how many a network may have."""
-_FASTEST, _UNPACED, _SLOWEST = 0.2, 0.5, 2.0
+_FASTEST, _UNPACED, _SLOWEST = 0.2, 0.75, 2.0
 """Bounds of what a test may take of what was promised, and what the first one is taken to."""
 UNLABELLED = (
     "labels= was not given: a network that learned permuted labels by heart looks trained, and would get a "
@@ -100,6 +97,7 @@ class Search:
         methods: The candidates, repairs and settings among them.
         costs: Passes of one explanation of each that applies, the cheapest first.
         seconds: What one explanation of one sample takes.
+        sharing: Methods that one pass serves together.
         refused: Why others do not apply.
         untried: Those that there was no time to try.
         scores: Per metric and method ``(N,)``.
@@ -122,6 +120,7 @@ class Search:
     methods: dict[str, Any] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    sharing: set[str] = field(default_factory=set)
     refused: dict[str, str] = field(default_factory=dict)
     untried: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -147,10 +146,13 @@ class Search:
             reason = on.problem or nothing_to_explain(on.model, on.outputs, self.question.labels)
             if reason is not None:
                 return self._nothing(reason)
-            tiers = self._tiers(on)
             layers = other_layers(on)
             image = value_of(on.what).ndim == 4
-        self._gated(asked, tiers)
+            costs = {name: cost_of(on.methods[name]) for name in self.methods}
+            barred = [name for name in costs if literature(name) is not None]
+            ordered_tiers = tiers(costs, barred, in_time=self.budget.seconds is not None)
+            waiting = self._tried(on, ordered_tiers[0])
+        self._gated(asked, waiting, ordered_tiers)
         self._try(asked, repairs(self.gate.verdicts, layers), _OF_REPAIRS)
         if self.gate.problem is not None:
             return self._nothing(f"the sanity test is not valid: {self.gate.problem}")
@@ -175,31 +177,26 @@ class Search:
         names = list(self.methods)
         self.tick(names.index(name), len(names), f"trying {name}")
 
-    def _tiers(self, on: Subject) -> list[list[str]]:
-        """The candidates by what they cost before they are tried; what nobody knows is with the cheaper ones."""
-        costs = {name: cost_of(on.methods[name]) for name in self.methods}
-        costs = {name: cost if cost == cost else CHEAP for name, cost in costs.items()}
-        return [
-            [name for name, cost in costs.items() if least < cost <= most]
-            for least, most in itertools.pairwise((-math.inf, *_TIERS))
-        ]
-
-    def _gated(self, asked: Request, tiers: Sequence[Sequence[str]]) -> None:
-        """Try and test the candidates tier by tier; dearer ones are not even tried while cheaper ones wait."""
-        waiting: list[str] = []
-        untried = list(tiers)
-        for part in _PARTS:
-            if not waiting and untried:
-                waiting = self._screen(asked, untried.pop(0), part)
-            waiting = self._test(waiting, part)
-        for name in itertools.chain(*untried):
+    def _gated(self, asked: Request, waiting: list[str], tiers: Sequence[Tier]) -> None:
+        """Test the candidates that wait, then those of the next tiers; these are not even tried while others wait."""
+        untried = list(tiers[1:])
+        for tier in tiers:
+            if not waiting and tier is not tiers[0]:
+                waiting = self._screen(asked, untried.pop(0))
+            waiting = self._test(waiting, tier.until, last=tier is tiers[-1])
+        for name in itertools.chain(*(tier.names for tier in untried)):
             self.untried[name] = "not tried: the budget was spent on cheaper methods"
 
-    def _screen(self, asked: Request, names: Sequence[str], part: float) -> list[str]:
-        """Try candidates on a sample or two, in a share of the seconds up to this part; those that apply."""
-        if not names:
+    def _screen(self, asked: Request, tier: Tier) -> list[str]:
+        """Try candidates on a sample or two; those that apply."""
+        if not tier.names:
             return []
-        begun, whole = time.perf_counter(), self.budget.seconds_until(part)
+        with self._on(asked, tier.names) as on:
+            return self._tried(on, tier)
+
+    def _tried(self, on: Subject, tier: Tier) -> list[str]:
+        """The same on a subject that is there already, in a share of the seconds up to the tier's end."""
+        begun, whole = time.perf_counter(), self.budget.seconds_until(tier.until)
 
         def worth_trying(seconds: float) -> bool:
             if whole is None:
@@ -207,8 +204,7 @@ class Search:
             spent = time.perf_counter() - begun
             return seconds <= _OF_A_TRIAL * whole and spent + seconds < _OF_TRYING * whole
 
-        with self._on(asked, names) as on:
-            found = screen(on, list(names), self._trying, worth_trying)
+        found = screen(on, list(tier.names), self._trying, worth_trying)
         self._screened(found)
         return list(found.costs)
 
@@ -217,6 +213,7 @@ class Search:
         self.seconds |= found.seconds
         self.refused |= found.refused
         self.untried |= found.untried
+        self.sharing |= found.sharing
 
     def _passed(self) -> list[str]:
         """What passed so far, the cheapest first."""
@@ -233,7 +230,7 @@ class Search:
 
     # -------------------------------------------------------------------------------------------------------- the test
 
-    def _test(self, names: Sequence[str], part: float) -> list[str]:
+    def _test(self, names: Sequence[str], part: float, last: bool = True) -> list[str]:
         """Run the sanity test on as many of the candidates as can be paid for, the cheapest first; those left over.
 
         Where a budget is short, fewer steps are walked, so that a handful of methods can be compared at all; what is
@@ -242,15 +239,17 @@ class Search:
         Args:
             names: The cheapest first.
             part: Of all seconds, by whose end to be done.
+            last: Whether no more time comes after that.
         """
         pending = list(names)
         while pending and self.gate.problem is None:
             steps, taken = self._affordable(pending, part)
-            if not taken and self._last_chance(part):
+            if not taken and last and self._last_chance(part):
                 taken = pending[:1]
             if not taken:
                 break
-            begun, promised = time.perf_counter(), sum(self.seconds[name] for name in taken) * self._maps(steps)
+            begun = time.perf_counter()
+            promised = sum(price(taken, self.seconds, self.sharing).values()) * self._maps(steps)
             self.gate.run(
                 self.question.model,
                 self.question.inputs,
@@ -272,7 +271,8 @@ class Search:
         steps = most
         for steps in dict.fromkeys([most, *(few for few in _FEWER if few < _count(most))]):
             each = self._maps(steps)
-            seconds = {name: self.pace * one * each for name, one in self.seconds.items()}
+            once = price(names, self.seconds, self.sharing)
+            seconds = {name: self.pace * one * each for name, one in once.items()}
             taken = self.budget.affordable(names, seconds, each, part)
             if len(taken) >= min(_HANDFUL, len(names)):
                 break
@@ -281,7 +281,7 @@ class Search:
     def _last_chance(self, part: float) -> bool:
         """Whether one method is tested although its time does not seem to be enough: the test thins itself to fit."""
         time_left = self.budget.explanations is None and bool(self.budget.seconds_until(part))
-        return time_left and part == _PARTS[-1] and not self.gate.verdicts
+        return time_left and not self.gate.verdicts
 
     def _maps(self, steps: int | str | None) -> int:
         """Explanations of one sample until the first look at a method."""
@@ -293,7 +293,7 @@ class Search:
         if not new or self.gate.problem is not None:
             return
         self.methods |= {name: resolve(name) for name in new}
-        self._test(self._screen(asked, new, part), part)
+        self._test(self._screen(asked, Tier(tuple(new), part)), part)
 
     # ------------------------------------------------------------------------------------------------------ the scores
 

@@ -8,7 +8,7 @@ import torch
 
 from lightning_sanity import Choice
 from lightning_sanity.cli import main
-from tests.made_choices import network, trained
+from tests.made_choices import digits, fitted, network, trained
 
 MODULE = """
 from tests.made_choices import network, probe
@@ -79,3 +79,15 @@ def test_a_configuration_of_lightning_cli_is_validated_and_chosen_for(project, c
     captured = capsys.readouterr()
     assert code == 3, captured
     assert "labels" in captured.out  # the untrained network is told by the labels of the probe
+
+
+def test_labels_of_the_data_give_away_a_network_of_permuted_labels(project, capsys):
+    """Nobody has to ask for it: the labels come with the batches."""
+    images, labels = digits()
+    permuted = labels[:300][torch.randperm(300, generator=torch.Generator().manual_seed(1))]
+    model = fitted(network(), images[:300], permuted)
+    torch.save(model.state_dict(), "permuted.pt")
+    assert main([*GIVEN, "--ckpt", "permuted.pt", "--out", "permuted"]) == 3
+    choice = Choice.from_json(project / "permuted" / "choice.json")
+    assert "labels" in choice.reason
+    assert "no recommendation" in choice.reason
