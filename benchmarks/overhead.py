@@ -7,26 +7,33 @@ validations; the first also forms the probe and imports what draws. An epoch is 
 their number, plus its validation. ``--full`` trains ten whole epochs instead, without the callback and with the
 callback as it comes: what counts is all that any of its hooks took over the whole training, the probe, the first and
 the last measurement, files, figures and digests of checkpoints included, beside what ``fit`` takes without it. Weights
-are asserted to be the same, and that there was a verdict after the first epoch and after the last.
+are asserted to be the same, and that there was a verdict after the first epoch and after the last. ``--transfer`` is a
+first fit in the shape of Lightning's example of transfer learning, with random weights: a ResNet-50 whose backbone is
+frozen, one logit, five batches of eight an epoch. With ``--cpu-time`` the callback's account, too, goes by the time
+that the process was at work.
 
     python benchmarks/overhead.py [--steps 20] [--json]
     python benchmarks/overhead.py --full [--epochs 10] [--images 5000] [--cpu-time] [--json]
+    python benchmarks/overhead.py --transfer [--epochs 3] [--size 224] [--cpu-time] [--json]
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import signal
 import statistics
 import tempfile
+import time
 
 import lightning.pytorch as pl
 import torch
 from measuring import now, parser, publish
 from measuring.studied import PHOTOGRAPHS, photographs
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet50
 
 from lightning_sanity import SaliencySanityCallback
 
@@ -65,6 +72,33 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self):
         """SGD with momentum."""
         return torch.optim.SGD(self.parameters(), 0.05, momentum=0.9)
+
+
+class Transfer(Classifier):
+    """A frozen ResNet-50 under a small head that is trained."""
+
+    def __init__(self):
+        pl.LightningModule.__init__(self)
+        self.backbone = resnet50(weights=None).requires_grad_(False)
+        self.backbone.fc = nn.Identity()
+        widths = zip((2048, 256, 32), (256, 32, 1), strict=True)
+        self.head = nn.Sequential(*(layer for sizes in widths for layer in (nn.Linear(*sizes), nn.ReLU())))[:-1]
+
+    def forward(self, images):
+        """One logit."""
+        return self.head(self.backbone(images))[:, 0]
+
+    def training_step(self, batch, batch_idx):
+        """Binary cross-entropy."""
+        return F.binary_cross_entropy_with_logits(self(batch[0]), (batch[1] % 2).float())
+
+    def validation_step(self, batch, batch_idx):
+        """Accuracy."""
+        self.log("val/accuracy", ((self(batch[0]) > 0) == (batch[1] % 2 > 0)).float().mean())
+
+    def configure_optimizers(self):
+        """Adam, for what is trained."""
+        return torch.optim.Adam(self.head.parameters(), 1e-3)
 
 
 class Clock(pl.Callback):
@@ -129,17 +163,23 @@ def data(images):
     return TensorDataset(*(tensor[:images] for tensor in training)), TensorDataset(*validation)
 
 
-def fitted(sets, watch=None, epochs=2, **limits):
+def large(size):
+    """Five batches of eight of them for training and for validation, of all kinds, enlarged."""
+    sets = [(images[:: len(images) // 40][:40], labels[:: len(labels) // 40][:40]) for images, labels in photographs()]
+    return [TensorDataset(F.interpolate(images, size=size, mode="bilinear"), labels) for images, labels in sets]
+
+
+def fitted(sets, watch=None, epochs=2, kind=Classifier, batch=BATCH, **limits):
     """A trained model, the clock of its epochs, and the seconds of ``fit``."""
     pl.seed_everything(0, verbose=False)
-    clock, model = Clock(), Classifier()
+    clock, model = Clock(), kind()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [clock] if watch is None else [clock, watch]
         where = {"default_root_dir": folder, "accelerator": "cpu", "num_sanity_val_steps": 0}
         trainer = pl.Trainer(max_epochs=epochs, callbacks=callbacks, **where, **quiet, **limits)
         started = now()
-        trainer.fit(model, DataLoader(sets[0], BATCH, shuffle=True), DataLoader(sets[1], BATCH))
+        trainer.fit(model, DataLoader(sets[0], batch, shuffle=True), DataLoader(sets[1], batch))
     return model, clock, now() - started
 
 
@@ -199,7 +239,9 @@ def main():
     flags = parser(__doc__, repeats=1)
     flags.add_argument("--steps", type=int, default=20, help="training steps that are timed")
     flags.add_argument("--full", action="store_true", help="train whole epochs")
-    flags.add_argument("--epochs", type=int, default=10, help="how many, with --full")
+    flags.add_argument("--transfer", action="store_true", help="train the head of a ResNet-50, five batches an epoch")
+    flags.add_argument("--size", type=int, default=224, help="of an image's side, with --transfer")
+    flags.add_argument("--epochs", type=int, help="how many, with --full (10) and --transfer (3)")
     flags.add_argument("--images", type=int, default=IMAGES)
     given = flags.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -210,18 +252,23 @@ def main():
         assert watch.result is not None, watch.unmeasured
         print("the callback leaves the trained weights as they are")
         return
-    sets = data(given.images)
-    limits = {"epochs": given.epochs} if given.full else {"limit_train_batches": given.steps}
+    if given.cpu_time:
+        time.perf_counter = time.process_time  # the callback's account goes by what is measured here
+        signal.setitimer = lambda *_: (0.0, 0.0)  # alarms know the wall clock alone
+    whole, epochs = given.full or given.transfer, given.epochs or (3 if given.transfer else 10)
+    sets = large(given.size) if given.transfer else data(given.images)
+    limits = {"epochs": epochs} if whole else {"limit_train_batches": given.steps}
+    limits |= {"kind": Transfer, "batch": 8} if given.transfer else {}
     without, clock, seconds = fitted(sets, **limits)
     step = statistics.median(clock.steps)
-    epoch = seconds / given.epochs if given.full else step * math.ceil(given.images / BATCH) + clock.validation
+    epoch = seconds / epochs if whole else step * math.ceil(given.images / BATCH) + clock.validation
     rows = []
     # A sample of steps would cut a share of the training time short: there it is given in seconds, at least 1.
-    for max_time in ("auto",) if given.full else (None, round(max(1.0, SHARE * epoch), 1)):
+    for max_time in ("auto",) if whole else (None, round(max(1.0, SHARE * epoch), 1)):
         watch = Watch(max_time=max_time)
         assert_equal(without, fitted(sets, watch, **limits)[0])
-        assert not given.full or {1, given.epochs} <= watch.found.keys(), f"measured at {sorted(watch.found)}"
-        rows.append(described(watch, epoch, seconds, max_time, given.full))
+        assert not whole or {1, epochs} <= watch.found.keys(), f"measured at {sorted(watch.found)}"
+        rows.append(described(watch, epoch, seconds, max_time, whole))
     publish(given, rows, line)
 
 

@@ -13,7 +13,7 @@ SHARE = 0.05
 """Of the training time, that a callback takes by default."""
 LEAST = 8.0
 """Seconds that it may take by default, however short training is."""
-LONGEST_END = 60.0
+LONGEST_END = 30.0
 """Seconds within which what a training ends with is measured in full by default, whatever its share is."""
 _FIRST_PART = 0.4  # of what a training is going to allow, that its first measurement may take in advance
 _LONGEST_FIRST = 10.0  # seconds of the first measurement, where nothing has been saved up for more
