@@ -52,11 +52,12 @@ def read_and_set(model, parameters):
     return list(found.values())
 
 
-def redraw(model, unit, seed, trial):
+def redraw(model, unit, seed, trial, heads=()):
     """Each tensor anew from the normal law with its own mean and standard deviation, in place.
 
-    Of a tensor of equal values nothing can be matched: it spreads by a tenth of its value, of zeros by as much as the
-    largest tensor of the unit does.
+    Matrices of a head are drawn around 0, with their root mean square, unless running statistics follow. Of a tensor
+    of equal values nothing can be matched: it spreads by a tenth of its value, of zeros by as much as the largest
+    tensor of the unit does.
     """
     name, parameters = unit
     rng = generator(seed, trial, name)
@@ -64,8 +65,12 @@ def redraw(model, unit, seed, trial):
     largest = max((value for value, _ in tensors), key=torch.numel)
     of_largest = float(largest.std()) if largest.numel() > 1 else 0.0
     laws = []
+    owners = {key.rpartition(".")[0] for key in parameters}
+    followed = any(key.rpartition(".")[0] in owners and ".running_" in f".{key}" for key, _ in model.named_buffers())
     for value, _ in tensors:
         mean, spread = float(value.mean()), float(value.std()) if value.numel() > 1 else 0.0
+        if set(parameters) & set(heads) and value.ndim > 1 and not followed:
+            mean, spread = 0.0, float(value.square().mean().sqrt())
         laws.append((mean, spread if spread > 1e-5 * abs(mean) else 0.1 * abs(mean) or of_largest or 0.02))
     for (value, become), law in zip(tensors, laws, strict=True):
         become(torch.empty(value.shape).normal_(*law, generator=rng).to(value))
@@ -81,13 +86,13 @@ def depths_of(steps, order):
     return [walked[: depth + 1] for depth in range(len(walked))]
 
 
-def randomised(make, trained, steps, seed, trial, aside=(), twin=None):
+def randomised(make, trained, steps, seed, trial, aside=(), twin=None, heads=()):
     """Another model with the same values, and new ones in these steps' units."""
     model = make()
     model.load_state_dict(trained.state_dict())
     for unit in [*aside, *(unit for step in steps for unit in step)]:
         if twin is None:
-            redraw(model, unit, seed, trial)
+            redraw(model, unit, seed, trial, heads)
             continue
         owners = {key.rpartition(".")[0] for key in unit[1]}
         statistics = [key for key in twin if key.rpartition(".")[0] in owners and ".running_" in key]
@@ -201,12 +206,14 @@ def walk(kind, make, model, value, target, steps, order, *, trials, seed, method
         empty = value == 0
         support = (~(empty if kind.channel is None else empty.all(kind.channel))).numpy()
     depths = depths_of(steps, order)
+    heads = [key for _, parameters in steps_of(model, kind.steps)[0] for key in parameters]
     trained = {name: maps_of(METHODS[name], kind, model, value, target) for name in methods}
     found = {}
     for trial in range(trials):
         for depth, random in enumerate(depths):
             beside = aside if order != "independent" or depth == 0 else ()
-            changed = randomised(make, model, random, seed, trial, beside, None if twins is None else twins[trial])
+            twin = None if twins is None else twins[trial]
+            changed = randomised(make, model, random, seed, trial, beside, twin, heads)
             for name in methods:
                 made = maps_of(METHODS[name], kind, changed, value, target)
                 for i in range(len(value)):

@@ -53,11 +53,11 @@ class WalkOptions(CommonOptions, total=False):
             .01; those of class activation maps, some of whose pairs are undefined, by at most .07. None walks all. The
             notes and ``settings["walked"]`` say which were walked. A single step can refuse a method, and never
             pass one.
-        reinitialize: ``"normal"``: each tensor redrawn with its own mean and standard deviation, which works on every
-            architecture. Also ``"shuffle"``, ``"reset"`` (the modules' own), ``"xavier"``, ``"kaiming"``, a function of
-            a module, or a twin factory: a function without arguments that builds the architecture anew, such as
-            ``lambda: Net(**hparams)``. Where it fills in one constant that multiplies, as a head of zeros, the tensor
-            is redrawn by ``"normal"`` and named.
+        reinitialize: ``"normal"``: each tensor redrawn with its own mean and standard deviation, the weights of the
+            head around 0, which works on every architecture. Also ``"shuffle"``, ``"reset"`` (the modules' own),
+            ``"xavier"``, ``"kaiming"``, a function of a module, or a twin factory: a function without arguments that
+            builds the architecture anew, such as ``lambda: Net(**hparams)``. Where it fills in one constant that
+            multiplies, as a head of zeros, the tensor is redrawn by ``"normal"`` and named.
         twin_device: Where twins live, one at a time, from which each unit is copied over in its turn: ``"cpu"`` keeps
             them out of a GPU's memory. None = where their factory makes them, which is the CPU unless it says
             otherwise. The result is the same.

@@ -179,6 +179,7 @@ def _cut(model: nn.Module, unit: Unit, pattern_of: Mapping[str, str]) -> list[tu
                 tuple(name for name in names if name in unit.parameters),
                 tuple(name for name in names if name in unit.statistics),
                 tuple(name for name in names if name in unit.weights),
+                scoring=tuple(name for name in names if name in unit.scoring),
             ),
         )
         for pattern, names in reversed(parts.items())

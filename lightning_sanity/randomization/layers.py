@@ -34,6 +34,8 @@ class Unit:
         statistics: Names of the running statistics that belong to its normalisation layers.
         weights: Those of the parameters that mix channels; the others scale or shift.
         beside: Parameters that become random with it and take no part in coverage: a pass need not read them.
+        scoring: Those of the weights whose products are the explained score, with no layer or running statistics after
+            them. Which of two classes a score counts for is a convention, so the mean of these weights is none to keep.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Unit:
     statistics: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    scoring: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,13 @@ def layers(model: nn.Module, graph: Graph, parameters: Sequence[str], statistics
     order = sites.order(members)
     number = {place: index for index, place in enumerate(order)}
     above = sites.above(order)
-    return [
-        Layer(
-            replace(named[place], statistics=tuple(name for name in members[place] if name in known)),
-            frozenset(number[other] for other in above[place]),
-        )
-        for place in order
-    ]
+
+    def whole(place: Place) -> Unit:
+        own = tuple(name for name in members[place] if name in known)
+        scoring = () if above[place] or own else named[place].weights
+        return replace(named[place], statistics=own, scoring=scoring)
+
+    return [Layer(whole(place), frozenset(number[other] for other in above[place])) for place in order]
 
 
 def repeated(model: nn.Module, graph: Graph, parameters: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -63,7 +63,8 @@ def reinitialize_(
     Args:
         model: The model that holds them; never the one being trained.
         unit: One of ``units(model, ...)``.
-        how: ``"normal"`` draws with each tensor's own mean and standard deviation; ``"shuffle"`` permutes each tensor;
+        how: ``"normal"`` draws with each tensor's own mean and standard deviation, the weights of a head around 0 with
+            their own root mean square; ``"shuffle"`` permutes each tensor;
             ``"reset"`` calls the modules' own ``reset_parameters``; ``"xavier"``, ``"kaiming"``; a function of a
             module; or a twin (module of the same structure) to copy from.
         generator: CPU generator of the draws; the global streams are never touched.
@@ -223,10 +224,14 @@ class _Laws:
     def __init__(self) -> None:
         self._known: dict[str, _Law] = {}
 
-    def of(self, unit: Unit, tensors: Mapping[str, Tensor]) -> Mapping[str, _Law]:
-        """The laws of a unit's tensors, which carry their trained values the first time."""
+    def of(self, tensors: Mapping[str, Tensor], scoring: Collection[str]) -> Mapping[str, _Law]:
+        """The laws of a unit's tensors, which carry their trained values the first time; of the scoring ones around 0.
+
+        A head of one logit ``w`` and one of two, ``-w/2`` and ``w/2``, are one function: they follow one law then. And
+        the mean of ``w`` alone can order the samples as training did, where features rise and fall together.
+        """
         unknown = {name: tensor for name, tensor in tensors.items() if name not in self._known}
-        moments = {name: _moments(tensor) for name, tensor in unknown.items()}
+        moments = {name: _moments(tensor, name in scoring) for name, tensor in unknown.items()}
         if unknown:
             largest = max(tensors.values(), key=Tensor.numel)
             for name, (mean, spread) in moments.items():
@@ -234,9 +239,15 @@ class _Laws:
         return self._known
 
 
-def _moments(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of all values; of complex ones the latter is that of their parts."""
+def _moments(tensor: Tensor, around_zero: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of all values, or 0 and their root mean square.
+
+    The latter are those of the parts of complex values.
+    """
     wide = _wide(tensor)
+    if around_zero:
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(piece) for piece in _pieces(tensor)]))
+        return norm.new_zeros((), dtype=tensor.dtype if tensor.is_complex() else None), norm / wide.numel() ** 0.5
     mean = wide.mean()
     centred = [torch.linalg.vector_norm(piece - mean) for piece in _pieces(tensor)]
     spread = torch.linalg.vector_norm(torch.stack(centred)) / max(wide.numel() - 1, 1) ** 0.5
@@ -261,13 +272,12 @@ def _draw_each(
 ) -> dict[str, str]:
     """Draw every tensor of the unit in the order of its names; parametrised ones through what they produce."""
     strategies: dict[str, str] = {}
-    produced = {
-        (owner, tensor): getattr(model.get_submodule(owner), tensor).detach().clone()
-        for owner, tensor in _parametrized(model, unit)
-    }
+    chains = _parametrized(model, unit)
+    produced = {at: getattr(model.get_submodule(at[0]), at[1]).detach().clone() for at in chains}
     tensors = {name: model.get_parameter(name).detach() for name in unit.parameters}
-    law = laws.of(unit, tensors | {".".join(place): value for place, value in produced.items()})
-    for (owner, made), names in _parametrized(model, unit).items():
+    scoring = {*unit.scoring, *(".".join(at) for at, names in chains.items() if set(unit.scoring) & set(names))}
+    law = laws.of(tensors | {".".join(place): value for place, value in produced.items()}, scoring)
+    for (owner, made), names in chains.items():
         value = produced[owner, made]
         draw = draws[0] if any(name in unit.weights for name in names) else draws[1]
         strategy = draw(value, law[f"{owner}.{made}"], rng)
@@ -296,7 +306,7 @@ def _assign_through(module: nn.Module, tensor: str, value: Tensor) -> bool:
 
 
 def _normal(tensor: Tensor, law: _Law, rng: torch.Generator) -> str:
-    """A normal draw with the tensor's own mean and spread."""
+    """A normal draw with the tensor's own law."""
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous():
         drawn = tensor
     else:  # on the CPU, so that all devices agree
@@ -355,7 +365,7 @@ def _reset_modules(model: nn.Module, unit: Unit, rng: torch.Generator) -> dict[s
     strategies = _apply_callable(reset, model, unit, rng, "reset")
     unreached = tuple(n for n in unit.parameters if torch.equal(before[n], model.get_parameter(n).detach()))
     if unreached:
-        normal = _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, unreached), rng)
+        normal = _draw_each(_DRAWS["normal"], _Laws(), model, replace(unit, parameters=unreached), rng)
         strategies.update({name: f"{how} (no reset of its own)" for name, how in normal.items()})
     return strategies
 
@@ -439,6 +449,6 @@ def _copy_from(twin: nn.Module, model: nn.Module, unit: Unit, rng: torch.Generat
             parameter.copy_(value)
             strategies[name] = "twin"
     if drawn:
-        normal = _draw_each(_DRAWS["normal"], _Laws(), model, Unit(unit.name, tuple(drawn)), rng)
+        normal = _draw_each(_DRAWS["normal"], _Laws(), model, replace(unit, parameters=tuple(drawn)), rng)
         strategies.update({name: f"{how}, {drawn[name]}" for name, how in normal.items()})
     return strategies

@@ -224,6 +224,7 @@ def _joined(name: str, members: Sequence[Unit]) -> Unit:
         tuple(parameter for unit in members for parameter in unit.parameters),
         tuple(statistic for unit in members for statistic in unit.statistics),
         tuple(weight for unit in members for weight in unit.weights),
+        scoring=tuple(weight for unit in members for weight in unit.scoring),
     )
 
 

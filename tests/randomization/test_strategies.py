@@ -132,9 +132,9 @@ def test_every_used_parameter_changes_under_every_strategy(kind, inputs, how):
 
 
 def test_normal_matches_the_moments_of_each_tensor():
-    model = nn.Sequential(nn.Linear(200, 100))
+    model = nn.Sequential(nn.Linear(200, 100), nn.ReLU(), nn.Linear(100, 3))
     nn.init.normal_(model[0].weight, 0.3, 0.02)
-    reinitialize_(model, units(model, torch.randn(2, 200))[0], "normal", generator(0))
+    reinitialize_(model, units(model, torch.randn(2, 200))[1], "normal", generator(0))
     assert model[0].weight.mean().item() == pytest.approx(0.3, abs=1e-3)
     assert model[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
 
