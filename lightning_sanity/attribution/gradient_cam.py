@@ -242,8 +242,9 @@ def _prepare(layer: str | None, cam: _OnLayer) -> Callable[[nn.Module, Any], Att
             raise ValueError(_NO_MAP)
 
         attribute = _At(at, cam)
-        # What a function makes of a module's output is no value that the engine knows by name.
-        return Derived(attribute, cam.combine, (), at) if isinstance(cam, _BySlope) and not at.activated else attribute
+        # What a function makes of a module's output, or one of its calls, is no value that the engine knows by name.
+        named = not at.activated and at.call is None
+        return Derived(attribute, cam.combine, (), at) if isinstance(cam, _BySlope) and named else attribute
 
     return prepare
 
@@ -263,7 +264,10 @@ def _attribute(layer: str | None, cam: _OnLayer) -> AttributionFn:
     return lambda model, inputs, target: _prepare(layer, cam)(model, inputs)(model, inputs, target)
 
 
-_NO_MAP = "the network has no spatial feature map with more than one position that its output depends on"
+_NO_MAP = (
+    "the network has no spatial feature map with more than one position that its output depends on, and that one call "
+    "of one module makes"
+)
 
 
 def refuses_layer(layer: str | None) -> Refusal:

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from lightning_sanity.attribution.batching import of_few
 from lightning_sanity.attribution.method import first, leaf, outputs_of, replaced, select
@@ -65,12 +65,15 @@ class Layer:
         channels: See above.
         activated: Whether the map is what an activation function makes of the module's output, called as a function
             where another network would have a module.
+        call: Which of its calls in one pass makes the map, of a module that has several: an encoder of two images, of
+            which one is explained.
     """
 
     name: str
     layout: Layout
     channels: int
     activated: bool = False
+    call: int | None = None
 
     @property
     def shown(self) -> str:
@@ -175,18 +178,31 @@ def _watching(model: nn.Module, see: Callable[[str, nn.Module, Tensor, bool], No
 
 
 def maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
-    """See ``_maps_of``; a few samples tell, but for a network that gives these no gradient."""
-    return of_few(lambda few: _maps_of(model, few), inputs) or _maps_of(model, inputs)
+    """The maps that the model's output depends on, of modules that run once, in order of completion.
+
+    Channel maps before, token maps only where there is no other: a vision transformer's patch embedding is a
+    convolution, but its tokens are the features.
+    """
+    return _maps_of(model, inputs)
 
 
-def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
+def _maps_of(model: nn.Module, inputs: Any, again: bool = False) -> list[Layer]:
+    # A few samples tell, but for a network that gives these no gradient.
+    found = of_few(lambda few: _made_maps(model, few, again), inputs) or _made_maps(model, inputs, again)
+    tokens = [layer for layer in found if layer.layout.kind == "tokens"]
+    maps = [layer for layer in found if layer.layout.kind != "tokens"]
+    # A patch embedding alone is no feature map.
+    return tokens if len(tokens) > len(maps) else maps
+
+
+def _made_maps(model: nn.Module, inputs: Any, again: bool) -> list[Layer]:
     """Modules whose output is a map of the image that the model's output depends on, in order of completion.
 
     Of what returns several things in a structure of its own only the whole network counts, so that its scores are seen.
+    The last tokens that only the class token's output follows from have no gradient, and do not count.
 
-    Channel maps before, token maps only where there is no other: a vision transformer's patch embedding is a
-    convolution, but its tokens are the features. The last tokens that only the class token's output follows from have
-    no gradient, and do not count.
+    ``again`` takes modules that run several times instead: those of which one call, and no other, leads from the
+    explained input to the output.
     """
     value = first(inputs)
     image = sides_of(value)
@@ -200,10 +216,14 @@ def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
             return
         layout = layout_of(tuple(tensor.shape), image, module)
         if layout is not None and len(tensor) == len(value) and tensor.requires_grad:
-            seen.append((Layer(name, layout, layout.grid(tensor).shape[1]), tensor))
+            seen.append((Layer(name, layout, layout.grid(tensor).shape[1], call=calls[name] - 1), tensor))
 
     with torch.enable_grad(), _watching(model, see):
-        outputs = outputs_of(model, replaced(inputs, leaf(value)))
+        start = leaf(value)
+        outputs = outputs_of(model, replaced(inputs, start))
+        seen = [each for each in seen if (calls[each[0].name] > 1) == again]
+        if again or sum(isinstance(each, Tensor) for each in tree_leaves(inputs)) > 1:  # made of another input?
+            seen = [each for each in seen if _depends(each[1], start)]
         # Every class weighs differently: the plain sum of probabilities would not depend on anything.
         weights = torch.linspace(1, 2, outputs[0].numel(), device=outputs.device, dtype=outputs.dtype)
         if not seen or not outputs.requires_grad:
@@ -216,11 +236,13 @@ def _maps_of(model: nn.Module, inputs: Any) -> list[Layer]:
         for (layer, _), slope in zip(seen, slopes, strict=True)
         if slope is not None and bool((layer.layout.grid(slope) != 0).any())
     ]
-    once = [layer for layer in found if calls[layer.name] == 1]
-    tokens = [layer for layer in once if layer.layout.kind == "tokens"]
-    maps = [layer for layer in once if layer.layout.kind != "tokens"]
-    # A patch embedding alone is no feature map.
-    return tokens if len(tokens) > len(maps) else maps
+    times = Counter(layer.name for layer in found)
+    return [layer if again else replace(layer, call=None) for layer in found if times[layer.name] == 1]
+
+
+def _depends(value: Tensor, start: Tensor) -> bool:
+    (slope,) = torch.autograd.grad(value.sum(), start, retain_graph=True, allow_unused=True)
+    return slope is not None
 
 
 def last_map(model: nn.Module, inputs: Any) -> Layer | None:
@@ -229,9 +251,10 @@ def last_map(model: nn.Module, inputs: Any) -> Layer | None:
     It is the last map that the output depends on, after its activation, whether that is a module of its own or a
     function. A network that scores positions, as a segmenter does, ends in a map
     of scores, which say where a class was found and not what for: there it is the last of the coarsest maps before
-    them, a U-Net's bottleneck, as in Vinogradova et al. 2020 (arXiv:2002.11434).
+    them, a U-Net's bottleneck, as in Vinogradova et al. 2020 (arXiv:2002.11434). What runs several times is only taken
+    where nothing runs once.
     """
-    found = maps_of(model, inputs)
+    found = maps_of(model, inputs) or _maps_of(model, inputs, again=True)
     if not found:
         return None
     before = _before_scores(model, found)
@@ -272,8 +295,14 @@ def _layer_named(model: nn.Module, inputs: Any, name: str) -> Layer:
             outputs_of(model, inputs)
     finally:
         handle.remove()
+    if len(outputs) > 1:
+        made = [layer for layer in _made_maps(model, inputs, True) if submodule(model, layer.name) is module]
+        if made:
+            return made[0]
     if len(outputs) != 1:
-        raise ValueError(f"layer '{name}' ran {len(outputs)} times in one forward pass, it must run once")
+        raise ValueError(
+            f"layer '{name}' ran {len(outputs)} times in one forward pass: what is explained must depend on one of them"
+        )
     output = outputs[0]
     shape = tuple(output.shape) if output is not None else ()
     layout = layout_of(shape, sides_of(value), module)
@@ -309,9 +338,11 @@ def activation_and_gradient(
 @contextmanager
 def _exchanging(model: nn.Module, layer: Layer, cut: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Inside the block the network goes on with what ``cut`` makes of a layer's feature map."""
-    activations = _Activations(cut) if layer.activated else None
+    activations, calls = _Activations(cut) if layer.activated else None, count()
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if next(calls) != layer.call and layer.call is not None:
+            return None
         tensor = first_tensor(output)
         if tensor is None:
             raise ValueError(f"layer '{layer.name}' returns no tensor")
@@ -373,8 +404,10 @@ def is_activated(model: nn.Module, inputs: Any, layer: Layer) -> bool:
         return seen[-1][2]
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        mode.awaited = output if isinstance(output, Tensor) else None
+        if next(calls) == layer.call or layer.call is None:
+            mode.awaited = output if isinstance(output, Tensor) else None
 
+    calls = count()
     mode = _Activations(see)
     handle = submodule(model, layer.name).register_forward_hook(hook)
     try:

@@ -118,8 +118,8 @@ def _builder(cls: type, given: Any, layer: str | None) -> Callable[[nn.Module, A
             at = name
             if at is None:
                 found = last_map(model, inputs)
-                if found is None:
-                    raise ValueError("the network has no spatial feature map: name a layer")
+                if found is None or found.call is not None:
+                    raise ValueError("the network has no spatial feature map of a module that runs once: name a layer")
                 at = found.name
             arguments["layer"] = submodule(model, at)
         return cls(**arguments)

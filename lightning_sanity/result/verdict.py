@@ -385,12 +385,21 @@ def _without_signal(evidence: Evidence, criterion: Criterion) -> str | None:
             f"more than another sample's map on average (by {guard.separation:.2f}), but not reliably (p = "
             f"{guard.p:.2g}, at most {criterion.alpha:g} allowed): use a larger probe, of more different samples"
         )
+    if evidence.cross is not None and float(evidence.cross.double().nanmean()) >= _NEARLY_THE_SAME:
+        return (
+            f"the maps hardly differ between samples: they resemble one another by "
+            f"{float(evidence.cross.double().nanmean()):.2f}, as gradients of a nearly linear model do: related and "
+            f"unrelated samples are {guard.separation:.2f} apart (at least {LEAST_EFFECT:g} needed); use samples that "
+            "differ more, or look at the weights instead"
+        )
     return (
         "the maps carry no signal: under a little input noise a map resembles itself hardly more than another "
         f"sample's map (by {guard.separation:.2f}; at least {LEAST_EFFECT:g} needed)"
     )
 
 
+_NEARLY_THE_SAME = 0.8
+"""Mean similarity of different samples' maps from which on what keeps them from being told apart is no noise."""
 _ONE_MAP = (
     "the map is the same for every sample, as the gradient of a linear model is: it may be exact, but it says nothing "
     "of a sample, so that maps of related and of unrelated samples cannot be told apart; look at the weights instead"

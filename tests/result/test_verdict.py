@@ -262,6 +262,13 @@ def test_maps_that_are_the_same_for_every_sample_are_told_from_noise():
     assert "the same for every sample" in verdict.reason
 
 
+def test_maps_that_hardly_differ_between_samples_are_told_from_noise():
+    verdict = judge(evidence(0.1, noise=torch.full((3, 24), 0.99), cross=torch.full((9, 24), 0.96)), Criterion())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "resemble one another by 0.96, as gradients of a nearly linear model do" in verdict.reason
+    assert "0.03 apart" in verdict.reason
+
+
 @pytest.mark.parametrize(
     ("noise", "words"),
     [
