@@ -81,7 +81,7 @@ def quiet_copy(
                 leave_out(unheard, aside)
                 some, theirs = _few(values, _scores(unheard, forward))
                 ours = scores(some)
-            check_fidelity(theirs, ours)
+            check_fidelity(theirs, ours, lambda: scores(some))
         check_liveness(copied, ours, lambda: scores(some))
         graph = replace(graph, apart=apart)
         explained = copied if plain else Adapted(copied, forward).eval()

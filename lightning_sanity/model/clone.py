@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -202,15 +204,31 @@ def launder(inputs: Any, device: torch.device | None = None) -> Any:
     return tree_map(lambda t: t.detach().to(device or t.device, copy=True) if isinstance(t, Tensor) else t, inputs)
 
 
-def check_fidelity(original: Tensor, copied: Tensor) -> None:
-    """Raise ``CloneError`` unless the untouched copy reproduces the model's output."""
-    if original.shape != copied.shape or not torch.allclose(
-        original.float(), copied.float(), rtol=1e-4, atol=1e-5, equal_nan=True
-    ):
+@torch.no_grad()
+def check_fidelity(original: Tensor, copied: Tensor, run: Callable[[], Tensor]) -> None:
+    """Raise ``CloneError`` unless the untouched copy reproduces the model's output; ``run`` is one more pass of it."""
+    if _equal(original, copied):
+        return
+    again = run()
+    if not _equal(copied, again):
         raise CloneError(
-            "the copy does not reproduce the model's output on the probe: its forward depends on state that a copy "
-            "does not carry, or is random in eval mode. Pass clone_fn=, or forward= with a deterministic function."
+            f"the model's forward is random in eval mode: two passes differ by up to {_apart(copied, again):.2g}. A "
+            "code that is drawn, as in a VAE, or dropout that stays on makes every map another one: pass forward= with "
+            "a function of (model, inputs) that takes the mean instead of a draw."
         )
+    raise CloneError(
+        "the copy does not reproduce the model's output on the probe: its forward depends on state that a copy does "
+        "not carry. Pass clone_fn=, or forward= with a function of (model, inputs) that does not."
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    close = partial(torch.allclose, rtol=1e-4, atol=1e-5, equal_nan=True)
+    return one.shape == other.shape and close(one.float(), other.float())
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one.float() - other.float()).abs().max()) if one.shape == other.shape else math.inf
 
 
 @torch.no_grad()

@@ -75,7 +75,12 @@ def test_liveness_check_restores_the_weights():
 
 def test_fidelity_check_refuses_another_output():
     with pytest.raises(CloneError, match="does not reproduce"):
-        check_fidelity(torch.zeros(2, 3), torch.ones(2, 3))
+        check_fidelity(torch.zeros(2, 3), torch.ones(2, 3), lambda: torch.ones(2, 3))
+
+
+def test_a_model_that_draws_in_eval_mode_is_told_from_a_copy_that_lacks_something():
+    with pytest.raises(CloneError, match=r"random in eval mode: two passes differ by up to 2\. .* forward= with"):
+        check_fidelity(torch.zeros(2, 3), torch.ones(2, 3), lambda: torch.full((2, 3), 3.0))
 
 
 def test_clone_names_the_attribute_that_cannot_be_copied():
