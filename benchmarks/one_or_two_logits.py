@@ -1,10 +1,12 @@
 """Question: does it matter whether a question of yes or no is answered by one logit or by two?
 
-Small networks learn one logit ``w x + b``. Two twins of each say the same with two: ``-w/2, w/2`` and ``0, w``. Their
+Small networks learn one logit ``w x + b``; a twin of each says the same with two, ``-w/2, w/2`` or ``0, w``. Their
 indices are compared under the default draw, and under three laws for new weights: every tensor around its own mean;
-the head around 0; everything that mixes channels around 0. The second moments are the trained ones in all.
+the head around 0; everything that mixes channels around 0. The mean squares are the trained ones in all. Beside each
+index the standard error that so many trials leave, and before them how far a random head orders the samples as the
+trained one does: the mean correlation of their scores, around the mean of the head's weights and around 0.
 
-    python benchmarks/one_or_two_logits.py [--networks cnn resnet] [--laws default own head zero] [--trials 100]
+    python benchmarks/one_or_two_logits.py [--networks small cnn] [--laws default own] [--trials 200] [--training 0 1 2]
 """
 
 from __future__ import annotations
@@ -22,13 +24,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_sanity import parameter_randomization_test
+from lightning_sanity.randomization import units
 from lightning_sanity.resources.random_streams import isolated_rng
 
 METHODS = ("gradient", "guided_backprop", "deconvnet")
+TWINS = ("-w/2, w/2", "0, w")
 
 
-def _odd(make, epochs=6):
-    return make, studied.odd, epochs
+def small():
+    """Three layers."""
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 1))
+
+
+def _large():
+    return [(x, (y > 4).float()) for x, y in studied.digits()]
 
 
 def _tumours():
@@ -36,31 +46,37 @@ def _tumours():
 
 
 NETWORKS = {
-    "cnn": _odd(partial(studied.plain, nn.ReLU, classes=1)),
-    "resnet": _odd(partial(studied.resnet, classes=1)),
-    "groupnorm": _odd(partial(studied.resnet, classes=1, norm=partial(nn.GroupNorm, 4)), 10),
-    "mlp": _odd(partial(studied.perceptron, classes=1)),
+    "small": (small, _large, 15),
+    "cnn": (partial(studied.plain, nn.ReLU, classes=1), studied.odd, 6),
+    "resnet": (partial(studied.resnet, classes=1), studied.odd, 6),
+    "group_norm": (partial(studied.resnet, classes=1, norm=partial(nn.GroupNorm, 4)), studied.odd, 10),
+    "mlp": (partial(studied.perceptron, classes=1), studied.odd, 6),
     "table": (partial(studied.perceptron, 30, 1), _tumours, 15),
 }
+
+
+def _right(outputs, labels):
+    return (outputs[:, 0] > 0) == (labels > 0)
+
+
+def _loss(outputs, labels):
+    return F.binary_cross_entropy_with_logits(outputs[:, 0], labels)
 
 
 def trained(name, seed):
     """A network of one logit, samples that it classifies correctly, and its accuracy."""
     make, data, epochs = NETWORKS[name]
-    right = lambda outputs, labels: (outputs[:, 0] > 0) == (labels > 0)  # noqa: E731
-    loss = lambda outputs, labels: F.binary_cross_entropy_with_logits(outputs[:, 0], labels)  # noqa: E731
-    studied.NETWORKS["this"] = studied.Study(make, data, epochs=epochs, loss=loss, right=right)
+    studied.NETWORKS["this"] = studied.Study(make, data, epochs=epochs, loss=_loss, right=_right)
     return fitted("this", seed)
 
 
-def twin(model, other):
+def twin(model, kind):
     """The same function by two logits: the second is the one logit, or half of it."""
     made = copy.deepcopy(model)
-    head = made[-1]
-    two = nn.Linear(head.in_features, 2)
+    two = nn.Linear(made[-1].in_features, 2)
     with torch.no_grad():
-        for tensor, value in ((two.weight, head.weight), (two.bias, head.bias)):
-            tensor.copy_(torch.cat([0 * value, value]) if other == "0, w" else torch.cat([-value / 2, value / 2]))
+        for tensor, value in ((two.weight, made[-1].weight), (two.bias, made[-1].bias)):
+            tensor.copy_(torch.cat([0 * value, value]) if kind == "0, w" else torch.cat([-value / 2, value / 2]))
     made[-1] = two
     return made.eval()
 
@@ -84,40 +100,63 @@ def law(kind, model):
     return redraw
 
 
-def measured(model, inputs, target, kind, trials, seed):
-    """The index of every method."""
-    given = {"trials": trials, "controls": False, "pictures": False, "progress": False, "seed": seed}
-    given |= {"similarities": ("spearman", "spearman_signed", "ssim")} if inputs.ndim > 2 else {}
-    found = parameter_randomization_test(
-        model, inputs, target, methods=METHODS, reinitialize=law(kind, model), max_steps=8, **given
+def measured(model, inputs, target, kind, trials):
+    """The index of every method, with the standard error that the trials leave."""
+    given = {"trials": trials, "controls": False, "pictures": False, "progress": False, "max_steps": 8}
+    result = parameter_randomization_test(
+        model, inputs, target, methods=METHODS, reinitialize=law(kind, model), **given
     )
-    return {name: (v.psi, v.outcome.value) for name, v in found.verdicts.items()}
+    found = {}
+    for name, verdict in result.verdicts.items():
+        if (name, verdict.measure) in result.curves:
+            curve = result.curves[name, verdict.measure]
+            by_trial = curve.values.nanmean((1, 2)) / (1 - curve.floor.nanmean())
+            found[name] = verdict.psi, float(by_trial.std()) / trials**0.5
+    return found
+
+
+def kept(model, inputs, draws=500):
+    """Mean correlation of trained and random scores over the samples, by heads around their mean and around 0."""
+    with torch.no_grad():
+        features, weight = model[:-1](inputs).double(), model[-1].weight[0].double()
+    rng, found = torch.Generator().manual_seed(0), []
+    for mean, spread in ((weight.mean(), weight.std()), (0.0, weight.square().mean().sqrt())):
+        drawn = torch.randn(draws, len(weight), generator=rng, dtype=torch.double) * spread + mean
+        scores = torch.cat([weight[None], drawn]) @ features.T
+        found.append(float(torch.corrcoef(scores)[0, 1:].mean()))
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--laws", nargs="*", choices=("default", "own", "head", "zero"), default=["default"])
+    parser.add_argument("--twins", nargs="*", choices=TWINS, default=TWINS[:1])
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--training", type=int, nargs="*", default=[0])
+    parser.add_argument("--equality-only", action="store_true", help="assert that twins say the same by the same steps")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    if given.equality_only:
+        model, inputs = small().eval(), studied.digits()[1][0][:4]
+        for kind, share in zip(TWINS, (0.5, 1.0), strict=True):
+            two = twin(model, kind)
+            torch.testing.assert_close(two(inputs)[:, 1], share * model(inputs)[:, 0])
+            assert [unit.name for unit in units(two, inputs)] == [unit.name for unit in units(model, inputs)]
+        print("one logit and two say the same, by the same steps")
+        return
     for name in given.networks:
         for training in given.training:
             model, inputs, accuracy = trained(name, training)
-            head = model[-1].weight.detach()
-            print(f"{name}, training {training}: accuracy {accuracy:.1%}, head {head.mean():.3f} +- {head.std():.3f}")
+            own, zero = kept(model, inputs[:64])
+            print(f"{name}, training {training}: accuracy {accuracy:.1%}; random heads agree by {own:.2f}, {zero:.2f}")
             for kind in given.laws:
                 started = time.process_time()
-                for label, net, target in (
-                    ("w", model, 0),
-                    ("-w/2, w/2", twin(model, "-w/2, w/2"), 1),
-                    ("0, w", twin(model, "0, w"), 1),
-                ):
-                    found = measured(net, inputs[: given.samples], target, kind, given.trials, 0)
-                    line = "  ".join(f"{method} {psi:.3f} {outcome}" for method, (psi, outcome) in found.items())
-                    print(f"  {kind:8s} {label:10s} {line}", flush=True)
+                for label, net in {"w": model, **{each: twin(model, each) for each in given.twins}}.items():
+                    found = measured(net, inputs[: given.samples], net[-1].out_features - 1, kind, given.trials)
+                    shown = "  ".join(f"{method} {psi:.3f} +- {error:.3f}" for method, (psi, error) in found.items())
+                    print(f"  {kind:8s} {label:10s} {shown}", flush=True)
                 print(f"  ({time.process_time() - started:.0f} s)", flush=True)
 
 
