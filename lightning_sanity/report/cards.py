@@ -11,23 +11,34 @@ from matplotlib.figure import Figure
 
 from lightning_sanity.report import decided, psi, strips
 from lightning_sanity.report.curves import sensitivities_apart, similarities_apart
+from lightning_sanity.report.illustrated import defined_share
 from lightning_sanity.report.maps import picture_of
 from lightning_sanity.report.palette import LIGHT
-from lightning_sanity.report.style import CARD, headline, literal, new_figure, scale_of
+from lightning_sanity.report.style import CARD, KEY, colour_of, headline, key_of_maps, literal, new_figure, scale_of
 from lightning_sanity.report.verdicts import hatched, in_training_order, interval, psi_range, threads
-from lightning_sanity.report.wording import SYMBOL, index_name, ordered, origin, role, short_head, step_title, subject
+from lightning_sanity.report.wording import (
+    SYMBOL,
+    index_name,
+    origin,
+    role,
+    short_head,
+    shown_on_cards,
+    step_title,
+    subject,
+)
 from lightning_sanity.result.sanity_result import Outcome, SanityResult
 
 _ROW = 0.46  # inches of a method
+_SHARE = 0.16  # inches of the line under a row with blank maps
 _BARS = 2.2  # inches that the scale of the index takes; its number stands to the right
 
 
 def verdicts(result: SanityResult) -> Figure:
     """Every method in two lines: its name and verdict, and its index with the number.
 
-    Controls are named in a line; they have rows where they are the reason that the run is not valid.
+    Controls have rows, here and on the other cards, where they are the reason that the run is not valid.
     """
-    names = [name for name in ordered(result) if result.verdicts[name].gated or not result.valid]
+    names = shown_on_cards(result)
     figure = new_figure(CARD, 1, LIGHT)
     top = _head(figure, result)
     height = top + _ROW * max(1, len(names)) + 0.55
@@ -45,8 +56,10 @@ def verdicts(result: SanityResult) -> Figure:
     if least is not None:
         for row in (row for row, name in enumerate(names) if math.isfinite(result.verdicts[name].psi)):
             axes.plot([least, least], [row - 0.02, row + 0.42], color=LIGHT.ink, linewidth=1, zorder=1)
-    passes = "" if least is None else f"line: passes from {least:g}; "
-    note = f"{index_name(result)}; {passes}0 = ignores the {subject(result)}"
+    note = f"{index_name(result)}: 0 = ignores the {subject(result)}"
+    if any(not math.isfinite(result.verdicts[name].psi) for name in names):
+        note = f"{index_name(result)}, hatched where undefined"
+    note += "" if least is None else f"; line: passes from {least:g}"
     figure.text(0.1 / CARD, 0.06 / height, note, color=LIGHT.grey, fontsize=7.5)
     return figure
 
@@ -77,12 +90,16 @@ def history(results: Iterable[SanityResult]) -> Figure:
 
 
 def maps(result: SanityResult, sample: int) -> Figure:
-    """One sample's maps in four columns: the input, the trained model's map, one half way, and the last."""
+    """One sample's maps in four columns: the input, the trained model's map, one half way, and the last.
+
+    Above them verdict and index; under a row with blank maps how many pairs the index rests on.
+    """
     pictures = result.pictures
     assert pictures is not None
     if pictures.in_rows:
         return strips.draw(result, sample, LIGHT, CARD)
-    names = [name for name in ordered(result) if name in pictures.maps]
+    names = [name for name in shown_on_cards(result) if name in pictures.maps]
+    shares = {name: defined_share(result, name) for name in names}
     depths = len(pictures.depths)
     shown = sorted({(depths + 1) // 2, depths})
     titles = ["input", origin(result), *(step_title(result, pictures.depths[place - 1], 12) for place in shown)]
@@ -90,7 +107,8 @@ def maps(result: SanityResult, sample: int) -> Figure:
     height = width * pictures.inputs.shape[1] / pictures.inputs.shape[2]
     figure = new_figure(CARD, 1, LIGHT)
     top = _head(figure, result) + 0.32
-    figure.set_figheight(top + len(names) * (height + 0.25) + 0.1)
+    below = {name: 0.25 + (_SHARE if shares[name] else 0.0) for name in names}
+    figure.set_figheight(top + sum(height + below[name] for name in names) + 0.1 + KEY)
     _settle(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, CARD), ylim=(figure.get_figheight(), 0))
@@ -98,15 +116,18 @@ def maps(result: SanityResult, sample: int) -> Figure:
     for column, text in enumerate(titles):
         x = 0.1 + column * (width + 0.05) + width / 2
         axes.text(x, top - 0.03, literal(text), ha="center", va="bottom", color=LIGHT.ink, fontsize=7)
-    for row, name in enumerate(names):
-        y = top + row * (height + 0.25) + 0.2
-        _name(axes, 0.1, CARD - 0.1, y - 0.04, name, result)
+    y = top + 0.2
+    for name in names:
+        _name(axes, 0.1, CARD - 0.1, y - 0.04, name, result, numbered=True)
         kept = pictures.maps[name][sample]
         scale = scale_of(kept, LIGHT)
         for column, picture in enumerate((pictures.inputs[sample], kept[0], *(kept[place] for place in shown))):
             x = 0.1 + column * (width + 0.05)
             picture_of(axes, picture, (x, x + width, y + height, y), scale, LIGHT)
+        axes.text(0.1, y + height + 0.13, shares[name], va="center", color=LIGHT.grey, fontsize=7)
+        y += height + below[name]
     axes.set(xlim=(0, CARD), ylim=(figure.get_figheight(), 0))
+    key_of_maps(figure, [pictures.maps[name][sample] for name in names], LIGHT)
     return figure
 
 
@@ -135,28 +156,29 @@ def _settle(figure: Figure) -> None:
 
 def _row(axes: Axes, row: int, name: str, result: SanityResult, limits: tuple[float, float]) -> None:
     verdict = result.verdicts[name]
-    colour = LIGHT.outcome[verdict.outcome] if verdict.gated else LIGHT.grey
     low, high = limits
     end = low + (high - low) * (CARD - 0.2) / _BARS
     _name(axes, low, end, row - 0.08, name, result)
     if math.isfinite(verdict.psi):
-        interval(axes, row + 0.2, verdict, limits, colour, LIGHT)
-        words = decided.number(verdict)
-    else:
-        hatched(axes, row + 0.2, limits, LIGHT, 0.4)
-        box = {"facecolor": LIGHT.paper, "edgecolor": "none", "pad": 1}
-        why = literal(decided.shortened(decided.cause(verdict), 30))
-        axes.text(low + 0.03, row + 0.2, why, va="center", color=LIGHT.ink, fontsize=7.5, bbox=box)
-        words = decided.UNDEFINED
-    axes.text(end, row + 0.2, words, ha="right", va="center", color=LIGHT.ink, fontsize=7.5)
+        interval(axes, row + 0.2, verdict, limits, colour_of(result, name, LIGHT), LIGHT)
+        axes.text(end, row + 0.2, decided.number(verdict), ha="right", va="center", color=LIGHT.ink, fontsize=7.5)
+        return
+    hatched(axes, row + 0.2, (low, end), LIGHT, 0.4)
+    box = {"facecolor": LIGHT.paper, "edgecolor": "none", "pad": 1}
+    why = literal(decided.shortened(decided.cause(verdict), 54))
+    axes.text(low + 0.03, row + 0.2, why, va="center", color=LIGHT.ink, fontsize=7.5, bbox=box)
 
 
-def _name(axes: Axes, left: float, right: float, y: float, name: str, result: SanityResult) -> None:
+def _name(
+    axes: Axes, left: float, right: float, y: float, name: str, result: SanityResult, *, numbered: bool = False
+) -> None:
     verdict = result.verdicts[name]
-    colour = LIGHT.outcome[verdict.outcome] if verdict.gated else LIGHT.grey
-    room = 40 - len(verdict.outcome.value) - len(role(name, verdict))
+    words = f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}"
+    if numbered and math.isfinite(verdict.psi):
+        words = f"{index_name(result)} {verdict.psi:.2f} {words}"
+    room = 46 - len(words) - len(role(name, verdict))
     label = short_head(name, room) + role(name, verdict)
     axes.text(left, y, literal(label), va="bottom", color=LIGHT.ink if verdict.gated else LIGHT.grey, fontsize=8)
-    words = f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}"
     weight = "bold" if verdict.outcome is not Outcome.INCONCLUSIVE else "normal"
-    axes.text(right, y, words, ha="right", va="bottom", color=colour, fontsize=8, fontweight=weight)
+    style: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "fontweight": weight}
+    axes.text(right, y, words, color=colour_of(result, name, LIGHT), **style)

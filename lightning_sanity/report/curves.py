@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_sanity.report import decided, psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import CARD, arrange, dress, headline, literal, new_figure
+from lightning_sanity.report.style import CARD, arrange, colour_of, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import (
     SYMBOL,
     crowded,
@@ -29,6 +29,7 @@ from lightning_sanity.report.wording import (
     reference,
     role,
     short_head,
+    shown_on_cards,
     stage,
     step_names,
     subject,
@@ -177,7 +178,7 @@ def output_change(result: SanityResult, *, dark: bool = False) -> Figure:
 
 def _apart(result: SanityResult, theme: Theme, columns: int) -> tuple[Figure, dict[str, Axes]]:
     """A panel for every method, controls last, all on one scale."""
-    names = ordered(result)
+    names = ordered(result) if columns > 1 else shown_on_cards(result)
     rows = math.ceil(len(names) / columns)
     figure = new_figure(9 if columns > 1 else CARD, 1.3 + (1.75 if columns > 1 else 1.3) * rows, theme)
     title = headline(figure, result, theme)
@@ -188,7 +189,7 @@ def _apart(result: SanityResult, theme: Theme, columns: int) -> tuple[Figure, di
         dress(axes, theme)
         verdict = result.verdicts[name]
         words = f"{SYMBOL[verdict.outcome]} {short_head(name, 30)}{role(name, verdict)}"
-        colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+        colour = colour_of(result, name, theme)
         axes.set_title(literal(words), color=colour, fontsize=9, loc="left")
         axes.set_xlim(-0.02 * len(result.units), 1.02 * len(result.units))
         panels[name] = axes
@@ -200,8 +201,13 @@ def _apart(result: SanityResult, theme: Theme, columns: int) -> tuple[Figure, di
         first, end = axes.get_xticklabels()
         first.set_horizontalalignment("left")
         end.set_horizontalalignment("right")
-    figure.supxlabel(_below(figure, stage(result)), color=theme.grey, fontsize=9)
     return figure, panels
+
+
+def _noted(figure: Figure, result: SanityResult, theme: Theme, note: str) -> None:
+    """Says under the panels what is drawn, and what the axis is."""
+    lines = "\n".join(textwrap.fill(text, int(13 * figure.get_figwidth())) for text in (note, stage(result)) if text)
+    figure.supxlabel(lines, color=theme.grey, fontsize=9)
 
 
 def similarities_apart(
@@ -223,7 +229,9 @@ def similarities_apart(
     _one_scale(panels, columns)
     handles = [Line2D([], [], **style) for style in styles.values()]
     names = [literal(short_head(name, 24)) for name in styles]
-    figure.legend(handles, names, loc="center right", frameon=False, fontsize=8, labelcolor=theme.ink)
+    where: dict[str, Any] = {"loc": "center right"} if columns > 1 else {"loc": "upper left", "ncols": 2}
+    figure.legend(handles, names, frameon=False, fontsize=8, labelcolor=theme.ink, **where)
+    _noted(figure, result, theme, f"similarity to the {reference(result)}'s map; bands hold 95 % of the trials")
     arrange(figure, list(panels.values()), columns)
     return figure
 
@@ -234,7 +242,7 @@ def sensitivities_apart(result: SanityResult, theme: Theme, columns: int = _COLU
     least = psi.threshold(result)
     for method, axes in panels.items():
         verdict, band = result.verdicts[method], psi.over_depth(result, method)
-        colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+        colour = colour_of(result, method, theme)
         for level in (0.0, 1.0):
             axes.axhline(level, color=theme.ink, linewidth=0.8, linestyle=":", zorder=1)
         if least is not None:
@@ -248,17 +256,11 @@ def sensitivities_apart(result: SanityResult, theme: Theme, columns: int = _COLU
         place = axes.transAxes
         axes.text(0.03, 0.94, literal(words), transform=place, va="top", color=theme.ink, fontsize=8, bbox=box)
     _one_scale(panels, columns, (-0.2, 1.55))
-    if least is not None:
-        note = f"line: {passing(result, least)}; dotted: 0, the {_whose(result)} map, and 1, unrelated maps"
-        lines = "\n".join(_below(figure, text) for text in (note, stage(result)) if text)
-        figure.supxlabel(lines, color=theme.grey, fontsize=9)
+    ends = f"dotted: 0, the {_whose(result)} map, and 1, unrelated maps"
+    passes = "" if least is None else f"line: {passing(result, least)}; "
+    _noted(figure, result, theme, f"{index_name(result)}; {passes}{ends}")
     arrange(figure, list(panels.values()), columns)
     return figure
-
-
-def _below(figure: Figure, text: str) -> str:
-    """A note as wide as the figure."""
-    return textwrap.fill(text, int(13 * figure.get_figwidth()))
 
 
 def _one_scale(panels: dict[str, Axes], columns: int, limits: tuple[float, float] | None = None) -> None:
@@ -358,7 +360,7 @@ def _method_legend(
         if by_measure:
             label += f"\n    by {short_head(verdict.measure or '', 24)}" if name in drawn else "\n    undefined"
         labels.append(label)
-        colours.append(theme.outcome[verdict.outcome] if verdict.gated else theme.grey)
+        colours.append(colour_of(result, name, theme))
     if not by_measure:
         handles.append(Line2D([], [], linestyle=":", color=theme.grey))
         labels.append("floor: unrelated maps")

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_sanity.report import decided, strips
 from lightning_sanity.report.illustrated import absent, defined_share, fullest
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import headline, literal, new_figure, scale_of
+from lightning_sanity.report.style import KEY, colour_of, headline, key_of_maps, literal, new_figure, scale_of
 from lightning_sanity.report.wording import SYMBOL, index_name, ordered, origin, role, step_title, wrapped
 from lightning_sanity.result.sanity_result import SanityResult
 
@@ -57,7 +57,7 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
     title = headline(figure, result, theme)
     top = 0.65 + 0.19 * len(title.get_text().splitlines())
     bottom = top + len(names) * (row_height + gap)
-    figure.set_figheight(bottom + 0.35)
+    figure.set_figheight(bottom + KEY)
     title.set_y(1 - 0.1 / figure.get_figheight())
     # One pair of axes in inches: one for each map would take seconds to lay out.
     axes = figure.add_axes((0, 0, 1, 1))
@@ -80,9 +80,7 @@ def maps(result: SanityResult, sample: int | None = None, *, overlay: bool = Fal
                 _ghost(axes, pictures.inputs[sample], extent)
             picture_of(axes, picture, extent, scale, theme, overlay=overlay and column > 0)
     axes.add_collection(PolyCollection(frames, facecolors="none", edgecolors=theme.grid, linewidths=0.8))
-    zero, positive = ("black", "orange") if dark else ("white", "red")
-    caption = f"each map scaled by its own 99th percentile; signed maps: blue negative, {zero} 0, {positive} positive"
-    axes.text(figure.get_figwidth() / 2, bottom + 0.2, caption, ha="center", color=theme.grey, fontsize=8)
+    key_of_maps(figure, [pictures.maps[name][sample] for name in names], theme)
     return figure
 
 
@@ -99,7 +97,7 @@ def every_sample(result: SanityResult) -> Iterator[Any]:
         return
     figure = maps(result, 0)
     figure.canvas.draw()
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     names = [name for name in ordered(result) if name in pictures.maps]
     for sample in range(len(pictures.inputs)):
         cells = [(pictures.inputs[sample], *pictures.maps[name][sample]) for name in names]
@@ -167,9 +165,7 @@ def _ghost(axes: Axes, picture: Tensor, extent: tuple[float, float, float, float
 def _row_label(axes: Axes, x: float, y: float, name: str, result: SanityResult, theme: Theme) -> None:
     verdict = result.verdicts[name]
     outcome = f"{SYMBOL[verdict.outcome]} {verdict.outcome.value}"
-    colour = theme.outcome[verdict.outcome]
-    if not verdict.gated:
-        outcome, colour = f"{outcome}{role(name, verdict)}", theme.grey
+    outcome, colour = f"{outcome}{role(name, verdict)}", colour_of(result, name, theme)
     axes.text(x, y - 0.1, literal(wrapped(name, 26)), ha="right", va="bottom", color=theme.ink, fontsize=9)
     axes.text(x, y - 0.07, outcome, ha="right", va="top", color=colour, fontsize=9, fontweight="bold")
     number = f"{index_name(result)} {decided.number(verdict)}"

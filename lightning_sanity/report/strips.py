@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from lightning_sanity.report import decided
 from lightning_sanity.report.palette import Theme
-from lightning_sanity.report.style import headline, literal, new_figure, scale_of
+from lightning_sanity.report.style import CARD, KEY, colour_of, headline, key_of_maps, literal, new_figure, scale_of
 from lightning_sanity.report.tokens import shade
 from lightning_sanity.report.wording import (
     SYMBOL,
@@ -17,6 +17,7 @@ from lightning_sanity.report.wording import (
     role,
     short_head,
     short_middle,
+    shown_on_cards,
     step_title,
 )
 from lightning_sanity.result.sanity_result import Pictures, SanityResult
@@ -73,7 +74,8 @@ def draw(result: SanityResult, sample: int, theme: Theme, width: float) -> Figur
     """
     pictures = result.pictures
     assert pictures is not None
-    names = [name for name in ordered(result) if name in pictures.maps]
+    names = shown_on_cards(result) if width == CARD else ordered(result)
+    names = [name for name in names if name in pictures.maps]
     titles = [origin(result), *(step_title(result, depth, 17).split("\n")[-1] for depth in pictures.depths)]
     figure = new_figure(width, 1, theme)
     title = headline(figure, result, theme)
@@ -82,7 +84,7 @@ def draw(result: SanityResult, sample: int, theme: Theme, width: float) -> Figur
     plot, below = _ROW * len(titles), 0.12 if pictures.kind == "signal" else 0.72
     block = 0.3 + plot + below
     traced = _TRACE + 0.15 if pictures.kind == "signal" else 0.0
-    height = above + traced + block * len(names) + 0.3
+    height = above + traced + block * len(names) + KEY
     figure.set_figheight(height)
     title.set_y(1 - 0.08 / height)
     left = 1.75 if width > 5 else 1.15
@@ -95,9 +97,7 @@ def draw(result: SanityResult, sample: int, theme: Theme, width: float) -> Figur
         axes = figure.add_axes((box[0], (height - top - 0.3 - plot) / height, box[1], plot / height))
         _strip(axes, pictures, name, sample, titles, theme)
         _named(figure, result, name, (0.1 / width, (height - top - 0.24) / height), theme)
-    caption = "each strip scaled by its own 99th percentile; signed: blue negative, red positive"
-    caption = caption if width > 5 else "blue negative, red positive; each its own scale"
-    figure.text(0.5, 0.08 / height, caption, ha="center", color=theme.grey, fontsize=8 if width > 5 else 7.5)
+    key_of_maps(figure, [pictures.maps[name][sample] for name in names], theme, "strip")
     return figure
 
 
@@ -130,7 +130,7 @@ def _strip(axes: Axes, pictures: Pictures, name: str, sample: int, titles: list[
 
 def _named(figure: Figure, result: SanityResult, name: str, at: tuple[float, float], theme: Theme) -> None:
     verdict = result.verdicts[name]
-    colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+    colour = colour_of(result, name, theme)
     wide = figure.get_figwidth() > 5
     words = f"{SYMBOL[verdict.outcome]} {short_head(name, 30 if wide else 22)}{role(name, verdict)}"
     words += f" {verdict.outcome.value}"

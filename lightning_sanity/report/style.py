@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -18,6 +19,8 @@ from lightning_sanity.report.wording import SYMBOL, answer
 from lightning_sanity.result.sanity_result import SanityResult
 
 CARD = 3.5  # inches; a dashboard shows such a figure at about 100 pixels an inch
+KEY = 0.42  # inches of a scale of maps, with its words
+_BAR, _BLOCK, _STEPS = 0.7, 1.3, 14  # inches of its bar, of it with its ends; its colours beside the first
 _PAD = 8.0  # pixels between what must not touch
 
 
@@ -43,7 +46,11 @@ def arrange(figure: Figure, panels: Sequence[Axes], columns: int = 1) -> None:
         box = text.get_window_extent()
         low, high = (low, box.y0 - _PAD) if on_top else (box.y1 + _PAD, high)
     for legend in figure.legends:
-        right = min(right, legend.get_window_extent().x0 - _PAD)
+        if legend.get_window_extent().x0 > width / 4:
+            right = min(right, legend.get_window_extent().x0 - _PAD)
+        else:  # it stands above the panels, under the headline
+            legend.set_bbox_to_anchor((0.0, high / height))
+            high = legend.get_window_extent().y0 - _PAD
     reach = [_reach(axes) for axes in panels]  # left, right, below, above
     rows = [reach[start : start + columns] for start in range(0, len(reach), columns)]
     across = [[max(r[side] for r in reach[column::columns]) for side in (0, 1)] for column in range(columns)]
@@ -77,6 +84,42 @@ def scale_of(row: Iterable[Tensor], theme: Theme) -> tuple[Colormap, int]:
     """The colours of one method's maps, and the value at which they begin."""
     signed = any(bool((values < 0).any()) for values in row)
     return LinearSegmentedColormap.from_list("", theme.signed if signed else theme.unsigned), -127 if signed else 0
+
+
+def key_of_maps(figure: Figure, rows: Iterable[Tensor], theme: Theme, what: str = "map") -> None:
+    """One small scale at the foot of a figure, ``KEY`` inches high: what the colours of its maps mean.
+
+    Args:
+        figure: Its height is settled.
+        rows: All maps of it, a tensor for each method.
+        theme: Whose colours they have.
+        what: One of them.
+    """
+    width, height = figure.get_size_inches()
+    axes = figure.add_axes((0, 0, 1, KEY / height))
+    axes.set(xlim=(0, width), ylim=(0, KEY))
+    axes.set_axis_off()
+    words = f"each {what} on its own scale, full from its 99th percentile on"
+    style: dict[str, Any] = {"va": "center", "color": theme.grey, "fontsize": 7.5}
+    axes.text(width / 2, 0.12, words, ha="center", **style)
+    scales = sorted({scale_of([row], theme)[1] for row in rows})
+    left = width / 2 - len(scales) * _BLOCK / 2
+    for low in scales:
+        anchors = theme.signed if low else theme.unsigned
+        colours = LinearSegmentedColormap.from_list("", anchors)([k / _STEPS for k in range(_STEPS + 1)])
+        side, start = _BAR / (_STEPS + 1), left + 0.16
+        places = [start + k * side for k in range(_STEPS + 1)]
+        boxes = [[(x, 0.26), (x + side, 0.26), (x + side, 0.36), (x, 0.36)] for x in places]
+        axes.add_collection(PolyCollection(boxes, facecolors=colours, edgecolors="none"))
+        axes.text(start - 0.04, 0.31, "\N{MINUS SIGN}" if low else "0", ha="right", **style)
+        axes.text(start + _BAR + 0.04, 0.31, "+" if low else "most", ha="left", **style)
+        left += _BLOCK
+
+
+def colour_of(result: SanityResult, name: str, theme: Theme) -> str:
+    """The colour of a method's outcome; grey if it is not gated, or if no verdict can be trusted."""
+    verdict = result.verdicts[name]
+    return theme.outcome[verdict.outcome] if verdict.gated and result.valid else theme.grey
 
 
 def dress(axes: Axes, theme: Theme) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lightning_sanity.report import decided, psi
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import arrange, dress, headline, literal, new_figure
+from lightning_sanity.report.style import arrange, colour_of, dress, headline, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, index_name, labelled, ordered, role, short_head, subject
 from lightning_sanity.result.sanity_result import Outcome, SanityResult, Verdict
 
@@ -40,7 +40,7 @@ def verdicts(result: SanityResult, *, dark: bool = False) -> Figure:
     if 0 < gated < len(names):
         axes.axhline(gated - 0.5, color=theme.grey, linewidth=0.8)
     for row, name in enumerate(names):
-        _forest_row(axes, row, result.verdicts[name], (low, high), theme)
+        _forest_row(axes, row, result.verdicts[name], (low, high), theme, colour_of(result, name, theme))
     _method_rows(axes, result, names, theme)
     axes.set_xticks([k / 4 for k in range(-2, 7) if low <= k / 4 <= high])
     figure.supxlabel(f"{index_name(result)} with 95 % interval: {_scale(result)}", color=theme.grey, fontsize=9)
@@ -66,7 +66,7 @@ def samples(result: SanityResult, *, dark: bool = False) -> Figure:
     for row, name in enumerate(names):
         found = psi.of_samples(result, name)
         known = None if found is None else found[found.isfinite()]
-        colour = theme.outcome[result.verdicts[name].outcome] if result.verdicts[name].gated else theme.grey
+        colour = colour_of(result, name, theme)
         if known is None or not len(known):
             hatched(axes, row, (low, high), theme)
             box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5}
@@ -212,8 +212,7 @@ def _threshold(axes: Axes, result: SanityResult, theme: Theme) -> None:
     axes.text(threshold, 1.01, label, transform=axes.get_xaxis_transform(), ha="center", color=theme.ink, fontsize=8)
 
 
-def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float], theme: Theme) -> None:
-    colour = theme.outcome[verdict.outcome] if verdict.gated else theme.grey
+def _forest_row(axes: Axes, row: int, verdict: Verdict, limits: tuple[float, float], theme: Theme, colour: str) -> None:
     if math.isfinite(verdict.psi):
         interval(axes, row, verdict, limits, colour, theme)
     else:

@@ -62,6 +62,13 @@ def ordered(result: SanityResult) -> list[str]:
     return sorted(result.verdicts, key=place)
 
 
+def shown_on_cards(result: SanityResult) -> list[str]:
+    """Method names in order, without controls that came out as they must: a card has little room."""
+    names = ordered(result)
+    gated = [name for name in names if result.verdicts[name].gated]
+    return gated if gated and result.valid else names
+
+
 def role(name: str, verdict: Verdict) -> str:
     """What a method that does not count is there for, to stand behind its name."""
     if verdict.gated:

@@ -163,7 +163,8 @@ HALF = (
 NOT_APPLICABLE = "not applicable"
 """What the reason begins with where a method means nothing on a model."""
 
-_CUT_OFF = "; a method that cuts off negative values, as Grad-CAM does, may leave nothing of a map"
+_CUT_OFF = "a method that cuts off negative values, as Grad-CAM does, may leave nothing of a map"
+_INSTEAD = f"; explain other samples or take another method: {_CUT_OFF}"
 
 _MENTIONED = 0.1  # share of undefined pairs from which a reason says so
 
@@ -258,7 +259,7 @@ def conclude(
         no_signal = (
             f"{undefined:.0%} of the pairs have no similarity, because the other model's map was constant (at most "
             f"{criterion.max_undefined_rate:.0%} allowed), and the rest comes from too few {question.unit}: more of "
-            f"them, or another method, would tell{_CUT_OFF}"
+            f"them, or another method, would tell; {_CUT_OFF}"
         )
     if no_signal is not None or flat is not None:
         # An index that tells nothing means nothing; NaN says so.
@@ -319,10 +320,10 @@ def _unchanged(evidence: Evidence, criterion: Criterion) -> bool:
 def _incomparable(evidence: Evidence) -> str:
     """Why not one pair of maps has a similarity."""
     if evidence.dead >= 1:
-        return f"every map of the trained model is constant or not finite{_CUT_OFF}"
+        return f"every map of the trained model is constant or not finite{_INSTEAD}"
     return (
         "no two maps can be compared: wherever the trained model's map is not constant, the other models' maps are "
-        f"constant or not finite{_CUT_OFF}"
+        f"constant or not finite{_INSTEAD}"
     )
 
 
@@ -365,7 +366,7 @@ def _without_signal(evidence: Evidence, criterion: Criterion) -> str | None:
     if evidence.dead > criterion.max_dead_rate:
         return (
             f"{evidence.dead:.0%} of the trained model's maps are constant or not finite "
-            f"(at most {criterion.max_dead_rate:.0%} allowed){_CUT_OFF}"
+            f"(at most {criterion.max_dead_rate:.0%} allowed){_INSTEAD}"
         )
     guard = Signal(math.nan, math.nan)
     if evidence.noise is not None and evidence.cross is not None:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from lightning_sanity.report import figures, psi
+from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.wording import ordered
 from lightning_sanity.result import Outcome, Verdict
 from lightning_sanity.result.psi import sensitivity
@@ -252,6 +253,24 @@ def test_a_row_with_blank_maps_says_how_many_pairs_are_defined():
     result.pictures.maps["gradient"][0, 2] = 0
     result.curves["gradient", "spearman"].values[:1] = NAN
     assert "75% of the pairs are defined" in words(figures.maps(result))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_maps_show_one_small_scale_in_their_own_colours(dark):
+    result = make_result()
+    result.pictures.maps["gradient"] = result.pictures.maps["gradient"].abs().clamp(0, 127)
+    figure = figures.maps(result, dark=dark)
+    signed, unsigned = (bar.get_facecolors() for bar in figure.axes[-1].collections)
+    theme = DARK if dark else LIGHT
+    for colours, anchors in ((signed, theme.signed), (unsigned, theme.unsigned)):
+        assert [to_hex(colours[place]) for place in (0, -1)] == [anchors[0].lower(), anchors[-1].lower()]
+    assert "each map on its own scale, full from its 99th percentile on" in words(figure)
+
+
+def test_verdicts_of_a_void_run_have_no_colour():
+    figure = figures.verdicts(invalid())
+    coloured = {str(line.get_color()) for line in figure.axes[0].lines}
+    assert coloured & set(LIGHT.outcome.values()) == set()
 
 
 def test_maps_without_pictures_say_why():
