@@ -38,10 +38,10 @@ def log_result(
     - MLflow gets as artifacts figures, the result, the report, and two tables that grow, of verdicts and of curves;
       the verdicts are tags as well.
     - Comet gets figures, curves, the result as an asset, and the verdicts as other values.
-    - Any other logger gets the figures if it or its experiment has ``log_image``, and the outcomes as numbers if it has
-      no directory. What it cannot show goes to its directory, where it has one: PNG files in ``<directory>/<prefix>/``
-      and the records of every measurement, one below the other, in ``<directory>/<prefix>_curve.csv``. Where pictures
-      find no place at all, it is said once.
+    - Any other logger gets the figures if it or its experiment has ``log_image``, or is a run of Aim, and the outcomes
+      as numbers if it has no directory. What it cannot show goes to its directory, where it has one: PNG files in
+      ``<directory>/<prefix>/`` and the records of every measurement, one below the other, in
+      ``<directory>/<prefix>_curve.csv``. It is said once what a kind of logger does not show, and where that is.
 
     Scalars over training are the caller's business: ``LightningModule.log`` reaches every logger.
 
@@ -71,7 +71,7 @@ def log_result(
 
 def _send(logger: Any, shown: Shown, over_training: bool) -> None:
     # An instance test would need every logger's package, and fails between `lightning` and `pytorch_lightning`.
-    experiment = logger.experiment
+    experiment = getattr(logger, "experiment", None)  # a logger need not have one
     if hasattr(experiment, "add_figure"):
         to_tensorboard(logger, experiment, shown, over_training=over_training)
     elif hasattr(experiment, "define_metric") and hasattr(experiment, "log_artifact"):
@@ -85,26 +85,27 @@ def _send(logger: Any, shown: Shown, over_training: bool) -> None:
 
 
 def _to_another(logger: Any, experiment: Any, shown: Shown) -> None:
-    """What a logger nobody knows can show; the rest to its directory."""
+    """What a logger nobody knows can show; the rest to its directory, which is said once."""
     pictured = _with_pictures(logger, experiment, shown)
     directory = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
     directory = directory or getattr(experiment, "dir", None)
     if isinstance(directory, (str, Path)):
         _to_directory(str(directory), shown, pictures=not pictured)
-        return
-    if hasattr(logger, "log_metrics") and shown.numbers:
-        numbers = {f"{shown.prefix}/{name}": float(AS_NUMBER[outcome]) for name, outcome in shown.outcomes().items()}
-        logger.log_metrics(numbers, step=shown.step)
-    if shown.images and not pictured and type(logger) not in _told:
+        lacking = "curves over depth" if pictured or not shown.images else "figures and curves"
+        said = f"shows no {lacking}: those of the randomization test are in '{directory}'"
+    else:
+        if hasattr(logger, "log_metrics") and shown.numbers:
+            numbers = shown.outcomes().items()
+            logger.log_metrics({f"{shown.prefix}/{name}": float(AS_NUMBER[o]) for name, o in numbers}, step=shown.step)
+        lacking = "figures" if shown.images and not pictured else ""
+        said = "shows no pictures and has no directory: figures of the randomization test are in the report alone"
+    if lacking and type(logger) not in _told:
         _told.add(type(logger))
-        rank_zero_info(
-            f"{type(logger).__name__} shows no pictures and has no directory: figures of the randomization test are in "
-            "the report alone"
-        )
+        rank_zero_info(f"{type(logger).__name__} {said}")
 
 
 _told: set[type] = set()
-"""Kinds of loggers that have been said to show no pictures."""
+"""Kinds of loggers of which it has been said what they do not show."""
 
 
 def _with_pictures(logger: Any, experiment: Any, shown: Shown) -> bool:
@@ -115,6 +116,12 @@ def _with_pictures(logger: Any, experiment: Any, shown: Shown) -> bool:
     elif hasattr(experiment, "log_image"):  # DVCLive shows the files of a folder as a slider
         for name, pixels in shown.figures():
             experiment.log_image(f"{shown.prefix}/{name}/{shown.number}.png", image(pixels))
+    elif type(experiment).__module__.partition(".")[0] == "aim" and hasattr(experiment, "track"):
+        from aim import Image, Text  # type: ignore[import-not-found,unused-ignore]  # present wherever such a run is
+
+        for name, pixels in shown.figures():
+            experiment.track(Image(image(pixels)), name=f"{shown.prefix}/{name}", step=shown.step)
+        experiment.track(Text(shown.words()), name=f"{shown.prefix}/verdicts", step=shown.step)
     else:
         return False
     return True

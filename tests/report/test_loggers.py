@@ -14,12 +14,13 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from made_figures import make_result
+from made_offline import Offline
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from lightning_sanity.report import dashboards, figures
-from lightning_sanity.report.loggers import log_result
+from lightning_sanity.report.loggers import _told, log_result
 from lightning_sanity.report.shown import Shown
 from lightning_sanity.result import Outcome, SanityResult, Verdict
 
@@ -238,46 +239,6 @@ def test_tensorboard_gets_no_layout_for_what_the_caller_does_not_log(tmp_path):
     assert [path.parent for path in tmp_path.rglob("*.tfevents*")] == [tmp_path]
 
 
-def logged(data, block=32768, header=7):
-    """The records of a file in LevelDB's log format, which begins with seven bytes of Weights & Biases' own."""
-    place, record = header, b""
-    while place + header <= len(data):
-        if block - place % block < header:
-            place += block - place % block
-            continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        record += data[place + header : place + header + length]
-        place += header + length
-        if kind in (1, 4):  # whole, or its last part
-            yield record
-            record = b""
-
-
-class Offline:
-    """What an offline run of Weights & Biases holds, decoded from its own record file."""
-
-    def __init__(self, file):
-        from wandb.proto.wandb_internal_pb2 import Record
-
-        records = [Record.FromString(data) for data in logged(file.read_bytes())]
-        self.rows = [
-            {[*item.nested_key, item.key][0]: json.loads(item.value_json) for item in record.history.item}
-            for record in records
-            if record.HasField("history")
-        ]
-        self.artifacts = [
-            record.request.log_artifact.artifact
-            for record in records
-            if record.HasField("request") and record.request.HasField("log_artifact")
-        ] + [record.artifact for record in records if record.HasField("artifact")]
-        self.summary = {
-            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
-            for record in records
-            if record.HasField("summary")
-            for item in record.summary.update
-        }
-
-
 @pytest.fixture(scope="module")
 def wandb_run(tmp_path_factory):
     """An offline run with two measurements."""
@@ -430,6 +391,35 @@ def test_a_logger_of_numbers_alone_gets_outcomes_and_what_it_cannot_show_is_said
     assert sum("Metrics shows no pictures" in record.message for record in caplog.records) == 1
 
 
+def test_a_logger_without_an_experiment_gets_the_outcomes():
+    from lightning.pytorch.loggers import Logger
+
+    class Least(Logger):
+        name, version, rows = "least", 0, ()
+
+        def log_metrics(self, metrics, step=None):
+            self.rows = [*self.rows, (step, metrics["sanity/outcome"])]
+
+        def log_hyperparams(self, *given, **named):
+            return
+
+    least = Least()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log_result([least], make_result(step=7), step=7)
+    assert least.rows == [(7, -1.0)]
+
+
+def test_what_a_logger_with_a_directory_does_not_show_is_said_once_with_its_place(csv_logger, tmp_path, caplog):
+    caplog.set_level("INFO")
+    _told.discard(CSVLogger)
+    for step in (7, 14):
+        log_result([csv_logger], make_result(step=step), step=step)
+    said = [record.message for record in caplog.records if "CSVLogger shows no figures and curves" in record.message]
+    assert len(said) == 1
+    assert str(tmp_path) in said[0]
+
+
 class Album(Metrics):
     """A logger with pictures and a directory, as SwanLab's."""
 
@@ -480,6 +470,7 @@ from types import SimpleNamespace
 experiment = comet_ml.OfflineExperiment(offline_directory={str(tmp_path)!r}, log_code=False, log_env_details=False)
 from lightning_sanity.report import loggers
 from made_figures import make_result
+from made_offline import Offline
 loggers.log_result([SimpleNamespace(experiment=experiment)], make_result(step=7), step=7)
 experiment.end()
 """
