@@ -36,7 +36,7 @@ if True:  # these stand in the folders above
     import time_series
     import volume
     from made_browser import TEXTS, chromium, show
-    from made_figures import crowd, invalid, make_result, nothing_defined
+    from made_figures import make_result, nothing_defined
     from made_texts import faults
 
 WIDTHS = (1280, 768, 390)
@@ -129,10 +129,49 @@ def labels():
         return random_labels.main(folder, models=3, samples=32, size=300, methods=THREE, max_epochs=60)
 
 
+class Deep(torch.nn.Module):
+    """Sixty layers with long names."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(1, 2, 3, padding=1)
+        layers = {
+            f"encoder_layer_{k}": torch.nn.ModuleDict({"self_attention": torch.nn.Linear(32, 32)}) for k in range(57)
+        }
+        self.encoder = torch.nn.ModuleDict({"layers": torch.nn.ModuleDict(layers)})
+        self.mix, self.head = torch.nn.Linear(512, 32), torch.nn.Linear(32, 10)
+
+    def forward(self, images):
+        """Scores ``(N, 10)``."""
+        hidden = self.mix(self.stem(images).relu().flatten(1))
+        for layer in self.encoder["layers"].values():
+            hidden = hidden + 0.3 * layer["self_attention"](hidden).relu()
+        return self.head(hidden)
+
+
 def deep():
-    """Twelve methods with long names, sixty steps."""
-    units = [f"model.encoder.layers.encoder_layer_{k}.self_attention" for k in range(60)]
-    return make_result(methods=crowd(12), units=units)
+    """Twelve methods, sixty steps."""
+    torch.manual_seed(0)
+    images, targets = demo.digits()[0].tensors
+    model = Deep()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for step in range(150):
+        rows = torch.arange(64) + 64 * (step % 20)
+        loss = torch.nn.functional.cross_entropy(model(images[rows]), targets[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return parameter_randomization_test(model.eval(), images[:16], methods=MANY, trials=2, progress=False)
+
+
+def void():
+    """A run whose re-initialisation is none: all weights are positive, so that all outputs rise and fall together."""
+
+    def positive(module):
+        for parameter in module.parameters(recurse=False):
+            torch.nn.init.uniform_(parameter, 0.01, 0.1)
+
+    return digits(THREE, reinitialize=positive)
 
 
 KINDS = {
@@ -140,7 +179,7 @@ KINDS = {
     "four methods": lambda: digits(["gradient", "gradcam", "guided_backprop", "guided_gradcam"]),
     "twelve methods": lambda: digits(MANY),
     "sixty steps": deep,
-    "invalid": invalid,
+    "invalid": void,
     "undefined": nothing_defined,
     "photographs": photographs,
     "text": text,

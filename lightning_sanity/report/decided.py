@@ -72,6 +72,9 @@ def settles(verdict: Verdict) -> str:
 
     >>> settles(Verdict(Outcome.INCONCLUSIVE, "PSI 0.7 straddles 0.65; about 24 trials instead of 5 would settle it"))
     'open; about 24 trials instead of 5 would settle it'
+
+    An aside in brackets at the end is left to the reason.
     """
     _, _, rest = " ".join(verdict.reason.split()).partition("; " if "; " in verdict.reason else ": ")
-    return f"open; {shortened((rest or verdict.reason).rstrip('.'), 90)}"
+    rest = re.sub(r" \([^()]*\)$", "", (rest or verdict.reason).rstrip("."))  # an aside
+    return f"open; {shortened(rest, 90)}"

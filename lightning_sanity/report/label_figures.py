@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_sanity.report import decided
 from lightning_sanity.report.illustrated import absent
 from lightning_sanity.report.palette import DARK, LIGHT, Theme
-from lightning_sanity.report.style import headline, literal, new_figure
+from lightning_sanity.report.style import KEY, headline, key_of_maps, literal, new_figure
 from lightning_sanity.report.wording import SYMBOL, ordered, role, subject, wrapped
 from lightning_sanity.result.sanity_result import SanityResult, Verdict
 
@@ -47,7 +47,7 @@ def label_maps(result: SanityResult, *, dark: bool = False) -> Figure:
     top = 0.3 + 0.19 * len(title.get_text().splitlines())  # of the inputs
     first = top + height + 0.5  # of the first method
     bottom = first + len(names) * (height + _GAP)
-    figure.set_figheight(bottom + 0.4)
+    figure.set_figheight(bottom + KEY)
     title.set_y(1 - 0.1 / figure.get_figheight())
     axes = figure.add_axes((0, 0, 1, 1))  # in inches: a pair of axes for each map would take seconds to lay out
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
@@ -69,9 +69,7 @@ def label_maps(result: SanityResult, *, dark: bool = False) -> Figure:
                 _draw(axes, picture, (x, x + width, y + height, y), scale, theme)
     for row, name in enumerate(names):
         _label(axes, first + row * (height + _GAP) + height / 2, name, result.verdicts[name], theme)
-    zero, positive = ("black", "orange") if dark else ("white", "red")
-    caption = f"each map scaled by its own 99th percentile; signed maps: blue negative, {zero} 0, {positive} positive"
-    axes.text(figure.get_figwidth() / 2, bottom + 0.22, caption, ha="center", color=theme.grey, fontsize=8)
+    key_of_maps(figure, [maps[:, :2] for name, maps in pictures.maps.items() if name in names], theme)
     return figure
 
 

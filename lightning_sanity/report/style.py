@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
@@ -95,25 +95,31 @@ def key_of_maps(figure: Figure, rows: Iterable[Tensor], theme: Theme, what: str 
         theme: Whose colours they have.
         what: One of them.
     """
+    scales = sorted({scale_of([row], theme)[1] for row in rows})
+    bars = []
+    for low in scales:
+        colours = LinearSegmentedColormap.from_list("", theme.signed if low else theme.unsigned)
+        shades = [to_hex(colours(k / _STEPS)) for k in range(_STEPS + 1)]
+        bars.append(("\N{MINUS SIGN}", shades, "+") if low else ("0", shades, "most"))
+    key(figure, bars, f"each {what} on its own scale, full from its 99th percentile on", theme)
+
+
+def key(figure: Figure, bars: Sequence[tuple[str, Sequence[str], str]], words: str, theme: Theme) -> None:
+    """Bars of colours between their ends, and words below, at the foot of a figure whose height is settled."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0, 0, 1, KEY / height))
     axes.set(xlim=(0, width), ylim=(0, KEY))
     axes.set_axis_off()
-    words = f"each {what} on its own scale, full from its 99th percentile on"
     style: dict[str, Any] = {"va": "center", "color": theme.grey, "fontsize": 7.5}
     axes.text(width / 2, 0.12, words, ha="center", **style)
-    scales = sorted({scale_of([row], theme)[1] for row in rows})
-    left = width / 2 - len(scales) * _BLOCK / 2
-    for low in scales:
-        anchors = theme.signed if low else theme.unsigned
-        colours = LinearSegmentedColormap.from_list("", anchors)([k / _STEPS for k in range(_STEPS + 1)])
-        side, start = _BAR / (_STEPS + 1), left + 0.16
-        places = [start + k * side for k in range(_STEPS + 1)]
-        boxes = [[(x, 0.26), (x + side, 0.26), (x + side, 0.36), (x, 0.36)] for x in places]
+    for place, (least, colours, most) in enumerate(bars):
+        start = width / 2 - len(bars) * _BLOCK / 2 + place * _BLOCK + 0.16
+        side = _BAR / len(colours)
+        starts = [start + k * side for k in range(len(colours))]
+        boxes = [[(x, 0.26), (x + side, 0.26), (x + side, 0.36), (x, 0.36)] for x in starts]
         axes.add_collection(PolyCollection(boxes, facecolors=colours, edgecolors="none"))
-        axes.text(start - 0.04, 0.31, "\N{MINUS SIGN}" if low else "0", ha="right", **style)
-        axes.text(start + _BAR + 0.04, 0.31, "+" if low else "most", ha="left", **style)
-        left += _BLOCK
+        axes.text(start - 0.04, 0.31, least, ha="right", **style)
+        axes.text(start + _BAR + 0.04, 0.31, most, ha="left", **style)
 
 
 def colour_of(result: SanityResult, name: str, theme: Theme) -> str:

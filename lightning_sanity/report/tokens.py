@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_sanity.report.palette import DARK, LIGHT, Theme, ink_on
-from lightning_sanity.report.style import literal, new_figure
+from lightning_sanity.report.style import KEY, key, literal, new_figure
 from lightning_sanity.report.wording import short_tail
 
 _WIDE = 96  # characters of a line
@@ -27,6 +27,8 @@ def draw(
 ) -> Figure:
     """Sentences with coloured words: red for the explained output, blue against it, by the sentence's largest score.
 
+    A key of the colours stands below.
+
     Args:
         words: The words of every sentence, without padding.
         scores: Their scores, signed, one tensor per sentence at least as long; NaN is left uncoloured.
@@ -40,7 +42,7 @@ def draw(
     given = titles if titles is not None else [""] * len(words)
     laid = [_lines(line) for line in words]
     count = sum(len(lines) + 1.3 for lines in laid)
-    figure = new_figure(_WIDE * 0.082 + 0.3, count * _LEADING + 0.2, theme)
+    figure = new_figure(_WIDE * 0.082 + 0.3, count * _LEADING + 0.2 + KEY, theme)
     width, height = figure.get_figwidth(), figure.get_figheight()
     top = height - 0.1
     for number, (lines, title) in enumerate(zip(laid, given, strict=True)):
@@ -60,6 +62,9 @@ def draw(
                     bbox={"facecolor": colours[index][0], "edgecolor": "none", "pad": 1.5},
                 )
         top -= 0.3 * _LEADING
+    grounds = [ground for ground, _ in shades(theme)]
+    meaning = "for or against the explained output; each sentence by its own largest score"
+    key(figure, [("against", grounds, "for")], meaning, theme)
     return figure
 
 

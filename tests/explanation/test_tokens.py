@@ -248,6 +248,16 @@ def test_every_word_is_drawn_in_the_colour_of_its_score():
     assert min(colours["neither"]) > 0.98
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_key_below_sentences_has_the_colours_of_their_words(dark):
+    figure = pictures.draw([["good", "bad"]], torch.tensor([[1.0, -1.0]]), dark=dark)
+    grounds = {text.get_text(): text.get_bbox_patch().get_facecolor() for text in figure.texts if text.get_bbox_patch()}
+    (bar,) = figure.axes[0].collections
+    against, *_, most = (tuple(colour) for colour in bar.get_facecolors())
+    assert (against, most) == (grounds["bad"], grounds["good"])
+    assert {"against", "for"} <= {text.get_text() for text in figure.axes[0].texts}
+
+
 def test_long_sentences_are_broken_and_nothing_leaves_the_page():
     figure = pictures.draw([[f"word{k}" for k in range(60)]], torch.randn(1, 60))
     for text in figure.texts:

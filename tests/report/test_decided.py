@@ -167,3 +167,8 @@ def test_a_long_cause_is_cut_after_a_word():
     assert decided.by(verdict, 30) == "every map of the trained…"
     assert decided.by(verdict, 99) == "every map of the trained model is constant or not finite"
     assert math.isnan(verdict.psi)
+
+
+def test_what_would_settle_a_verdict_is_said_without_its_aside():
+    reason = "PSI 0.85 straddles 0.65; about 6 trials instead of 3 would settle it (43% of the pairs are left out: why)"
+    assert decided.settles(Verdict(Outcome.INCONCLUSIVE, reason)) == "open; about 6 trials instead of 3 would settle it"
