@@ -104,6 +104,7 @@ def _to_another(logger: Any, experiment: Any, shown: Shown) -> None:
         rank_zero_info(f"{type(logger).__name__} {said}")
 
 
+_WORDS = "verdicts in words"  # a name of its own: a picture has the other, and Aim keeps one kind under a name
 _told: set[type] = set()
 """Kinds of loggers of which it has been said what they do not show."""
 
@@ -113,6 +114,8 @@ def _with_pictures(logger: Any, experiment: Any, shown: Shown) -> bool:
     if hasattr(logger, "log_image"):  # as Weights & Biases' logger has it, and SwanLab's
         for name, pixels in shown.figures():
             logger.log_image(f"{shown.prefix}/{name}", [image(pixels)], step=shown.step)
+        if hasattr(logger, "log_text"):
+            logger.log_text(f"{shown.prefix}/{_WORDS}", [shown.words()], step=shown.step)
     elif hasattr(experiment, "log_image"):  # DVCLive shows the files of a folder as a slider
         for name, pixels in shown.figures():
             experiment.log_image(f"{shown.prefix}/{name}/{shown.number}.png", image(pixels))
@@ -121,7 +124,7 @@ def _with_pictures(logger: Any, experiment: Any, shown: Shown) -> bool:
 
         for name, pixels in shown.figures():
             experiment.track(Image(image(pixels)), name=f"{shown.prefix}/{name}", step=shown.step)
-        experiment.track(Text(shown.words()), name=f"{shown.prefix}/verdicts", step=shown.step)
+        experiment.track(Text(shown.words()), name=f"{shown.prefix}/{_WORDS}", step=shown.step)
     else:
         return False
     return True

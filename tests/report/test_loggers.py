@@ -425,10 +425,13 @@ class Album(Metrics):
 
     def __init__(self, folder):
         super().__init__()
-        self.save_dir, self.pictures = str(folder), []
+        self.save_dir, self.pictures, self.texts = str(folder), [], []
 
     def log_image(self, key, images, step=None):
         self.pictures.append((key, images[0].size, step))
+
+    def log_text(self, key, texts, step=None):
+        self.texts.append((key, texts[0].splitlines()[0], step))
 
 
 def test_a_logger_with_pictures_gets_them_and_its_directory_the_rest(tmp_path):
@@ -439,6 +442,7 @@ def test_a_logger_with_pictures_gets_them_and_its_directory_the_rest(tmp_path):
         ("sanity/curves", 7),
         ("sanity/sensitivity", 7),
     ]
+    assert logger.texts == [("sanity/verdicts in words", "| method | verdict | PSI [95 %] | why |", 7)]
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["sanity_curve.csv"]
 
 
