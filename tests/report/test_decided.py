@@ -7,11 +7,16 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from made_figures import make_result
+from made_results import made_of_labels
 
 from lightning_sanity.callback.scalars import scalars
-from lightning_sanity.report import decided, figures, html, markdown
-from lightning_sanity.report.text import account
+from lightning_sanity.release import Check, Decision, decision, gate
+from lightning_sanity.report import cards, comparison_page, comparison_text, decided, figures, html, markdown
+from lightning_sanity.report.columns import fitted
+from lightning_sanity.report.shown import Shown
+from lightning_sanity.report.text import account, markup
 from lightning_sanity.result import Criterion, Outcome, Verdict
+from lightning_sanity.result.comparison import compared
 from lightning_sanity.result.verdict import MEASURES, Evidence, judge
 
 PER_RESULT = 25
@@ -47,16 +52,16 @@ def named(verdict):
 
 
 class Cells(HTMLParser):
-    """The rows of the table of verdicts as text."""
+    """The rows of a table of the page as text, that of the verdicts if no other is named."""
 
-    def __init__(self, page):
+    def __init__(self, page, table="verdicts"):
         super().__init__()
-        self.rows, self.inside = [], False
+        self.rows, self.inside, self.table = [], False, table
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
         if tag == "table":
-            self.inside = dict(attributes).get("class") == "verdicts"
+            self.inside = dict(attributes).get("class") == self.table
         if tag == "tr" and self.inside:
             self.rows.append("")
 
@@ -131,6 +136,57 @@ def test_scalars_are_the_number_of_the_reason(results):
             if named(verdict):
                 number = named(verdict)[0]
                 assert number.startswith(f"{logged[f'{name}/psi']:.2f} [{logged[f'{name}/psi_low']:.2f},")
+
+
+def expected(verdict):
+    return named(verdict)[0] if named(verdict) else "undefined"
+
+
+def test_github_summary_shows_the_number_of_the_reason(results):
+    for result in results:
+        checks = tuple(Check(name, v.outcome, v.reason, verdict=v) for name, v in result.verdicts.items())
+        lines = decision.markdown(Decision(checks)).splitlines()[4:]
+        for name, verdict in result.verdicts.items():
+            assert f"| {expected(verdict)} |" in shown_for(name, lines)
+
+
+def test_a_comparison_shows_the_numbers_of_both_reasons(results):
+    for one, other in zip(results, results[1:] + results[:1], strict=True):
+        comparison = compared([one, other])
+        terminal = fitted(comparison_text.headings(comparison), comparison_text.rows(comparison), 100)
+        summary = comparison_text.markdown(comparison, ["a", "b"]).splitlines()
+        page = Cells(comparison_page.render(comparison, ["a", "b"]), "tracks").rows
+        for name in one.verdicts:
+            for verdict in (one.verdicts[name], other.verdicts[name]):
+                number = expected(verdict)
+                assert f"  {number.split(' [')[0]} {verdict.outcome.value}" in shown_for(name, terminal)
+                assert f"| {number} " in shown_for(name, [line for line in summary if line.startswith("|")])
+                assert number in shown_for(name, page)
+
+
+def test_notebook_card_and_dashboards_table_show_the_number_of_the_reason(results):
+    for result in results:
+        notebook = markup(result).split("</table>")[0].split("<tr>")
+        card = [text.get_text() for text in cards.verdicts(result).axes[0].texts]
+        table = {row["method"]: row for row in Shown(result, "sanity", 1).verdicts()}
+        for name, verdict in result.verdicts.items():
+            assert f">{expected(verdict)}<" in shown_for(name, notebook)
+            assert expected(verdict) in card
+            index = Verdict(verdict.outcome, "", *(table[name][key] or math.nan for key in ("index", "low", "high")))
+            assert decided.number(index) == expected(verdict)
+
+
+def test_the_index_of_random_labels_is_shown_as_its_reason_has_it():
+    draw = torch.Generator().manual_seed(5)
+    levels = torch.rand(25, generator=draw).tolist()
+    result = made_of_labels({f"method{k}": level for k, level in enumerate(levels)})
+    terminal, page = account(result, width=120).splitlines(), Cells(html.render(result)).rows
+    summary = decision.markdown(gate([result])).splitlines()
+    assert {verdict.outcome for verdict in result.verdicts.values()} == set(Outcome)
+    for name, verdict in result.verdicts.items():
+        if verdict.gated:
+            for lines in (terminal[:40], page, summary[4:], markdown.table(result).splitlines()):
+                assert expected(verdict) in next(line for line in lines if re.search(rf"\b{name}\b", line))
 
 
 def forest(**verdicts):
