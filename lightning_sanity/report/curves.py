@@ -231,7 +231,8 @@ def similarities_apart(
     names = [literal(short_head(name, 24)) for name in styles]
     where: dict[str, Any] = {"loc": "center right"} if columns > 1 else {"loc": "upper left", "ncols": 2}
     figure.legend(handles, names, frameon=False, fontsize=8, labelcolor=theme.ink, **where)
-    _noted(figure, result, theme, f"similarity to the {reference(result)}'s map; bands hold 95 % of the trials")
+    pooled = "pairs of models" if subject(result) == "labels" else "trials"
+    _noted(figure, result, theme, f"similarity to the {reference(result)}'s map; bands hold 95 % of the {pooled}")
     arrange(figure, list(panels.values()), columns)
     return figure
 
