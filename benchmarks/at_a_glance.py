@@ -1,12 +1,15 @@
 """Question: does a page say its answer at a glance, in every size and light, for every kind of result?
 
-Makes eleven kinds of results, shows their pages in a headless Chromium at 1280, 768 and 390 pixels in light, dark and
-print, photographs them, and counts: texts that overlap, are cut, or are smaller than 9 pixels; what scrolls sideways;
-how far down the first method stands; how long the page is; what axe-core finds. Figures and cards are drawn beside the
-pages, their texts measured likewise. Looking at the pictures is the reader's part.
+Makes twelve kinds of results, comparisons of every kind, and step summaries as GitHub shows them; shows their pages in
+a headless Chromium at 1280, 768 and 390 pixels in light, dark and print, photographs them, and counts: texts that
+overlap, are cut, or are smaller than 9 pixels; what scrolls sideways; how far down the first method stands; how long
+the page is; what axe-core finds. Figures and cards are drawn beside the pages, their texts measured likewise. Looking
+at the pictures is the reader's part: --beside lays those of an earlier run next to this one's.
 
     npm pack axe-core && tar xzf axe-core-*.tgz
     python benchmarks/at_a_glance.py --out glance --axe package/axe.min.js [--kinds photographs text] [--json]
+    git stash; python benchmarks/at_a_glance.py --out before; git stash pop
+    python benchmarks/at_a_glance.py --out after --beside before
 """
 
 from __future__ import annotations
@@ -24,13 +27,16 @@ from measuring import parser, publish
 from lightning_sanity import parameter_randomization_test
 from lightning_sanity.cli import demo, photos
 from lightning_sanity.explanation.tokens import Tokens
-from lightning_sanity.report import cards, figures
-from lightning_sanity.result import SanityResult
+from lightning_sanity.release import decision, gate
+from lightning_sanity.report import cards, comparison_page, figures
+from lightning_sanity.result import SanityResult, comparison
 
 for folder in ("tests", "examples"):
     sys.path.append(str(Path(__file__).parent.parent / folder))
 
 if True:  # these stand in the folders above
+    import made_compared
+    import made_results
     import sentences
     import tabular
     import time_series
@@ -47,6 +53,14 @@ MANY = (
 )  # fmt: skip
 THREE = ("gradient", "integrated_gradients", "guided_backprop")
 
+GITHUB = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>summary</title>
+<meta name="viewport" content="width=device-width"><style>
+body {{ font: 14px/1.5 -apple-system, "Segoe UI", "Noto Sans", Helvetica, Arial, sans-serif; color: #1f2328;
+  margin: 0 auto; max-width: 900px; padding: 16px; overflow-wrap: break-word; }}
+.scroll {{ overflow: auto; }} table {{ border-collapse: collapse; width: max-content; max-width: 100%; }}
+th, td {{ padding: 6px 13px; border: 1px solid #d1d9e0; }} tr:nth-child(2n) {{ background: #f6f8fa; }}
+</style></head><body><main><h1>Run of a workflow</h1><h2>Summary of a job</h2>{body}</main></body></html>
+"""  # GitHub's own style, in short; it makes tables scroll, reachable by keyboard
 AXE = """
 axe.run(document, {resultTypes: ['violations']}).then(found => JSON.stringify(found.violations.map(
   one => one.id + ': ' + one.nodes.slice(0, 3).map(node => node.target.join(' ')).join(', '))))
@@ -190,6 +204,56 @@ KINDS = {
 }
 
 
+def summary(results):
+    """A step summary of the gate as GitHub shows it."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt().enable("table").render(decision.markdown(gate(results)))
+    opened = '<div class="scroll" tabindex="0" role="region" aria-label="Checks"><table>'
+    return GITHUB.format(body=body.replace("<table>", opened).replace("</table>", "</table></div>"))
+
+
+def mixed(seed=0):
+    """A result with methods of every outcome."""
+    levels = {"gradient": 0.1, "guided_backprop": 0.9, "integrated_gradients": 0.415, "gradcam": 0.1}
+    return made_results.made(levels, weights_digest=str(seed) * 64)
+
+
+SUMMARIES = {
+    "summary": lambda: summary([mixed()]),
+    "summary of two tests": lambda: summary(
+        [mixed(), made_results.made_of_labels({"gradcam": 0.1}, weights_digest="0" * 64)]
+    ),
+    "summary without a result": lambda: summary("sanity"),
+    "summary of twelve": lambda: summary(made_compared.many()[0]),
+}
+
+
+def compared_page(kind):
+    """The page of a comparison."""
+    results = made_compared.KINDS[kind]()
+    return comparison_page.render(comparison.compared(results), [f"run {k}/latest.json" for k in range(len(results))])
+
+
+PAGES = {f"compare {kind}": lambda kind=kind: compared_page(kind) for kind in made_compared.KINDS} | SUMMARIES
+"""Pages that are of no single result."""
+
+
+def beside(before, after, out):
+    """Two pictures next to each other, the earlier one on the left."""
+    from PIL import Image, ImageDraw
+
+    pictures = [Image.open(path).convert("RGB") for path in (before, after)]
+    width, height = sum(one.width for one in pictures) + 24, max(one.height for one in pictures) + 24
+    sheet = Image.new("RGB", (width, height), "#808080")
+    draw, left = ImageDraw.Draw(sheet), 0
+    for name, picture in zip(("before", "after"), pictures, strict=True):
+        draw.text((left + 8, 6), name, fill="#ffffff")
+        sheet.paste(picture, (left, 24))
+        left += picture.width + 24
+    sheet.save(out)
+
+
 def made(kind, folder):
     """The result of this kind; kept in the folder, so that a second look costs nothing."""
     path = folder / f"{kind.replace(' ', '_')}.json"
@@ -238,7 +302,9 @@ def main():
     flags = parser(__doc__)
     flags.add_argument("--out", type=Path, default=Path("glance"))
     flags.add_argument("--axe", type=Path)
-    flags.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    flags.add_argument("--beside", type=Path, metavar="FOLDER", help="an earlier run, to be laid beside this one")
+    every = [*KINDS, *PAGES]
+    flags.add_argument("--kinds", nargs="*", choices=every, default=every)
     given = flags.parse_args()
     if given.equality_only:
         assert faults(figures.verdicts(make_result())) == []
@@ -250,11 +316,22 @@ def main():
     with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as tab:
         tab("Page.enable")
         for kind in given.kinds:
-            result, name = made(kind, given.out), kind.replace(" ", "_")
-            page = result.to_html(given.out.resolve() / f"{name}.html")
-            found[kind] = {"page": seen(tab, page, given.out, axe), "figures": drawn(result, given.out, name)}
+            name = kind.replace(" ", "_")
+            page = given.out.resolve() / f"{name}.html"
+            if kind in KINDS:
+                result = made(kind, given.out)
+                result.to_html(page)
+                found[kind] = {"page": seen(tab, page, given.out, axe), "figures": drawn(result, given.out, name)}
+            else:
+                page.write_text(PAGES[kind](), encoding="utf-8")
+                found[kind] = {"page": seen(tab, page, given.out, axe), "figures": {}}
             if not given.json:
                 _tell(kind, found[kind])
+    if given.beside is not None:
+        (given.out / "beside").mkdir(exist_ok=True)
+        for earlier in sorted(given.beside.glob("*.png")):
+            if (given.out / earlier.name).exists():
+                beside(earlier, given.out / earlier.name, given.out / "beside" / earlier.name)
     if given.json:
         publish(found, given)
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from lightning_sanity.release.gating import Check, Decision
 from lightning_sanity.report import decided
-from lightning_sanity.report.markdown import MARKS
+from lightning_sanity.report.markdown import MARKS, unbroken
 from lightning_sanity.result.evidence import OF_LABELS
 from lightning_sanity.result.sanity_result import Outcome
 
@@ -78,8 +78,10 @@ def _table(checks: Sequence[Check]) -> str:
     number = [f"{index} [95 %]"] if index else []
     rows = [["outcome", "check", *number, "why"], ["---"] * (3 + len(number))]
     for each in checks:
-        shown = [] if not index else ["" if each.verdict is None else decided.number(each.verdict)]
-        rows.append([f"{MARKS[each.outcome]} {each.outcome.value}", cell(each.title), *shown, cell(each.reason)])
+        shown = [] if not index else ["" if each.verdict is None else unbroken(decided.number(each.verdict))]
+        rows.append(
+            [unbroken(f"{MARKS[each.outcome]} {each.outcome.value}"), cell(each.title), *shown, cell(each.reason)]
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

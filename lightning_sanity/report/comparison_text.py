@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lightning_sanity._version import __version__
 from lightning_sanity.report import decided, psi
-from lightning_sanity.report.markdown import MARKS, plain
+from lightning_sanity.report.markdown import MARKS, plain, unbroken
 from lightning_sanity.report.wording import index_name
 from lightning_sanity.result.comparison import Comparison, Track
 from lightning_sanity.result.noninferiority import Difference
@@ -122,8 +122,8 @@ def markdown(comparison: Comparison, names: Sequence[str]) -> str:
         verdicts = [plain(_full(verdict)) for verdict in track.verdicts]
         word = became(track)
         mark = _STILL if STILL in word else MARKS[track.change.outcome]
-        last = [number(track.change), plain(why(track.change))]
-        lines.append([f"{mark} {word}", plain(track.method), *verdicts, *last])
+        last = [unbroken(number(track.change)), plain(why(track.change))]
+        lines.append([unbroken(f"{mark} {word}"), plain(track.method), *verdicts, *last])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     listed = "\n".join(
         f"- {mark} = {plain(name)}: {plain(about(result))}"

@@ -117,6 +117,11 @@ def model_card(
     return f"---\n{yaml.safe_dump(block, sort_keys=False, allow_unicode=True)}---\n"
 
 
+def unbroken(text: str) -> str:
+    """The same on one line, however narrow its column is."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def plain(value: Any) -> str:
     """Text that stays text: no tags, no emphasis, no links, no end of a cell or a line."""
     flat = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")

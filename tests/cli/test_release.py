@@ -126,7 +126,7 @@ def test_gate_writes_what_build_systems_read(folder, monkeypatch, capsys):
     assert [check["name"] for check in decision["checks"]] == ["gradcam", "lime"]
     summary = (folder / "summary.md").read_text()
     assert summary.startswith("before\n### ❌ Saliency maps: FAIL")
-    assert re.search(r"\| ❌ FAIL \| lime \| 0\.11 \[0\.10, 0\.12\] \| the map keeps", summary)
+    assert re.search(r"\| ❌ FAIL \| lime \| 0\.11 \[0\.10, 0\.12\] \| the map keeps", summary.replace("\xa0", " "))
 
 
 @pytest.mark.parametrize(("result", "code"), [("pass.json", 0), ("fail.json", 1)])

@@ -16,7 +16,8 @@ MIXED = {"gradcam": PASSING, "lime": OPEN, "guided_backprop": FAILING, "integrat
 
 def rows(summary):
     """The tables' rows as cells, headings and rules left out."""
-    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in summary.splitlines() if line.startswith("|")]
+    lines = summary.replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     assert len({len(line) for line in lines}) <= 2
     return [[cell.strip() for cell in line] for line in lines if line[0].strip() not in ("outcome", "---")]
 

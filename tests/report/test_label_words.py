@@ -90,7 +90,11 @@ def test_numbers_shown_are_those_of_the_reasons(result, drawn):
     numbers = {n: decided.number(v) for n, v in result.verdicts.items() if v.gated}
     for name, number in numbers.items():
         assert number in result.verdicts[name].reason
-    shown = {"terminal": account(result), "Markdown": markdown.summary(result), "page": html.render(result)}
+    shown = {
+        "terminal": account(result),
+        "Markdown": markdown.summary(result).replace("\xa0", " "),
+        "page": html.render(result),
+    }
     shown |= {name: " ".join(drawn[name][1]) for name in ("verdicts", "maps", "label_maps", "card verdicts")}
     for where, said in shown.items():
         assert all(number in said for number in numbers.values()), where
