@@ -151,7 +151,8 @@ def dumbbell(comparison: Comparison, track: Track, limits: tuple[float, float]) 
         for k, (mark, verdict, result) in enumerate(zip(marks, track.verdicts, comparison.results, strict=True))
     )
     known = [(lane.x, lane.y) for lane in lanes if lane.x is not None]
-    links = tuple((*one, *other) for one, other in pairwise(known))
+    # What does not compare is not joined.
+    links = () if comparison.problem else tuple((*one, *other) for one, other in pairwise(known))
     return Dumbbell(
         track,
         became(track),

@@ -147,6 +147,14 @@ def test_two_thresholds_are_drawn_where_each_result_has_its_own():
     assert [float(line.get("x1").rstrip("%")) for line in lines] == pytest.approx(expected, abs=0.01)
 
 
+def test_only_what_compares_is_joined(shown):
+    comparison, page, _ = shown
+    for track, row in zip(comparison.tracks, rows(page), strict=True):
+        known = sum(verdict is not None and math.isfinite(verdict.psi) for verdict in track.verdicts)
+        joined = 0 if comparison.problem else max(known - 1, 0)
+        assert len(row.findall(".//line[@class='link']")) == joined
+
+
 def test_names_are_text():
     comparison = compared([run({EVIL: PASSING}), run({EVIL: FAILING}, "1")])
     page = tree(comparison, [EVIL, "b.json"])
