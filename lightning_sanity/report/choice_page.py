@@ -75,6 +75,7 @@ def render(choice: Choice) -> str:
         charts=_profiles(choice),
         likeness=_matrix(choice),
         gallery=_gallery(choice),
+        colourings=thumbnails.colourings(),
         settings={**choice.settings, **{f"{key} (explanations)": f"{v:g}" for key, v in choice.spent.items()}},
     )
 
@@ -170,7 +171,7 @@ def _matrix(choice: Choice) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _gallery(choice: Choice) -> list[tuple[int, str, list[tuple[str, str | None]]]]:
+def _gallery(choice: Choice) -> list[tuple[int, str, list[tuple[str, str, str | None]]]]:
     """The samples on which the two best methods differ most: place, picture, and each method's map."""
     pictures = None if choice.likeness is None else choice.likeness.pictures
     if choice.likeness is None or pictures is None:
@@ -181,7 +182,7 @@ def _gallery(choice: Choice) -> list[tuple[int, str, list[tuple[str, str | None]
             sample,
             thumbnails.of_input(pictures.inputs[row]),
             [
-                (name, thumbnails.of_map(maps[row, 0], LIGHT, signed=signed[name]))
+                (name, "signed" if signed[name] else "unsigned", thumbnails.of_map(maps[row, 0], signed=signed[name]))
                 for name, maps in pictures.maps.items()
             ],
         )

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lightning_sanity.report import illustrated, strips, thumbnails
-from lightning_sanity.report.palette import DARK, LIGHT
 from lightning_sanity.report.wording import origin, step_title
 from lightning_sanity.result.sanity_result import SanityResult
 
 Tile = tuple[str, str] | None
-"""A map in the colours of light and of dark paper; None if it is blank."""
+"""A map in greys, and the scale that gives it colours, "signed" or "unsigned"; None if it is blank."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Gallery:
     Attributes:
         columns: What each map column shows, the trained model's first.
         inputs: One per sample.
-        maps: ``maps[method][sample][column]``, in the colours of light and of dark paper; None = blank.
+        maps: ``maps[method][sample][column]``, in greys with its scale; None = blank.
         best: The sample with the fewest blank maps, which illustrates every method.
         shares: Per method, how many pairs its index rests on, where maps are blank; else empty.
         width: Pixels across.
@@ -97,5 +96,5 @@ def _rows(maps: Iterable[Tensor]) -> tuple[tuple[Tile, ...], ...]:
 
 
 def _tile(shown: Tensor, *, signed: bool) -> Tile:
-    light, dark = (thumbnails.of_map(shown, theme, signed=signed) for theme in (LIGHT, DARK))
-    return None if light is None or dark is None else (light, dark)
+    url = thumbnails.of_map(shown, signed=signed)
+    return None if url is None else (url, "signed" if signed else "unsigned")

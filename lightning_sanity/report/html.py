@@ -17,7 +17,7 @@ from jinja2 import Template
 from torch import Tensor
 
 from lightning_sanity._version import __version__
-from lightning_sanity.report import chart, decided, first_screen, illustrated, psi, tokens
+from lightning_sanity.report import chart, decided, first_screen, illustrated, psi, thumbnails, tokens
 from lightning_sanity.report.chart import Chart, Series
 from lightning_sanity.report.first_screen import Row, duty
 from lightning_sanity.report.gallery import Gallery
@@ -79,6 +79,7 @@ def render(result: SanityResult) -> str:
         agreement=_mean(result.output_change.agreement[:, -1]),
         correlation=_mean(result.output_change.correlation[:, -1]),
         gallery=Gallery.of(result),
+        colourings=thumbnails.colourings(),
         absent=illustrated.absent(result),
         shades=list(zip(tokens.shades(LIGHT), tokens.shades(DARK), strict=True)),
         records=result.to_records(),

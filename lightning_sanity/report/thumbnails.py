@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_sanity.report.palette import Theme
+from lightning_sanity.report.palette import DARK, LIGHT
 
 _SHADES = 7  # of each sign: with zero they fit the 16 colours of a PNG of four bits per pixel
 _PHOTO = 64  # pixels along the longer side from which an input compresses better as JPEG
@@ -23,13 +23,14 @@ def of_input(picture: Tensor) -> str:
     return _url(image, "png", optimize=True)
 
 
-def of_map(values: Tensor, theme: Theme, *, signed: bool) -> str | None:
-    """Data URL of a map ``(H, W)`` int8 in ``[-127, 127]`` on a scale of few shades; None if it is blank.
+def of_map(values: Tensor, *, signed: bool) -> str | None:
+    """Data URL of a map ``(H, W)`` int8 in ``[-127, 127]`` in few shades of grey; None if it is blank.
+
+    Its colours come from the page, so that one picture serves light and dark paper, see ``colourings``.
 
     Args:
         values: The map.
-        theme: Whose colours it has; zero is that of the paper.
-        signed: Whether the scale diverges around zero, or begins there.
+        signed: Whether the scale diverges around zero, which is in the middle of the greys, or begins there, black.
     """
     if not bool(values.any()):
         return None
@@ -38,18 +39,26 @@ def of_map(values: Tensor, theme: Theme, *, signed: bool) -> str | None:
     else:
         shades = (values.float().clamp_min(0) * 2 * _SHADES / 127).round()
     image = Image.fromarray(shades.to(torch.uint8).numpy())
-    image.putpalette(_palette(theme.signed if signed else theme.unsigned))
+    image.putpalette([round(255 * shade / (2 * _SHADES)) for shade in range(2 * _SHADES + 1) for _ in "rgb"])
     return _url(image, "png", bits=4, optimize=True)
 
 
-def _palette(anchors: tuple[str, ...]) -> list[int]:
-    """Colours evenly spaced along ``anchors``, one per shade."""
-    colours = torch.tensor([[int(anchor[k : k + 2], 16) for k in (1, 3, 5)] for anchor in anchors]).float()
-    places = torch.linspace(0, len(anchors) - 1, 2 * _SHADES + 1)
-    left = places.floor().long().clamp_max(len(anchors) - 2)
-    part = (places - left)[:, None]
-    mixed = (1 - part) * colours[left] + part * colours[left + 1]
-    return [int(value) for value in mixed.round().flatten().tolist()]
+def colourings() -> dict[str, tuple[str, str, str]]:
+    """What turns greys into colours, by name: red, green and blue as tables for an SVG filter's transfer functions.
+
+    A table's values are evenly spaced over the greys, with straight lines between, as colours are along a scale.
+    """
+    scales = {
+        f"{kind}-{paper}": getattr(theme, kind)
+        for paper, theme in (("light", LIGHT), ("dark", DARK))
+        for kind in ("signed", "unsigned")
+    }
+    return {name: _tables(anchors) for name, anchors in scales.items()}
+
+
+def _tables(anchors: tuple[str, ...]) -> tuple[str, str, str]:
+    red, green, blue = (" ".join(f"{int(each[k : k + 2], 16) / 255:.4f}" for each in anchors) for k in (1, 3, 5))
+    return red, green, blue
 
 
 def _url(image: Image.Image, kind: str, **options: object) -> str:

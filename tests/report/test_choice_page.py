@@ -60,7 +60,7 @@ def test_the_samples_on_which_the_two_best_differ_are_pictured():
     likeness = answer().likeness
     rows = choice_page._gallery(answer())
     assert [sample for sample, _, _ in rows] == list(likeness.differing)
-    assert [name for name, _ in rows[0][2]] == list(likeness.pair)
+    assert [name for name, _, _ in rows[0][2]] == list(likeness.pair)
     assert choice_page.render(answer()).count("data:image/png") >= 3 * len(rows)
 
 
