@@ -2,11 +2,13 @@
 
     path.py        what the engine knows of a path; the model beside its copy with random weights
       streams.py     the better one: two streams, up and down; drawn there
-        network.py     the traced model, operation by operation; each can run with trained or with random weights
+        network.py     the model taken apart, operation by operation; each can run with trained or with random weights
+        transcript.py  what a model does while it runs, as a graph; for what cannot be traced symbolically
         folding.py     the same with batch normalisation folded into the operation before it, on request
         plan.py        which depths differ from the trained model at which operation, and which go through it together
-      full_batch.py  for what cannot be traced: stacked rows that modules with weights divide by depth
+      full_batch.py  for what cannot be taken apart: stacked rows that modules with weights divide by depth
         recording.py   two runs of such a model, watched: where its rows lie, and whether it treats every sample alike
+    opening.py     embeddings of token ids, which at some depths are random themselves
     rows.py        where the rows of samples lie in a value
     rounding.py    how far rounding alone may part two maps
     sums.py        what the parts of a pass add up to

@@ -303,7 +303,9 @@ class Engine:
                     self._proven |= needs
                     continue
                 for other in [other for other in self.methods if self._needs(other) & needs]:
-                    self._give_up(other, f"the map of '{name}' at depth {depth} differs by {difference:.1e} of its norm")
+                    self._give_up(
+                        other, f"the map of '{name}' at depth {depth} differs by {difference:.1e} of its norm"
+                    )
         if not self.methods:
             raise NotTraceable("every map differs from the plain loop's")
 
@@ -384,7 +386,8 @@ class Engine:
         groups: dict[Copies | None, list[str]] = {}
         for name, derived in methods.items():
             groups.setdefault(derived.copies, []).append(name)
-        outputs, found = None, {}
+        outputs: Tensor | None = None
+        found: dict[str, list[Tensor]] = {}
         for copies, names in groups.items():
             sums = self._pass(what, steps, copies, [methods[name] for name in names])
             outputs = sums.outputs["all"] if copies is None else outputs

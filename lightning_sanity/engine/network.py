@@ -133,24 +133,33 @@ class Network(Path):
         """Take it apart by what it does with samples: with few, or with all where those would go another way."""
         total = len(given[0])
         everyone = list(range(total))
-        unit_of = {name: self._unit_of.get(id(tensor)) for name, tensor in named_tensors(self.trained)}
-        for few, more in (([0, 1], [2, 0, 1]), (everyone, [total - 1, *everyone])):
-            with self.out_of_place(), torch.enable_grad():
-                runs, sizes = (_some(given, few), _some(given, more)), (len(few), len(more))
-                for explained, *_ in runs:  # some modules go another way where no gradient is wanted
-                    explained.requires_grad_(explained.is_floating_point())
-                found = Transcript(self.trained, runs, sizes, lambda name: unit_of[name] is not None)
-                if total <= len(more) or few is everyone or found.way == way(self.trained, _some(given, everyone)):
-                    break
+        whole = everyone, [total - 1, *everyone]
+        try:
+            runs, found = self._transcribed(given, [0, 1], [2, 0, 1])
+            if total > 2 and found.way != way(self.trained, _wanting_gradients(_some(given, everyone))):
+                runs, found = self._transcribed(given, *whole)
+        except NotTraceable:  # two samples may go another way than a third
+            if total <= 2:
+                raise
+            runs, found = self._transcribed(given, *whole)
         for name, value in found.constants.items():
             setattr(self.random, name, value)
         output = next(node for node in found.graph.nodes if node.op == "output")
         needed = {output, *_above(output)}
         nodes = [node for node in found.graph.nodes if node in needed or node.op == "placeholder"]
         self._know(found.graph, nodes, found.returned)
-        last = self._measure(*runs, Fraction(len(more), len(few)))
+        last = self._measure(*runs, Fraction(len(runs[1][0]), len(runs[0][0])))
         if not all(map(alike, found.outputs, last)):
             raise NotTraceable("what it does cannot be repeated call by call")
+
+    def _transcribed(
+        self, given: tuple[Any, ...], few: Sequence[int], more: Sequence[int]
+    ) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...]], Transcript]:
+        """Arguments of two numbers of samples, and what the network does with them."""
+        unit_of = {name: self._unit_of.get(id(tensor)) for name, tensor in named_tensors(self.trained)}
+        runs = _wanting_gradients(_some(given, few)), _wanting_gradients(_some(given, more))
+        with self.out_of_place(), torch.enable_grad():
+            return runs, Transcript(self.trained, runs, lambda name: unit_of[name] is not None)
 
     def _know(self, graph: fx.Graph, nodes: Iterable[fx.Node], returned: Mapping[str, Sequence[Any]]) -> None:
         """Note of every operation what it reads and what it comes from."""
@@ -185,10 +194,10 @@ class Network(Path):
                     raise NotTraceable("it assigns into a tensor")
                 else:
                     _not_in_place(node)
-            elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-                if not hasattr(Tensor, node.target[:-1]):
-                    raise NotTraceable(f"it calls {node.target} in place")
-                node.target = node.target[:-1]
+            elif node.op == "call_method" and (name := str(node.target)).endswith("_") and not name.endswith("__"):
+                if not hasattr(Tensor, name[:-1]):
+                    raise NotTraceable(f"it calls {name} in place")
+                node.target = name[:-1]
             yield node
 
     def _operation(self, node: fx.Node) -> _Operation:
@@ -348,6 +357,12 @@ def _some(given: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
     index = torch.tensor(places, device=given[0].device) % len(given[0])
     found: tuple[Any, ...] = rows_of(given, index)
     return found
+
+
+def _wanting_gradients(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same: some modules go another way where nobody wants a gradient."""
+    given[0].requires_grad_(given[0].is_floating_point())
+    return given
 
 
 def _above(node: fx.Node) -> set[fx.Node]:

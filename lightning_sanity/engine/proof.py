@@ -99,4 +99,3 @@ def _rows(what: Explanation, some: Tensor) -> Explanation:
 def _reads_outputs(method: Derived) -> bool:
     """Whether it reads nothing but the outputs for the batch itself."""
     return not method.rules and method.layer is None and method.copies is None
-

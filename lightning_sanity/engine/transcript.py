@@ -133,7 +133,7 @@ class _Run(TorchFunctionMode):
         kwargs = kwargs or {}
         tensors = [tensor for _, tensor in _leaves((args, kwargs))]
         before = [tensor._version for tensor in tensors]
-        taken = _mapped((args, kwargs), self._from)
+        taken, named = _mapped(tuple(args), self._from), _mapped(kwargs, self._from)
         result = func(*args, **kwargs)
         made = list(_leaves(result))
         written = [t for t, version in zip(tensors, before, strict=True) if t._version != version]
@@ -141,7 +141,7 @@ class _Run(TorchFunctionMode):
             raise NotTraceable("it changes gradients by hooks of tensors")
         if not written and _only_tells(func, made, result):
             return result
-        call = _Call(func, *taken, graded=torch.is_grad_enabled())
+        call = _Call(func, taken, named, graded=torch.is_grad_enabled())
         if written:
             self._note_writing(call, args, written)
         elif not made:
@@ -182,8 +182,7 @@ class Transcript:
 
     Args:
         model: The network.
-        inputs: Its arguments, for two different numbers of samples.
-        samples: These numbers.
+        inputs: Its arguments, for two different numbers of samples; the first of them is explained.
         random: Whether a parameter or buffer, by its name, becomes random.
 
     Attributes:
@@ -201,11 +200,10 @@ class Transcript:
         self,
         model: nn.Module,
         inputs: tuple[Sequence[Any], Sequence[Any]],
-        samples: tuple[int, int],
         random: Callable[[str], bool],
     ) -> None:
         one, other = _Run(model, inputs[0]), _Run(model, inputs[1])
-        self._samples, self._random, self._lengths = samples, random, len(inputs[0])
+        self._samples, self._random = (len(inputs[0][0]), len(inputs[1][0])), random
         self.graph = fx.Graph()
         self.constants: dict[str, Tensor] = {}
         self.way = [step for call in one.calls for step in (call.function, call.read)]
@@ -234,8 +232,8 @@ class Transcript:
         args, kwargs = self._shaped(one, other) or self._merged((one.args, one.kwargs), (other.args, other.kwargs))
         function = partial(_on_a_copy, one.function) if one.in_place else one.function
         node = self._nodes[_Result(place)] = self._called(function, args, kwargs, name)
-        read = node.args[1:] if name in _ABOUT_THE_FIRST else node.all_input_nodes
-        touched = not self._touched.isdisjoint(read)
+        told = node.all_input_nodes[1:] if name in _ABOUT_THE_FIRST else node.all_input_nodes
+        touched = not self._touched.isdisjoint(told)
         if touched:
             self._touched.add(node)
             if not one.graded:

@@ -215,23 +215,11 @@ def test_the_clone_carries_its_trained_weights_afterwards():
     assert copied.relu.inplace, "in-place activations stay switched off"
 
 
-class Overwriting(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(432, 4)
-
-    def forward(self, x):
-        x = x.flatten(1).clone()
-        x[:, 0] = 0
-        return self.head(x)
-
-
 @pytest.mark.parametrize(
     ("make", "reason", "path", "said"),
     [
         (Branching, "control flow", "plain", ("plain loop: two_stream: ", "; full_batch: ")),
         (Mixing, "depend on one another", "plain", ("plain loop: its samples depend on one another",)),
-        (Overwriting, "assign|Proxy", "full_batch", ()),
     ],
 )
 def test_a_network_that_cannot_be_taken_apart_goes_another_way(make, reason, path, said, caplog):
