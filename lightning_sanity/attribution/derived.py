@@ -79,6 +79,11 @@ class Derived:
     reduced: Callable[[Tensor, Any], Tensor] | None = None
     tolerance: float = 1e-5
 
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether it reads nothing but the outputs for the batch itself."""
+        return not self.rules and self.layer is None and self.copies is None
+
     def __call__(self, model: nn.Module, inputs: Any, target: Tensor | None) -> Tensor:
         """The attribution of ``inputs``."""
         with InputGradients():

@@ -32,7 +32,7 @@ def proof_depth(seed: int, depths: int) -> int:
 
 def in_order(methods: Mapping[str, Derived]) -> list[str]:
     """Names in the order in which they are proven: who reads outputs alone comes behind who makes a pass for more."""
-    return sorted(methods, key=lambda name: _reads_outputs(methods[name]))
+    return sorted(methods, key=lambda name: methods[name].reads_outputs)
 
 
 class PlainPath:
@@ -59,7 +59,7 @@ class PlainPath:
         whole = method.copies is not None
         some = torch.arange(self._samples, device=self._device) if whole else self._some
         what = _rows(self._what, some)
-        plain = self._of_outputs(method, what) if _reads_outputs(method) else None
+        plain = self._of_outputs(method, what) if method.reads_outputs else None
         plain = self._plainly(name, method, what) if plain is None else plain
         off = relative(ours[some], plain)
         if off <= tolerance or not whole:
@@ -87,15 +87,9 @@ class PlainPath:
         """By the outputs of the same samples that another method's plain pass returned, if there was one."""
         if self._outputs is None:
             return None
-        inputs = what.inputs if what.opened is None else what.opened(what.model, what.inputs)
-        return method.of(inputs, Reading({}, outputs=self._outputs))
+        return method.of(what.opened_inputs(), Reading({}, outputs=self._outputs))
 
 
 def _rows(what: Explanation, some: Tensor) -> Explanation:
     target = None if what.target is None else what.target[some]
     return replace(what, inputs=rows_of(what.inputs, some), target=target)
-
-
-def _reads_outputs(method: Derived) -> bool:
-    """Whether it reads nothing but the outputs for the batch itself."""
-    return not method.rules and method.layer is None and method.copies is None

@@ -250,7 +250,7 @@ class Transcript:
 
     def _shaped(self, one: _Call, other: _Call) -> Any:
         """Arguments of a change of shape that leave the number of rows open; None where that cannot be done."""
-        sizes = one.args[1:]
+        sizes: Any = one.args[1:]
         sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
         numbers = one.args and sizes and not one.kwargs and all(type(size) is int for size in sizes)
         if _name(one.function) not in _SHAPING or not numbers or one.shape is None or other.shape is None:

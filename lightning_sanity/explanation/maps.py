@@ -102,9 +102,13 @@ class Explanation:
     in_one: bool = False
     apart: bool = False
 
+    def opened_inputs(self) -> Any:
+        """The inputs whose first is continuous, as the model is now."""
+        return self.inputs if self.opened is None else self.opened(self.model, self.inputs)
+
     def with_noise(self, keys: Sequence[int]) -> Explanation:
         """As many noisy copies of the batch as keys, stacked; each sample's noise is its own, scaled by its range."""
-        inputs = self.inputs if self.opened is None else self.opened(self.model, self.inputs)
+        inputs = self.opened_inputs()
         value, everyone = first(inputs), slice(None)
         noisy = torch.cat([value] * len(keys))
         if value.is_floating_point():

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sanity.attribution.derived import Derived, Reading
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine import ENGINES, Engine, Trial, engine_for
 from lightning_sanity.explanation.explainer import Explainer
@@ -341,7 +342,7 @@ class Cascade:
                 told: int | None = None
                 for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
-                        act = partial(self._step, now=now, place=place, depth=depth, made=made.get(name))
+                        act = partial(self._step, now=now, place=place, depth=depth, made=made.get(name), heard=heard)
                         self._guarded(name, table, (trial, depth), act)
                     told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
@@ -437,7 +438,14 @@ class Cascade:
         return 1 + (trial * len(self.route) + depth) % (self.samples - 1) if self.samples > 1 else 0
 
     def _step(
-        self, name: str, table: Trials, now: Explanation, place: int, depth: int, made: Iterator[Compared] | None
+        self,
+        name: str,
+        table: Trials,
+        now: Explanation,
+        place: int,
+        depth: int,
+        made: Iterator[Compared] | None,
+        heard: Sequence[Tensor],
     ) -> None:
         method = self.methods[name][0]
         trial = self.trials + place
@@ -447,7 +455,7 @@ class Cascade:
             if method.fresh and self._pictured(trial, depth):
                 self._draw(table, depth, self._explain(name, now, trial, depth))
             return
-        maps, found = next(made) if made is not None else (self._explain(name, now, trial, depth), None)
+        maps, found = next(made) if made is not None else (self._maps(name, now, heard, trial, depth), None)
         shift = self._shift(trial, depth)
         unrelated = None if now.question is None else self._explain(name, now.crossed(shift), trial, depth)
         if found is None:
@@ -459,6 +467,13 @@ class Cascade:
             self._end(name, table, maps, unrelated, place)
         if self._pictured(trial, depth):
             self._draw(table, depth, maps)
+
+    def _maps(self, name: str, now: Explanation, heard: Sequence[Tensor], *key: object) -> Maps:
+        """A method's maps; of outputs that another method's pass returned, where it reads nothing else."""
+        function = self.methods[name][1]
+        if heard and isinstance(function, Derived) and function.reads_outputs:
+            return reduced(function.of(now.opened_inputs(), Reading({}, outputs=heard[0])), name, now)
+        return self._explain(name, now, *key)
 
     def _end(self, name: str, table: Trials, maps: Maps, unrelated: Maps | None, place: int) -> None:
         """What is measured at full randomization only."""

@@ -1,6 +1,5 @@
 """What cannot be traced, but runs the same for every sample, is explained in full batches; what may not, is refused."""
 
-
 import pytest
 import torch
 from made_untraceable import SEQUENCES, UNTRACEABLE, Handing, Sized

@@ -374,3 +374,31 @@ def test_both_ways_out_of_ids_without_a_gradient_work():
     for result, kind in ((named, "signal"), (given, "signal")):
         assert result.curves["gradient", "spearman"].values.isfinite().any(), kind
     assert given.settings["axes"]["summed"] == 2
+
+
+class Meeting(nn.Module):
+    """Sentences are seen beside the others of their batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(8, 3)
+
+    def forward(self, ids):
+        x = torch.tanh(self.embed(ids)).mean(1)
+        return self.head(x - x.mean(0))
+
+
+def test_sentences_that_depend_on_one_another_are_explained_each_by_its_own_score():
+    torch.manual_seed(0)
+    model, ids = Meeting().eval(), torch.randint(0, 20, (4, 6))
+    options = {"trials": 1, "progress": False, "controls": False}
+    result = parameter_randomization_test(model, ids, torch.arange(4) % 3, methods=["gradient", "occlusion"], **options)
+    assert any("depend on the other samples" in note for note in result.coverage.notes)
+    assert {"gradient", "occlusion"} == {name for name, _ in result.curves}
+    embeddings = model.embed(ids).detach().requires_grad_()
+    x = torch.tanh(embeddings).mean(1)
+    own = model.head(x - x.mean(0))[torch.arange(4), torch.arange(4) % 3]
+    slopes = [torch.autograd.grad(score, embeddings, retain_graph=True)[0][place] for place, score in enumerate(own)]
+    expected = torch.stack(slopes).sum(2).abs()
+    found = result.trained_maps["gradient"].reshape(4, 6).float()
+    assert torch.allclose(found / found.amax(1, keepdim=True), expected / expected.amax(1, keepdim=True), atol=0.01)
