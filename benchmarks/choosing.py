@@ -6,9 +6,11 @@ labels until they know them, asked about samples they have not seen. Both are ti
 takes for a trained network of that kind. "unlabelled": what a network shows without labels, trained on true labels, on
 labels of which a part is permuted, and on permuted ones: how sure it is of unseen samples, and how often it keeps its
 class when they are shifted by a pixel. "seeds": trained networks of seven kinds; the choice is made with several seeds.
-It is the same if both recommend one method, a stated tie if each is in the other's set.
+It is the same if both recommend one method, a stated tie if each is in the other's set. "budget": a pretrained
+ImageNet network, 16 images of 224 px, every method that applies, one thread; seconds are of processor time, as on a
+machine that does nothing else.
 
-    python benchmarks/choosing.py [--question untrained permuted unlabelled seeds] [--seeds 3] [--networks demo unet]
+    python benchmarks/choosing.py [--question untrained permuted unlabelled seeds budget] [--seeds 3]
 """
 
 from __future__ import annotations
@@ -187,6 +189,30 @@ def unlabelled(seeds=20, samples=200):
         yield {"permuted share": share, "seeds": seeds, **ranges}
 
 
+def pretrained(side):
+    """An ImageNet network and 16 views of six photographs."""
+    from lightning_sanity.cli import photos
+
+    values = photos.standardised(photos.photographs(side))
+    return photos.pretrained(), torch.cat([values, values[:4].flip(3)])
+
+
+def budgeted(seconds=(60, 300), side=224):
+    torch.set_num_threads(1)
+    model, values = pretrained(side)
+    plain, time.perf_counter = time.perf_counter, time.process_time
+    try:
+        for budget in seconds:
+            choice, took = chosen(model, values, None, candidates="auto", profile=True, budget=budget)
+            standing = {}
+            for row in choice.table:
+                standing.setdefault(row.standing.value, []).append(row.method)
+            yield {"budget": budget, "took": round(took, 1), "reason": choice.reason, **standing}
+            print(choice, flush=True)
+    finally:
+        time.perf_counter = plain
+
+
 def subjects(names):
     """``name -> (model, samples, labels or None, further options)`` of the networks whose choice is repeated."""
     for name in names:
@@ -195,11 +221,7 @@ def subjects(names):
             values, labels = data()
             yield name, fitted(build, values[:-32], labels[:-32]), values[-32:], labels[-32:], {}
         elif name == "pretrained":
-            from lightning_sanity.cli import photos
-
-            values = photos.standardised(photos.photographs(64))
-            values = torch.cat([values, values[:4].flip(3)])
-            yield name, photos.pretrained(), values, None, {"max_steps": 4, "candidates": CANDIDATES[:5]}
+            yield name, *pretrained(64), None, {"max_steps": 4, "candidates": CANDIDATES[:5]}
         else:
             model, values, _ = studied(name)
             yield name, model, values[:32], None, STUDIED[name].given()
@@ -231,7 +253,13 @@ def seeded(seeds=3, networks=REPEATED):
         }
 
 
-QUESTIONS = {"untrained": untrained, "permuted": permuted, "unlabelled": unlabelled, "seeds": seeded}
+QUESTIONS = {
+    "untrained": untrained,
+    "permuted": permuted,
+    "unlabelled": unlabelled,
+    "seeds": seeded,
+    "budget": budgeted,
+}
 
 
 def main():
@@ -252,6 +280,7 @@ def main():
     warnings.simplefilter("ignore")
     for question in given.question:
         options = {} if given.seeds is None else {"seeds": given.seeds}
+        options = {} if question == "budget" else options
         options |= {"networks": given.networks} if question == "seeds" else {}
         for row in QUESTIONS[question](**options):
             print(json.dumps({"question": question, **row}) if given.json else f"{question}: {row}", flush=True)

@@ -49,7 +49,7 @@ _OF_A_TRIAL, _OF_TRYING = 0.05, 0.4
 """Shares of a tier's seconds that one candidate's first map may take, and those of all of them."""
 _HANDFUL, _FEWER, _UNKNOWN = 6, (6, 4), 12
 """Methods that a short budget should reach; steps that are walked then; and how many a network may have."""
-_FASTEST, _UNPACED, _SLOWEST = 0.2, 0.75, 2.0
+_FASTEST, _UNPACED, _SLOWEST = 0.2, 1.0, 2.0
 """Bounds of what a test may take of what was promised, and what the first one is taken to."""
 UNLABELLED = (
     "labels= was not given: a network that learned permuted labels by heart looks trained, and would get a "
