@@ -128,7 +128,7 @@ class Allowance:
         limit = self._limit
         self._until = self._begun + limit
         left = max(self._until - time.perf_counter(), _LEAST_PART * limit)
-        draw = self.takes["drawing"] <= _LARGEST_PART * left or not self._training or (self.auto and self._first)
+        draw = self.takes["drawing"] <= _LARGEST_PART * left or not self._training or self._shown_anyway
         compare = self.takes["labels"] <= _LARGEST_PART * left
         beside = self.takes["rest"] + draw * self.takes["drawing"] + compare * self.takes["labels"]
         test = max(left - beside, _LEAST_PART * left)
@@ -171,9 +171,14 @@ class Allowance:
         yield
         self.takes[part] = self._now[part] = time.perf_counter() - begun
 
+    @property
+    def _shown_anyway(self) -> bool:
+        """Whether this measurement is drawn whatever it takes, because it is the first that anybody sees."""
+        return self.auto and self._first
+
     def exceeded(self) -> bool:
-        """Whether the time is up."""
-        return time.perf_counter() > self._until
+        """Whether the time is up for what can wait."""
+        return time.perf_counter() > self._until and not self._shown_anyway
 
     def end(self, thinned: Mapping[str, object] | None, *, open_verdicts: bool = False) -> None:
         """All is done that is done at this validation.
@@ -213,7 +218,7 @@ class Allowance:
         said += f" ({self.spent / self.trained:.1%})"
         limited = self.auto and not self.every
         if limited and self.spent > SHARE * self.trained:
-            said += f", more than {SHARE:.0%} because training ends with a measurement in full"
+            said += f", more than {SHARE:.0%} because what training ends with is measured in any case"
         if limited and open_verdicts:
             said += "; max_time=None lets an open verdict take the trials that it needs"
         return said

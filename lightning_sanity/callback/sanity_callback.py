@@ -73,15 +73,15 @@ class SaliencySanityCallback(pl.Callback):
             time. The test drops depths and trials until it fits, then methods; the result says which. A share is saved
             up: validations are skipped, and ``age`` is logged, until there is enough for the smallest test. None is
             skipped if another callback monitors a key of this one, or with ``on_fail="raise"``. ``"auto"`` takes a
-            share of 5 %, or 8 seconds where training is short. The first validation is measured in advance, at most
-            for ten seconds. What ``fit`` ends with is measured in full, after training where a validation was not
-            known to be the last; only what would take longer than half a minute, and than was saved, is thinned, and
-            trials are added for open verdicts as far as was saved. At the end it says what all that took. Where no
-            validation may be skipped, ``"auto"`` is no limit, and None never is. Pictures and page wait if they would
-            take more than a third of the time, at most until the end of ``fit``, but for the first and the last;
-            numbers go out every time. The data randomization test is then left out, and its last result kept. A method
-            that hangs is stopped after twice the time, if it runs in Python on the main thread of a Unix process.
-            Forming the probe, at the first validation, does not count.
+            share of 5 %, or 8 seconds where training is short. The first validation is measured in advance, for ten
+            seconds at most, or as long as the least test takes. What ``fit`` ends with is measured in full, after
+            training where a validation was not known to be the last; only what would take longer than half a minute,
+            and than was saved, is thinned, and trials are added for open verdicts as far as was saved. At the end it
+            says what all that took. Where no validation may be skipped, ``"auto"`` is no limit, and None never is.
+            Figures and page wait if they would take more than a third of the time, at most until the end of ``fit``;
+            with ``"auto"`` the first and the last never do, and numbers go out every time. The data randomization test
+            is then left out, and its last result kept. A method that hangs is stopped after twice the time, if it runs
+            in Python on the main thread of a Unix process. Forming the probe, at the first validation, does not count.
         precision: None measures in the trainer's precision, ``"32"`` in float32.
         name: Tells several instances apart; keys become ``sanity/<name>/...``.
         target: What is explained where the model does not return class scores; see ``parameter_randomization_test``.

@@ -248,6 +248,8 @@ def test_the_first_look_is_drawn_although_it_takes_a_large_part(clock):
     for draw in (True, False):
         made.begin(training=True, done=0.5)
         assert made.divide().draw is draw
+        clock.wait(100.0)
+        assert made.exceeded() is not draw
         made.end({})
         made.saved = 2.0
 
@@ -299,7 +301,7 @@ def test_what_it_took_is_told_beside_what_training_took(clock):
     )
     made.begin(training=True, last=True)
     measured(made, clock, 4.0)
-    assert "(6.0%), more than 5% because training ends with a measurement in full" in made.account()
+    assert "(6.0%), more than 5% because what training ends with is measured in any case" in made.account()
 
 
 @pytest.mark.parametrize("options", [{"limit": None}, {"limit": "auto", "every": True}])
