@@ -1,9 +1,9 @@
 """Question: what does a test of one trial spend its time on, beside the explanations that it cannot do without?
 
-Every piece of one test of the gradient on a ResNet-18, in milliseconds and as a share of one bare gradient, which is one
-captum call on the batch. The pieces are functions of the library, each timed by its name with all that it calls; only
-of a walk the proof, the draws and what is left of the cascade's bookkeeping are told apart. Every round measures the bare
-loop and the bare gradient as well; medians of the rounds.
+Every piece of one test of the gradient on a ResNet-18, in milliseconds and as a share of one bare gradient, which is
+one captum call on the batch. The pieces are functions of the library, each timed by its name with all that it calls;
+only of a walk the proof, the draws and what is left of the cascade's bookkeeping are told apart. Every round measures
+the bare loop and the bare gradient as well; medians of the rounds.
 
     OMP_NUM_THREADS=1 python benchmarks/fixed_part.py --cpu-time [--sizes 32 64 224] [--batch 8] [--trials 1]
     OMP_NUM_THREADS=1 python benchmarks/fixed_part.py --cpu-time --again    the same module a second time

@@ -133,8 +133,8 @@ def _rows(values: Any) -> Any:
 def _reproduced(shown: Shown, outputs: Tensor) -> bool:
     """Whether the recorded pass of the copy has, for some samples among others, what the model itself returned.
 
-    Then the copy does what the model does, and no sample's output depends on the others. If not, either may be at fault,
-    or rounding: both are asked again, with the very same samples.
+    Then the copy does what the model does, and no sample's output depends on the others. If not, either may be at
+    fault, or rounding: both are asked again, with the very same samples.
     """
     theirs = logits(shown.outputs)
     if not outputs.ndim or len(shown.places) < 2 or theirs.shape != (len(shown.places), *outputs.shape[1:]):

@@ -59,9 +59,7 @@ def reach_of(
     return reached if reached is not None and bool(reached.any()) else None  # no gradient anywhere tells nothing
 
 
-def _parts(
-    what: Explanation, noisy: Explanation, gradient: AttributionFn, max_batch: int | None
-) -> Iterator[Tensor]:
+def _parts(what: Explanation, noisy: Explanation, gradient: AttributionFn, max_batch: int | None) -> Iterator[Tensor]:
     """Where the gradient is not 0, ``(n, H, W)``: of one sample, then of the others; of all if they are one thing."""
     samples = len(first(noisy.inputs))
     if what.question is None and not what.in_one and samples > 1:

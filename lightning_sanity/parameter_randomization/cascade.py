@@ -369,8 +369,8 @@ class Cascade:
     def _watch(self, trial: int, depth: int) -> None:
         """See what a pass with random weights reads: their values may lead it elsewhere than the trained ones did.
 
-        Nothing of a network that shared walks can follow. Of others every depth is looked at once, and the last in every
-        trial, where most is random.
+        Nothing of a network that shared walks can follow. Of others every depth is looked at once, and the last in
+        every trial, where most is random.
         """
         followed = self.follows or is_sharded(self.model)
         if self.left is not None and not followed and (trial == 0 or depth == len(self.route) - 1):

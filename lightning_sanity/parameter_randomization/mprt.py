@@ -310,8 +310,8 @@ class _Ready:
 
     def coverage(self, walk: Walk, order: str, paths: tuple[str, ...], thinned: tuple[str, ...]) -> Coverage:
         depths = self.planned.depths(order)
-        notes = paths + self.notes + signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes + self.guests.notes
-        notes += step_notes(walk, depths)
+        told = signal_notes(walk, gradient_ratio_of(walk)) + thinned + walk.notes
+        notes = paths + self.notes + told + self.guests.notes + step_notes(walk, depths)
         return coverage_of(self.planned, depths, self.drawer, walk, self.study.model, self.graph, self.left, notes)
 
 
