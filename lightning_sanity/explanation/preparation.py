@@ -24,6 +24,7 @@ from lightning_sanity.model.clone import (
     check_liveness,
     eager,
     evaluating,
+    largest_finite,
     launder,
     preserved,
 )
@@ -69,21 +70,24 @@ def quiet_copy(
         stand_in(model, clone_fn, share) as (copied, kept),
     ):
         values = launder(inputs, device)
-        aside = () if copied is model else bookkeeping(copied, lambda: _few(values, _scores(copied, forward))[1])
+        in_place = copied is model
+        aside = () if in_place else bookkeeping(copied, lambda: _few(values, _scores(copied, forward))[1])
         graph = trace(copied, as_arguments(values), lambda *arguments: call(copied, arguments, forward), logits)
         plain = forward is None and isinstance(graph.outputs, Tensor)
         graph = replace(graph, outputs=logits(graph.outputs).detach())
-        scores, apart = _scores(copied, forward), shown is not None and _reproduced(shown, graph.outputs)
-        some, ours = _rows(values), graph.outputs[among_others(batch_size(values))] if apart else graph.outputs
-        if not apart:
+        scores = _scores(copied, forward)
+        # In place it has the buffers of the first process, and is not what was shown.
+        if shown is not None and not in_place and _reproduced(shown, graph.outputs):
+            some, ours = _rows(values, shown.places), graph.outputs[list(shown.places)]
+            graph = replace(graph, apart=shown.places != tuple(range(batch_size(values))))
+        else:
             with torch.no_grad(), evaluating(model), preserved(model):
-                unheard = model if copied is model else stand_in_for(model)
+                unheard = model if in_place else stand_in_for(model)
                 leave_out(unheard, aside)
                 some, theirs = _few(values, _scores(unheard, forward))
                 ours = scores(some)
             check_fidelity(theirs, ours, lambda: scores(some))
         check_liveness(copied, ours, lambda: scores(some))
-        graph = replace(graph, apart=apart)
         explained = copied if plain else Adapted(copied, forward).eval()
         yield copied, explained, values, device, kept, graph
 
@@ -114,7 +118,7 @@ def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[A
 
 def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     """Some samples and what ``run`` makes of them; all samples for a model that takes no other batch size."""
-    few = _rows(values)
+    few = _rows(values, among_others(batch_size(values)))
     try:
         outputs = run(few)
         if outputs.ndim and len(outputs) == batch_size(few):
@@ -124,24 +128,21 @@ def _few(values: Any, run: Callable[[Any], Tensor]) -> tuple[Any, Tensor]:
     return values, run(values)
 
 
-def _rows(values: Any) -> Any:
-    """A few samples, each among other neighbours than in the batch."""
-    places = among_others(batch_size(values))
-    return tree_map(lambda t: t[places] if isinstance(t, Tensor) else t, values)
+def _rows(values: Any, places: Sequence[int]) -> Any:
+    return tree_map(lambda t: t[list(places)] if isinstance(t, Tensor) else t, values)
 
 
 def _reproduced(shown: Shown, outputs: Tensor) -> bool:
-    """Whether the recorded pass of the copy has, for some samples among others, what the model itself returned.
+    """Whether the recorded pass of the copy has, for some samples, what the model itself returned for them.
 
-    Then the copy does what the model does, and no sample's output depends on the others. If not, either may be at
-    fault, or rounding: both are asked again, with the very same samples.
+    Then the copy does what the model does; and where others were beside them, no sample's output depends on those. If
+    not, either may be at fault, or rounding: both are asked again, with the very same samples.
     """
     theirs = logits(shown.outputs)
     if not outputs.ndim or len(shown.places) < 2 or theirs.shape != (len(shown.places), *outputs.shape[1:]):
         return False
     expected = outputs[list(shown.places)]
-    largest = float(torch.where(expected.isfinite(), expected, 0).abs().amax()) if expected.numel() else 0.0
-    nearly = min(1e-5, 1e-4 * largest)
+    nearly = min(1e-5, 1e-4 * largest_finite(expected))
     return torch.allclose(theirs.to(expected), expected, rtol=1e-4, atol=nearly, equal_nan=True)
 
 

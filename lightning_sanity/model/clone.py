@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from lightning_sanity.model.detached import rebind_hooks, silence, strangers, users_hooks
 from lightning_sanity.model.digest import state_digest
 from lightning_sanity.model.outputs import logits
-from lightning_sanity.model.weights import zeroed
+from lightning_sanity.model.weights import drop_gathered, zeroed
 from lightning_sanity.resources.quoting import quoted
 
 # Lightning writes compiled versions of these over the methods, closed over the module they were compiled for. A bound
@@ -231,6 +231,11 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return float((one.float() - other.float()).abs().max()) if one.shape == other.shape else math.inf
 
 
+def largest_finite(values: Tensor) -> float:
+    """The largest magnitude among finite values; 0 where there are none."""
+    return float(torch.where(values.isfinite(), values, 0).abs().amax()) if values.numel() else 0.0
+
+
 @torch.no_grad()
 def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor]) -> None:
     """Raise ``CloneError`` unless zeroing the copy's weights changes its output; they are restored.
@@ -245,8 +250,8 @@ def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor])
         return  # nothing can become random, or a head of zeros answers 0 whatever lies below: other things to say
     with zeroed(copied):
         after = run()
-    largest = float(before.abs().amax())
-    if before.shape == after.shape and not torch.allclose(before, after, rtol=_CLEARLY, atol=_CLEARLY * largest):
+    slack = _CLEARLY * largest_finite(before)
+    if before.shape == after.shape and not torch.allclose(before, after, _CLEARLY, slack, equal_nan=True):
         return
     if torch.equal(run(), after):
         raise CloneError(
@@ -258,7 +263,9 @@ def check_liveness(copied: nn.Module, before: Tensor, run: Callable[[], Tensor])
 
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over a module's ``state_dict``; see ``digest.state_digest``."""
-    return state_digest(getattr(module, "_orig_mod", module).state_dict())
+    original = getattr(module, "_orig_mod", module)
+    drop_gathered(original)  # whose memory could not be given back once its bytes were read
+    return state_digest(original.state_dict())
 
 
 def as_one_operation(function: Callable[..., Any], *arguments: Any) -> Any:
