@@ -235,15 +235,20 @@ class Embedding:
 
     def _scores(self, attribution: Any, counted: Tensor) -> Tensor:
         found: Tensor = attribution[0] if isinstance(attribution, tuple) else attribution
-        reduced = torch.linalg.vector_norm(found, dim=1) if self.reduce == "norm" else _sum(found)
+        reduced = torch.linalg.vector_norm(_by_token(found), dim=-1) if self.reduce == "norm" else _sum(found)
         return torch.where(counted, reduced, torch.zeros_like(reduced))
 
 
 def _sum(found: Tensor) -> Tensor:
     """Sums ``(N, T)`` over dimensions; 0 for samples in which they are what rounding has left of 0."""
-    total = found.sum(1)
+    total = _by_token(found).sum(-1)
     rounding = max(torch.finfo(found.dtype).eps / 2, 1e-6) * found.abs().sum((1, 2))
     return total.masked_fill((total.abs().sum(1) <= rounding)[:, None], 0)
+
+
+def _by_token(found: Tensor) -> Tensor:
+    """``(N, E, T)`` as ``(N, T, E)`` in memory, so that all tokens are added up in one order and equal ones stay tied."""
+    return found.transpose(1, 2).contiguous()
 
 
 def _each_token(inputs: Any) -> Tensor:
