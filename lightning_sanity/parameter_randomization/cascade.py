@@ -117,8 +117,8 @@ class Cascade:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), self._refer)
                 self._tick(f"trained model, {name}")
-        seen = self._trained_model.outputs if self._share.world == 1 else None
-        self._trained_outputs = heard[0] if heard else self.what.outputs() if seen is None else seen
+        seen = self._trained_model.outputs  # the same on every process, which what one of them heard is not
+        self._trained_outputs = seen if seen is not None else heard[0] if heard else self.what.outputs()
         if "random_logit" in self.settings.diagnostics:
             others = other_classes(self.what.target, self._trained_outputs, self.settings.seed)
             for name in filter(self._trained_model.mine, self.methods):

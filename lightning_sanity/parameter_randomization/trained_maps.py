@@ -110,9 +110,12 @@ class TrainedModel:
     def _hand_round(self, explainer: int, copies: int, took: float) -> tuple[int, float]:
         """Give every process what one of them found in the batch itself."""
         if self._share.world > 1:
+            device = first(self.what.inputs).device
             made = {name: maps.to("cpu") for name, maps in self._shared.items()}
-            made, copies, took = self._share.exchange((made, copies, took))[explainer]
-            self._shared = {name: maps.to(first(self.what.inputs).device) for name, maps in made.items()}
+            outputs = None if self.outputs is None else self.outputs.cpu()
+            made, outputs, copies, took = self._share.exchange((made, outputs, copies, took))[explainer]
+            self._shared = {name: maps.to(device) for name, maps in made.items()}
+            self.outputs = None if outputs is None else outputs.to(device)
         return copies, took
 
     def _of_noisy(self, engine: Engine, names: Sequence[str], copies: int) -> dict[str, Maps]:

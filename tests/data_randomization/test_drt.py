@@ -120,8 +120,8 @@ def test_similarities_equal_a_slow_computation(kinds, result):
 def test_the_index_is_its_formula(result):
     for measure in MEASURES:
         curve = result.curves["guided_backprop", measure]
-        same, seeds, unrelated = (t.abs() if measure == "spearman_signed" else t for t in vars(curve).values())
-        same, unrelated, seeds = same.nanmean(), seeds.nanmean(), unrelated.nanmean()
+        tables = curve.values, curve.floor, curve.ceiling
+        same, unrelated, seeds = ((t.abs() if measure == "spearman_signed" else t).nanmean() for t in tables)
         expected = float((seeds - same) / (seeds - unrelated))
         assert result.verdicts["guided_backprop"].psi_of[measure][0] == pytest.approx(expected, abs=1e-4)
 

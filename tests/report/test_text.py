@@ -50,7 +50,7 @@ def test_the_legend_names_the_threshold_that_was_used():
 
 
 def test_a_number_that_rests_on_few_pairs_is_marked_and_explained():
-    said = account(blanked(made(), "gradcam", 0.57))
+    said = account(blanked(made(), "gradcam", 0.57), width=100)
     assert "on 43% of the pairs (*)" in said
     assert "\n(*) in the other pairs" in said
 
