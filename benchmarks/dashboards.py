@@ -292,6 +292,7 @@ def main():
     given = flags.parse_args()
     if given.equality_only:
         assert set(READERS) <= set(LOGGERS)
+        print(f"equality: readers of {', '.join(READERS)} belong to loggers")
         return
     if given.alone:
         warnings.simplefilter("default")
