@@ -247,7 +247,7 @@ def _sum(found: Tensor) -> Tensor:
 
 
 def _by_token(found: Tensor) -> Tensor:
-    """``(N, E, T)`` as ``(N, T, E)`` in memory, so that all tokens are added up in one order and equal ones stay tied."""
+    """``(N, E, T)`` as ``(N, T, E)`` in memory: all tokens are added up in one order, and equal ones stay tied."""
     return found.transpose(1, 2).contiguous()
 
 

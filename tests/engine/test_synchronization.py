@@ -17,8 +17,8 @@ TRIALS, DEPTHS = 3, 3
 
 # (module, function) -> how often in all trials together, at most
 ONCE_PER_RUN = {("rounding", "relative"): len(METHODS), ("maps", "__call__"): len(METHODS)}
-"""The proof that a method's maps are the plain ones, and whether its pass is one of the probe itself; counted per method,
-not per trial."""
+"""The proof that a method's maps are the plain ones, and whether its pass is one of the probe itself; counted per
+method, not per trial."""
 DRAWING = {("strategies", "_law"): 11}
 """Whether a tensor is constant, and thus has no spread to draw with, is asked of its values: once per run and tensor,
 once more per constant one, and of the largest where a constant is 0."""
