@@ -156,9 +156,8 @@ def test_no_more_than_max_batch_samples_are_explained_at_once_with_the_same_maps
     assert parts.settings["max_batch"] == 2
     for key, curve in whole.curves.items():
         if key[0] != "random":
-            nearly = (
-                1e-3 if key[0] == "output_pattern" else 1e-4
-            )  # which magnifies how little an untrained network says
+            # The pattern magnifies how little an untrained network says.
+            nearly = 1e-3 if key[0] == "output_pattern" else 1e-4
             assert torch.allclose(curve.values, parts.curves[key].values, atol=nearly, equal_nan=True), key
 
 
