@@ -293,7 +293,7 @@ class Engine:
         """Explain one depth by the plain path as well; what differs is given up with all that shares its passes."""
         depth = proof_depth(self.seed, len(self.steps))
         with self._at(depth, redraw, saved):
-            plain = PlainPath(self.what, self.seed, self._proof_rows)
+            plain = self._plain_path(self.what)
             for name in in_order(self.methods):
                 if name not in self.methods or not (needs := self._needs(name)) - self._proven:
                     continue
@@ -325,7 +325,7 @@ class Engine:
 
     def proven(self, what: Explanation, found: Mapping[str, Tensor]) -> list[str]:
         """Methods whose attributions of the model as it is now are those of the plain path."""
-        plain = PlainPath(what, self.seed, self._proof_rows)
+        plain = self._plain_path(what)
 
         def same(name: str) -> bool:
             try:
@@ -335,6 +335,10 @@ class Engine:
                 return False
 
         return [name for name in in_order({name: self.methods[name] for name in found}) if same(name)]
+
+    def _plain_path(self, what: Explanation) -> PlainPath:
+        listens = any(derived.reads_outputs for derived in self.methods.values())
+        return PlainPath(what, self.seed, self._proof_rows, listens)
 
     def _tolerance(self, name: str) -> float:
         return max(self.methods[name].tolerance, self.path.tolerance)

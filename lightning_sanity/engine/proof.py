@@ -7,6 +7,7 @@ one's pass returned.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -42,13 +43,15 @@ class PlainPath:
         what: The explanation.
         seed: Of the explainers' draws, and of which samples are looked at.
         rows: Per method, how many samples are explained at once; as many as a method usually does, if it is not here.
+        listens: Whether some method reads nothing but the outputs of another one's pass.
     """
 
-    def __init__(self, what: Explanation, seed: int, rows: Mapping[str, int]) -> None:
+    def __init__(self, what: Explanation, seed: int, rows: Mapping[str, int], listens: bool) -> None:
         self._what, self._seed, self._rows = what, seed, rows
         self._samples, self._device = len(first(what.inputs)), first(what.inputs).device
         self._some = self._few()
         self._outputs: Tensor | None = None
+        self._listens = listens  # to listen is to compare inputs, and to wait for the device
 
     def difference(self, name: str, method: Derived, ours: Tensor, tolerance: float) -> float:
         """How far an attribution is from the plain path's, as a share of its norm; 0 where only rounding parts them.
@@ -74,12 +77,14 @@ class PlainPath:
     def _plainly(self, name: str, method: Derived, what: Explanation) -> Tensor:
         rows = self._rows.get(name, max(self._samples, ROWS))
         reseed(self._seed, self._device)
-        with what.overheard() as heard, torch.enable_grad(), at_most(rows):
+        quiet: AbstractContextManager[list[Tensor]] = nullcontext([])
+        asks = self._listens and self._outputs is None and method.copies is None
+        with what.overheard() if asks else quiet as heard, torch.enable_grad(), at_most(rows):
             parts = [
                 method.plain(part.model, part.inputs, part.target)
                 for part in what.chunks(rows if method.copies is None else self._samples)
             ]
-        if heard and method.copies is None:
+        if heard:
             self._outputs = heard[0]
         return torch.cat([part.detach() for part in parts])
 
