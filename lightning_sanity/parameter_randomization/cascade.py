@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -45,6 +46,8 @@ from lightning_sanity.result.pictures import depths as picture_depths
 _ASKED = 8  # trials from which even single scores of regions would not all rise together by chance
 Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
 """A depth's maps, and what they are like where that is known already; see ``Reference.against``."""
+_Asked = tuple[Explanation, Sequence[Tensor]]
+"""An explanation, and the outputs of a pass of it, as soon as one has come by."""
 
 
 class Cascade:
@@ -338,12 +341,14 @@ class Cascade:
                 recalibrate_(self.model, random, self.what.outputs)
             if needs_weights and self.settings.retarget:
                 now = self.what.retargeted()
-            with now.overheard() as heard:
+            other = None if now.question is None else now.crossed(self._shift(trial, depth))
+            with now.overheard() as heard, _overheard(other) as of_other:
                 told: int | None = None
+                crossed = None if other is None else (other, of_other)
+                act = partial(self._step, now=(now, heard), crossed=crossed, place=place, depth=depth)
                 for order, (name, table) in enumerate(tables.items()):
                     if division.mine(name, place, depth):
-                        act = partial(self._step, now=now, place=place, depth=depth, made=made.get(name), heard=heard)
-                        self._guarded(name, table, (trial, depth), act)
+                        self._guarded(name, table, (trial, depth), partial(act, made=made.get(name)))
                     told = order if heard and told is None else told
                     self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
             if ready is not None:
@@ -441,11 +446,11 @@ class Cascade:
         self,
         name: str,
         table: Trials,
-        now: Explanation,
+        now: _Asked,
+        crossed: _Asked | None,
         place: int,
         depth: int,
         made: Iterator[Compared] | None,
-        heard: Sequence[Tensor],
     ) -> None:
         method = self.methods[name][0]
         trial = self.trials + place
@@ -453,13 +458,12 @@ class Cascade:
             for rows in (*table.values.values(), *table.floor.values()):
                 rows[place, depth] = rows[place, 0]
             if method.fresh and self._pictured(trial, depth):
-                self._draw(table, depth, self._explain(name, now, trial, depth))
+                self._draw(table, depth, self._explain(name, now[0], trial, depth))
             return
-        maps, found = next(made) if made is not None else (self._maps(name, now, heard, trial, depth), None)
-        shift = self._shift(trial, depth)
-        unrelated = None if now.question is None else self._explain(name, now.crossed(shift), trial, depth)
+        maps, found = next(made) if made is not None else (self._maps(name, now, trial, depth), None)
+        unrelated = None if crossed is None else self._maps(name, crossed, trial, depth)
         if found is None:
-            found = self.references[name].against(maps, shift, unrelated)
+            found = self.references[name].against(maps, self._shift(trial, depth), unrelated)
         for key, (same, other) in found.items():
             table.values[key][place, depth] = same
             table.floor[key][place, depth] = other
@@ -468,9 +472,9 @@ class Cascade:
         if self._pictured(trial, depth):
             self._draw(table, depth, maps)
 
-    def _maps(self, name: str, now: Explanation, heard: Sequence[Tensor], *key: object) -> Maps:
+    def _maps(self, name: str, asked: _Asked, *key: object) -> Maps:
         """A method's maps; of outputs that another method's pass returned, where it reads nothing else."""
-        function = self.methods[name][1]
+        function, (now, heard) = self.methods[name][1], asked
         if heard and isinstance(function, Derived) and function.reads_outputs:
             return reduced(function.of(now.opened_inputs(), Reading({}, outputs=heard[0])), name, now)
         return self._explain(name, now, *key)
@@ -493,3 +497,7 @@ class Cascade:
 
     def _draw(self, table: Trials, depth: int, maps: Maps) -> None:
         table.pictures[:, self.picture_depths.index(depth)] = pictured(maps, self.settings)  # type: ignore[index]
+
+
+def _overheard(what: Explanation | None) -> AbstractContextManager[list[Tensor]]:
+    return nullcontext([]) if what is None else what.overheard()
