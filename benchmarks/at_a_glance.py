@@ -165,7 +165,7 @@ class Deep(torch.nn.Module):
 
 def deep():
     """Twelve methods, sixty steps."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # 0 draws a first layer that is dead
     images, targets = demo.digits()[0].tensors
     model = Deep()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
