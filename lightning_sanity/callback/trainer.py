@@ -156,7 +156,7 @@ def progress_lines(trainer: Any) -> Progress:
         now = time.monotonic()
         if now - last >= _PROGRESS_EVERY:
             last = now
-            line = f"randomization test: {done}/{total} ({label})"
+            line = f"randomization test: {done / max(total, 1):.0%}, {(total - done) / 1000:.0f} s left ({label})"
             if bar is not None:
                 bar.print(line)
             else:

@@ -20,7 +20,7 @@ from lightning_sanity.explanation.provenance import provenance
 from lightning_sanity.explanation.targets import Target, check_target
 from lightning_sanity.model.clone import weights_digest
 from lightning_sanity.parameter_randomization.options import settled, settled_for
-from lightning_sanity.resources.progress import progress_bar
+from lightning_sanity.resources.progress import Forecast, progress_bar
 from lightning_sanity.result.choice import Choice
 
 
@@ -75,11 +75,7 @@ def choose_methods(
     spent = budget if isinstance(budget, Budget) else Budget(seconds=budget)
     spent = Budget(spent.seconds, spent.explanations, started=started)
     with progress_bar(given["progress"]) as tick:
-        search = Search(Question(model, inputs, target, walk, given["labels"]), metrics, spent, tick or _silent)
+        search = Search(Question(model, inputs, target, walk, given["labels"]), metrics, spent, Forecast(tick))
         answer = search.answer(candidates, groups, masks=given["masks"], profile=given["profile"], tune=given["tune"])
     facts = provenance(inputs, next((p.device for p in model.parameters()), torch.device("cpu")), started)
     return replace(answer, weights_digest=weights_digest(model), **facts)
-
-
-def _silent(done: int, total: int, label: str) -> None:
-    """Say nothing."""

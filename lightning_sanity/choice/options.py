@@ -27,7 +27,8 @@ class ChoiceOptions(WalkOptions, total=False):
         tune: Search parameters of the best methods that passed (noise, layer, baseline) on one half of the samples,
             and judge them on the other.
         profile: Measure for the recommended method which steps of the network its map depends on.
-        progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal.
+        progress: True for a progress bar, or ``progress(done, total, label)`` in milliseconds, of what is foreseen by
+            then; None shows a bar on a terminal.
     """
 
     labels: Tensor | None

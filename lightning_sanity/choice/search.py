@@ -38,7 +38,7 @@ from lightning_sanity.choice.variants import other_layers, repairs, settings
 from lightning_sanity.explanation.maps import AttributionFailed, Maps
 from lightning_sanity.explanation.request import Request, asked_of
 from lightning_sanity.parameter_randomization.options import WalkOptions
-from lightning_sanity.resources.progress import Progress
+from lightning_sanity.resources.progress import Forecast
 from lightning_sanity.result import pictures
 from lightning_sanity.result.choice import Choice, Likeness, Profile, Row, Standing, Tuned
 from lightning_sanity.result.verdict import Criterion
@@ -92,7 +92,7 @@ class Search:
         question: What is asked.
         metrics: By which methods are ranked.
         budget: What may be spent.
-        tick: Told of progress.
+        forecast: Told of progress. It foresees the test that runs, not those after it.
         gate: The sanity test.
         methods: The candidates, repairs and settings among them.
         costs: Passes of one explanation of each that applies, the cheapest first.
@@ -115,7 +115,7 @@ class Search:
     question: Question
     metrics: tuple[str, ...]
     budget: Budget
-    tick: Progress
+    forecast: Forecast
     gate: Gate = field(default_factory=Gate)
     methods: dict[str, Any] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
@@ -174,8 +174,9 @@ class Search:
         return subject(self.question.model, asked, chosen, self.question.walk, self.budget.deadline)
 
     def _trying(self, name: str) -> None:
-        names = list(self.methods)
-        self.tick(names.index(name), len(names), f"trying {name}")
+        known = self.costs.keys() | self.refused.keys() | self.untried.keys()
+        self.forecast.plan("trying", len([other for other in self.methods if other not in known]))
+        self.forecast.did("trying", 1, f"trying {name}")
 
     def _gated(self, asked: Request, waiting: list[str], tiers: Sequence[Tier]) -> None:
         """Test the candidates that wait, then those of the next tiers; these are not even tried while others wait."""
@@ -258,7 +259,9 @@ class Search:
                 {**self.question.test, "max_steps": steps},
                 self.budget,
                 part=part,
-                progress=lambda done, total, label: self.tick(done, total, f"sanity test, {label}"),
+                progress=lambda done, total, label: self.forecast.within(
+                    (total - done) / 1000, f"sanity test, {label}"
+                ),
             )
             self.pace = min(max((time.perf_counter() - begun) / promised, _FASTEST), _SLOWEST)
             pending = pending[len(taken) :]
@@ -314,7 +317,8 @@ class Search:
             if not self.budget.affords(took, on.samples):
                 self.notes.append(f"the budget was spent before {', '.join(passed[place:])} could be scored")
                 break
-            self.tick(place, len(passed), f"scoring {name}")
+            self.forecast.plan("scoring", len(passed) - place)
+            self.forecast.did("scoring", 1, f"scoring {name}")
             try:
                 (found,) = [maps for _, maps in on.maps([name])]
             except (AttributionFailed, ValueError) as error:

@@ -65,7 +65,7 @@ from lightning_sanity.explanation.suitable_measures import suited, support_in
 from lightning_sanity.explanation.targets import Target
 from lightning_sanity.explanation.tokens import Tokens
 from lightning_sanity.model.clone import weights_digest
-from lightning_sanity.resources.progress import Progress, progress_bar
+from lightning_sanity.resources.progress import Forecast, Progress, progress_bar
 from lightning_sanity.result import pictures as pictures_module
 from lightning_sanity.result.controls import COMPARISON, validated, wrong_control
 from lightning_sanity.result.curve import Curve
@@ -200,6 +200,9 @@ def check_explainable(model: nn.Module, inputs: Any, options: Mapping[str, Any])
 # ---------------------------------------------------------------------------------------------- prepare and compare
 
 
+_COMPARED = 0.1  # passes that comparing a method's maps takes, roughly
+
+
 @dataclass(frozen=True)
 class _Ready:
     """Copies of all models, what is explained on each, and how."""
@@ -287,14 +290,15 @@ def _compared(ready: _Ready, given: CommonOptions, tick: Progress | None) -> _Fo
     refused: dict[str, str] = {}
     tracks: dict[str, Track] = {}
     likeness: dict[str, dict[str, Tensor]] = {}
-    for number, (name, method) in enumerate(methods.items()):
+    forecast, maps = Forecast(tick), {name: method.passes + _COMPARED for name, method in methods.items()}
+    forecast.plan("methods", sum(maps.values()))
+    for name, method in methods.items():
         refusals, functions = _functions(name, method, subjects)
         if refusals:
             refused[name] = refusals
         else:
             tracks[name], likeness[name] = comparison.of(method, functions)
-        if tick is not None:
-            tick(number + 1, len(methods), name)
+        forecast.did("methods", maps[name], name)
     return _Found(refused, tracks, likeness)
 
 

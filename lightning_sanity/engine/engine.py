@@ -30,7 +30,7 @@ from lightning_sanity.engine.folding import Folded
 from lightning_sanity.engine.full_batch import FullBatch
 from lightning_sanity.engine.opening import Opening
 from lightning_sanity.engine.path import Begun, NotTraceable, Observed, Path, Planned
-from lightning_sanity.engine.proof import PlainPath, in_order, proof_depth
+from lightning_sanity.engine.proof import SAMPLES, PlainPath, in_order, proof_depth
 from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.engine.sums import Sums
 from lightning_sanity.explanation.maps import Explanation
@@ -51,6 +51,7 @@ SHARE = 0.25
 _UNSURE = 1.5
 """Factor by which a walk may keep more than its plan says."""
 
+_OF_A_PASS = 0.6  # of the plain loop, that a depth takes in a walk, roughly
 _TRAINED = (frozenset[int](),)
 """The one depth at which nothing is random."""
 
@@ -115,6 +116,7 @@ class Engine:
 
     Attributes:
         path: The one that is taken.
+        told: Called whenever a part of a trial's walks is done, with how much of ``passes`` that is.
 
     Raises:
         NotTraceable: If nothing can be had this way; says why.
@@ -159,6 +161,20 @@ class Engine:
         self._kept: dict[tuple[object, ...], Begun] = {}
         self._kept_for: tuple[int, ...] = ()
         self._keeps = True
+        self.told: Callable[[float], None] = lambda passes: None
+
+    def passes(self) -> float:
+        """About how many passes of the plain loop a trial's walks take."""
+        kinds = {(derived.copies, rule) for derived in self.methods.values() for rule in derived.rules or ("gradient",)}
+        return _OF_A_PASS * len(self.steps) * sum(_number(copies) for copies, _ in kinds)
+
+    def proof_passes(self) -> float:
+        """About how many the proof takes, which the first trial holds."""
+        return sum(map(self._proof_of, self.methods))
+
+    def _proof_of(self, name: str) -> float:
+        copies = self.methods[name].copies
+        return _number(copies) if copies is not None else min(1.0, SAMPLES / self.samples)
 
     def _first(self, paths: Paths) -> Path:
         """The first path that the network and these depths allow."""
@@ -218,7 +234,7 @@ class Engine:
             begun.observe(target_of(self.asked.target, one), rules, rules)
         takes = max(meter.peak / planned, 1e-9)  # of a byte that is planned
         self.budget = min(self.budget, int(room / takes))
-        copies = max(1 if found.copies is None else len(found.copies.weights) for found in self.methods.values())
+        copies = max(_number(found.copies) for found in self.methods.values())
         together = at_once(self._rows(plan, self.samples), self.samples, copies)
         return int(takes * max(plan.least_per_sample(), min(self.budget, together * each)))
 
@@ -299,6 +315,7 @@ class Engine:
                     continue
                 tolerance = self._tolerance(name)
                 difference = plain.difference(name, self.methods[name], found[name][depth], tolerance)
+                self.told(self._proof_of(name))
                 if difference <= tolerance:
                     self._proven |= needs
                     continue
@@ -442,11 +459,12 @@ class Engine:
                 return begun.observe(target_of(target, samples, len(which)), rules, at_input)
 
             room = Rows(self._rows(plan, total), "walk")
-            number = len(copies.weights) if copies is not None else 1
-            for samples, which, seen in room.chunks(total, number, run):
+            for samples, which, seen in room.chunks(total, _number(copies), run):
                 weights = [copies.weights[k] for k in which] if copies is not None else None
                 for rule in rules:
                     sums.add(plan.chosen, samples, seen[rule], rule, weights, layers if rule == "gradient" else {})
+                share = (samples.stop - samples.start) / total
+                self.told(_OF_A_PASS * len(plan.chosen) * len(rules) * len(which) * share)
         return sums
 
     def _rows(self, plan: Planned, total: int) -> int:
@@ -496,6 +514,10 @@ def _passes(methods: Iterable[Derived]) -> tuple[dict[str, Layer], frozenset[str
     layers = {derived.layer.name: derived.layer for derived in asked if derived.layer is not None}
     at_input = frozenset(rule for derived in asked for rule in derived.rules)
     return layers, at_input, sorted(at_input if at_input and not layers else at_input | {"gradient"})
+
+
+def _number(copies: Copies | None) -> int:
+    return 1 if copies is None else len(copies.weights)
 
 
 def _steering(rules: Sequence[str]) -> Steering | None:

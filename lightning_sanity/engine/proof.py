@@ -20,7 +20,7 @@ from lightning_sanity.engine.rounding import in_double, relative, rounding_expla
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.resources.random_streams import generator, reseed, stream_seed
 
-_SAMPLES = 3
+SAMPLES = 3
 """By which a method is proven."""
 
 
@@ -71,7 +71,7 @@ class PlainPath:
 
     def _few(self) -> Tensor:
         """Up to three samples in an order without symmetry, drawn by the seed."""
-        draw = torch.randperm(self._samples, generator=generator(self._seed, "proof", self._samples))[:_SAMPLES]
+        draw = torch.randperm(self._samples, generator=generator(self._seed, "proof", self._samples))[:SAMPLES]
         return draw.to(self._device)
 
     def _plainly(self, name: str, method: Derived, what: Explanation) -> Tensor:

@@ -39,10 +39,12 @@ from lightning_sanity.randomization.twins import Reinitializer, TrialDraw, recal
 from lightning_sanity.randomization.unit import Unit
 from lightning_sanity.resources.budget import Cost, Shared
 from lightning_sanity.resources.processes import Share
-from lightning_sanity.resources.progress import Progress
+from lightning_sanity.resources.progress import Forecast, Progress
 from lightning_sanity.resources.random_streams import stream_seed
 from lightning_sanity.result.pictures import depths as picture_depths
 
+_REFERENCE, _TRIALS = "trained model", "trials"  # kinds of work
+_COMPARED = 0.1  # passes that comparing a map takes, roughly
 _ASKED = 8  # trials from which even single scores of regions would not all rise together by chance
 Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
 """A depth's maps, and what they are like where that is known already; see ``Reference.against``."""
@@ -59,7 +61,7 @@ class Cascade:
         reinitializer: Draws them.
         settings: How to walk.
         left: Watches what passes with random weights read.
-        progress: Called as ``progress(done, total, label)`` after every step of a method; it may raise to end the walk.
+        progress: Told after every step of a method, and within walks; it may raise to end the walk.
         deadline: Value of ``time.perf_counter()`` by which to be done: the walk is thinned to fit.
         share: This process's part of the work.
 
@@ -85,8 +87,7 @@ class Cascade:
         self.trials = 0
         self.interrupted = False
         self.tracks: dict[str, Track] = {name: Track() for name in self.methods}
-        self._progress = progress or (lambda done, total, label: None)
-        self._done = self._total = 0
+        self._forecast = Forecast(progress)
         self._share = share or Share()
         self._explain = Explainer(self.methods, settings.seed, deadline, settings.max_batch, self._share.alarm)
         if self.what.in_one:  # one altered copy of the batch at a time
@@ -108,18 +109,21 @@ class Cascade:
 
         With a deadline, depths and methods are chosen so that this many trials fit.
         """
-        self._total = (1 + trials * len(self.route)) * len(self.methods)
         if self.settings.max_memory is not None:
             limit, twin = self.settings.max_memory, self.reinitializer.twin is not None
             self._room = Room(limit, self.study, self.route.steps, twin, self.settings.repeats, trials)
             self._room.divide(self._explain)
         self._walker = in_common(self._share, self._engine(list(self.methods)))
+        self._forecast.plan(_REFERENCE, sum(map(self._referring, self.methods)))
+        self._forecast.plan(_TRIALS, trials * self._units(self._walker, list(self.methods)))
         sharing = self._walker if self._room is None else None
-        self._trained_model.share_passes(sharing, self._clock, self._time.left())
+        shared = self._trained_model.share_passes(sharing, self._clock, self._time.left())
+        self._forecast.did(_REFERENCE, sum(map(self._referring, shared)), "trained model")
         with self.what.overheard() as heard:
             for name in self.methods:
                 self._guarded(name, self.tracks[name], (-1, 0), self._refer)
-                self._tick(f"trained model, {name}")
+                units = 0.0 if name in shared else self._referring(name)
+                self._forecast.did(_REFERENCE, units, f"trained model, {name}")
         seen = self._trained_model.outputs  # the same on every process, which what one of them heard is not
         self._trained_outputs = seen if seen is not None else heard[0] if heard else self.what.outputs()
         if "random_logit" in self.settings.diagnostics:
@@ -141,11 +145,11 @@ class Cascade:
         self._wanted += trials
         trials = int(min(trials, self._time.trials - self.trials))
         following = [n for n in (self.methods if methods is None else methods) if self.tracks[n].error is None]
-        self._total = self._done + trials * len(self.route) * len(following)
         part = Part({name: self._tables(name, trials) for name in following})
         engine = (
             self._walker.keep(following) if self._walker is not None and self._explain.whole(self.samples) else None
         )
+        each = self._units(engine, following)
         saved = snapshot(self.model, self.study.trained)
         ahead, self._ahead = self._ahead, {}
         begun, walked, whole = self._clock(), 0, False
@@ -161,7 +165,10 @@ class Cascade:
             while walked < trials and self._time.fits(
                 begun, walked, self.trials, following, len(self.route), walks.division
             ):
+                once = engine.proof_passes() if engine is not None and self.trials + walked == 0 else 0.0
+                self._forecast.plan(_TRIALS, (trials - walked) * each + once)
                 self._walk_trial(walked, part, walks, saved)
+                self._forecast.round(_TRIALS)
                 walked += 1
             whole = True
         except KeyboardInterrupt:
@@ -316,7 +323,7 @@ class Cascade:
         trial, tables, division = self.trials + place, part.tables, walks.division
         names = division.names(place)
         if not names and not division.tells(place):
-            self._tick(f"trial {trial + 1}", len(self.route) * len(tables))
+            self._forecast.did(_TRIALS, 0.0, f"trial {trial + 1}")
             return
         redraw = self.reinitializer.start_trial(trial)
         ready = walks.trial(place, redraw)
@@ -350,7 +357,8 @@ class Cascade:
                     if division.mine(name, place, depth):
                         self._guarded(name, table, (trial, depth), partial(act, made=made.get(name)))
                     told = order if heard and told is None else told
-                    self._tick(f"trial {trial + 1}, {step[-1].name}, {name}")
+                    units = self._step_units(name, name in made)
+                    self._forecast.did(_TRIALS, units, f"trial {trial + 1}, {step[-1].name}, {name}")
             if ready is not None:
                 part.outputs[place, depth] = -1, ready.outputs[depth]
             elif told is not None:
@@ -405,6 +413,7 @@ class Cascade:
     def _attempt(self, engine: Engine, redraw: TrialDraw, saved: Mapping[str, Tensor]) -> Trial | None:
         """All depths of a trial at once, where that is to be had."""
         patience = self._time.patience(engine.methods, len(engine.steps))
+        engine.told = lambda passes: self._forecast.did(_TRIALS, passes, "all steps at once")
         with self._explain.patience("a walk over all depths", patience):
             return engine.attempt(redraw, saved, self._time.clock())
 
@@ -414,9 +423,22 @@ class Cascade:
             return True
         return any(self.methods[name][0].passes > 0 and name not in walked for name in names)
 
-    def _tick(self, label: str, steps: int = 1) -> None:
-        self._done += steps
-        self._progress(self._done, self._total, label)
+    def _referring(self, name: str) -> float:
+        """What explaining the trained model by a method takes, in passes of the batch."""
+        method = self.methods[name][0]
+        again = self.settings.repeats if method.stochastic else 0
+        return (1 + self.settings.repeats + again) * (method.passes + _COMPARED)
+
+    def _step_units(self, name: str, walked: bool) -> float:
+        """What a depth of a trial takes for a method, in passes of the batch, beside the walk that it may share."""
+        asked = (not walked) + (self.what.question is not None)
+        return asked * self.methods[name][0].passes + _COMPARED
+
+    def _units(self, engine: Engine | None, following: Sequence[str]) -> float:
+        """What a trial takes."""
+        walked = () if engine is None else engine.methods
+        steps = len(self.route) * sum(self._step_units(name, name in walked) for name in following)
+        return steps + (0.0 if engine is None else engine.passes())
 
     def _guarded(self, name: str, table: Any, at: tuple[int, int], act: Callable[[str, Any], None]) -> None:
         """A method that fails is given up with its reason; the others go on."""

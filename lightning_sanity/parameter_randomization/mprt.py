@@ -122,8 +122,9 @@ def parameter_randomization_test(
         labels: The samples' classes ``(N,)``, where they are known. They tell which of several outputs holds the
             scores; what is explained is for ``target`` to say.
         pictures: Keep small pictures of some inputs and maps in the result.
-        progress: True for a progress bar, or ``progress(done, total, label)``; None shows a bar on a terminal. A
-            function may raise to end the test.
+        progress: True for a progress bar, or ``progress(done, total, label)`` in milliseconds: what went by, and what
+            all is expected to take, told at every step; None shows a bar on a terminal. A function may raise to end
+            the test.
         max_seconds: About how long the test may take. Depths and trials are dropped evenly until it fits, then
             methods; the result's settings and notes say which. The plan rests on the time that explanations of the
             trained model and a walk over its depths take; ``settings["cost"]`` has what was expected and what was

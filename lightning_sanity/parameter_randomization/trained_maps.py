@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -71,7 +71,7 @@ class TrainedModel:
         """Whether this process guards the method's maps."""
         return self._share.does(self._owners[name])
 
-    def share_passes(self, engine: Engine | None, clock: Callable[[], float], left: float | None) -> None:
+    def share_passes(self, engine: Engine | None, clock: Callable[[], float], left: float | None) -> Collection[str]:
         """Decide who guards what, first of all, and once; explain at once what an engine can.
 
         The maps of methods whose passes it shares come from one pass over the batch, proven by two samples, and they
@@ -81,6 +81,9 @@ class TrainedModel:
             engine: Shares passes, if it is to be had.
             clock: Tells what a pass takes.
             left: Seconds that are left of a limit on time, if there is one.
+
+        Returns:
+            The methods of which nothing is left to be explained.
         """
         names = [] if engine is None else engine.of_the_batch_itself()
         names = names if len(names) > 1 else []  # a single one takes no less than by itself
@@ -88,7 +91,7 @@ class TrainedModel:
         stochastic = [name for name, (method, _) in self.methods.items() if method.stochastic]
         self._owners, explainer = guards(self._share, passes, stochastic, names, self.settings.repeats)
         if engine is None or not names:
-            return
+            return ()
         copies, took, explained = self.settings.repeats, 0.0, names
         if self._share.does(explainer):
             begun = clock()
@@ -106,6 +109,7 @@ class TrainedModel:
         if left is not None and self.mine(names[0]):
             self._shared_noisy = self._of_noisy(engine, list(self._shared), copies)
         self._shared_noisy = {name: maps for name, maps in self._shared_noisy.items() if name in self._shared}
+        return self._shared_noisy.keys()
 
     def _hand_round(self, explainer: int, copies: int, took: float) -> tuple[int, float]:
         """Give every process what one of them found in the batch itself."""
