@@ -51,7 +51,7 @@ SHARE = 0.25
 _UNSURE = 1.5
 """Factor by which a walk may keep more than its plan says."""
 
-_OF_A_PASS = 0.6  # of the plain loop, that a depth takes in a walk, roughly
+_OF_A_PASS = 0.75  # of the plain loop, that a depth takes in a walk, roughly, its part of the draws included
 _TRAINED = (frozenset[int](),)
 """The one depth at which nothing is random."""
 
