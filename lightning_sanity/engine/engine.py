@@ -34,6 +34,7 @@ from lightning_sanity.engine.proof import SAMPLES, PlainPath, in_order, proof_de
 from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.engine.sums import Sums
 from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.model.structure import Known
 from lightning_sanity.model.weights import restore
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import TrialDraw
@@ -93,10 +94,11 @@ def engine_for(
     steps: Sequence[Sequence[Unit]],
     seed: int,
     paths: Paths,
+    known: Known | None = None,
 ) -> Engine | None:
     """The engine of a cascade, or None, with a line in the debug log, where only the plain loop is to be had."""
     try:
-        return Engine(model, what, methods, steps, seed, paths=paths)
+        return Engine(model, what, methods, steps, seed, paths=paths, known=known)
     except (NotTraceable, *FAILURES) as error:
         _log.debug("plain loop: %s", error)
         return None
@@ -113,6 +115,7 @@ class Engine:
         seed: Of the explainers' draws, the same for every depth.
         budget: Bytes that a walk may keep; None = ``BUDGET``, and never more than ``SHARE`` of what is free.
         paths: Those to try.
+        known: What was found of the model's structure before, to be added to; see ``structure``.
 
     Attributes:
         path: The one that is taken.
@@ -131,7 +134,9 @@ class Engine:
         seed: int,
         budget: int | None = None,
         paths: Paths = ENGINES["auto"],
+        known: Known | None = None,
     ) -> None:
+        self._known = {} if known is None else known
         self.what, self.seed = what, seed
         self.budget = min(BUDGET, int(SHARE * free(first(what.inputs).device))) if budget is None else budget
         self.model, self.samples = model, len(first(what.inputs))
@@ -182,7 +187,7 @@ class Engine:
         reasons = []
         for path in paths:
             try:
-                made = path(self.asked.model, self.asked.inputs, self.units, self.model, watched)
+                made = path(self.asked.model, self.asked.inputs, self.units, self.model, watched, self._known)
                 made.plan(self._random, tuple(range(len(self.steps))))
                 return made
             except (NotTraceable, *FAILURES) as error:
@@ -191,6 +196,7 @@ class Engine:
 
     def _give_up(self, name: str, reason: str) -> None:
         _log.debug("%s: plain loop instead of shared walks: %s", name, reason)
+        self._known.clear()  # it may be at fault
         self.methods.pop(name)
 
     def only(self, depths: Sequence[int]) -> Engine:

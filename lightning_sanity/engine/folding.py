@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lightning_sanity.attribution.method import first
 from lightning_sanity.engine.path import NotTraceable, named_tensors
 from lightning_sanity.engine.streams import TwoStream
+from lightning_sanity.model.structure import Known
 from lightning_sanity.randomization.unit import Unit
 from lightning_sanity.resources.memory import bytes_of
 
@@ -45,12 +46,18 @@ class Folded(TwoStream):
     name, tolerance = "two_stream, folded", TOLERANCE
 
     def __init__(
-        self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
+        self,
+        model: nn.Module,
+        inputs: Any,
+        units: Sequence[Unit],
+        owner: nn.Module,
+        watched: Collection[str] = (),
+        known: Known | None = None,
     ) -> None:
         self._norm_of: dict[fx.Node, fx.Node] = {}
         self._identities: set[fx.Node] = set()
         self._folded: dict[tuple[fx.Node, frozenset[int]], tuple[tuple[int, ...], nn.Module]] = {}
-        super().__init__(model, inputs, units, owner, watched)
+        super().__init__(model, inputs, units, owner, watched, known)
         kept = {self.returned[name] for name in watched if name in self.returned}
         rows = len(first(inputs)) * len(units)
         self._norm_of = {node: norm for node, norm in self._pairs(rows) if node not in kept}

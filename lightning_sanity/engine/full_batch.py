@@ -52,6 +52,7 @@ from lightning_sanity.engine.recording import (
     record,
     rows_of_call,
 )
+from lightning_sanity.model.structure import Known
 from lightning_sanity.randomization.unit import Unit
 
 _JOIN = 4 * JOIN
@@ -101,9 +102,15 @@ class FullBatch(Path):
     name = "full_batch"
 
     def __init__(
-        self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
+        self,
+        model: nn.Module,
+        inputs: Any,
+        units: Sequence[Unit],
+        owner: nn.Module,
+        watched: Collection[str] = (),
+        known: Known | None = None,
     ) -> None:
-        super().__init__(model, inputs, units, owner, watched)
+        super().__init__(model, inputs, units, owner, watched, known)
         self._names = {module: name for name, module in model.named_modules()}
         self._unit_of |= _companions(model, self._unit_of)
         places: dict[int, list[_Place]] = defaultdict(list)

@@ -7,7 +7,7 @@ import inspect
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning_sanity.attribution.batching import rows_of
 from lightning_sanity.engine.path import NotTraceable, Path, named_tensors
 from lightning_sanity.engine.rows import alike, same, stretched
 from lightning_sanity.engine.transcript import Transcript, way
+from lightning_sanity.model.structure import Known
 from lightning_sanity.randomization.unit import Unit
 
 _OUT_OF_PLACE = {
@@ -91,32 +92,55 @@ class Network(Path):
         units: See ``Path``.
         owner: See ``Path``.
         watched: See ``Path``.
+        known: See ``Path``; how the network comes apart is kept there, and not found again.
 
     Raises:
         NotTraceable: If its operations cannot be told: control flow that depends on the data, for example.
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
+        self,
+        model: nn.Module,
+        inputs: Any,
+        units: Sequence[Unit],
+        owner: nn.Module,
+        watched: Collection[str] = (),
+        known: Known | None = None,
     ) -> None:
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         if any(
             isinstance(leaf, Tensor) for value in given if not isinstance(value, Tensor) for leaf in tree_leaves(value)
         ):
             raise NotTraceable("an input is a collection of tensors")
-        super().__init__(model, inputs, units, owner, watched)
+        super().__init__(model, inputs, units, owner, watched, known)
         self._mixed: dict[tuple[str, frozenset[int]], nn.Module] = {}
         self._pairs_by_name: dict[str, tuple[nn.Module, nn.Module, frozenset[int]]] = {}
+        key = type(self), tuple(units), _kinds(given)
+        if key in self._structure:
+            self._take(self._structure[key])
+            return
         reasons = []
         for take_apart in (self._traced, self._written_down):
             try:
                 take_apart(given)
+                self._keep(key)
                 return
             except NotTraceable as error:
                 reasons.append(str(error))
             except Exception as error:  # whatever the model's own code makes of it
                 reasons.append(f"{type(error).__name__}: {error}")
         raise NotTraceable("; ".join(reasons))
+
+    def _keep(self, key: Any) -> None:
+        """Let another network of this structure know how it comes apart, if all that its operations hold is its own."""
+        named = {str(node.target) for node in self.operations if node.op == "get_attr"}
+        if all(_has(self.trained, name) for name in named):
+            self._structure[key] = self.graph, _copied(self.operations), dict(self.returned)
+
+    def _take(self, kept: Any) -> None:
+        """Come apart as another network of this structure did."""
+        graph, operations, returned = kept
+        self._connect(graph, _copied(operations), returned)
 
     def _traced(self, given: tuple[Any, ...]) -> None:
         """Take it apart by symbolic tracing."""
@@ -166,10 +190,12 @@ class Network(Path):
         self.operations: dict[fx.Node, _Operation] = {}
         for node in nodes:
             self.operations[node] = self._operation(node)
-        self.graph = graph
-        self.returned = {
-            name: each[0] for name, each in returned.items() if len(each) == 1 and each[0] in self.operations
-        }
+        once = {name: each[0] for name, each in returned.items() if len(each) == 1 and each[0] in self.operations}
+        self._connect(graph, self.operations, once)
+
+    def _connect(self, graph: fx.Graph, operations: dict[fx.Node, _Operation], returned: Mapping[str, fx.Node]) -> None:
+        """Note where the network begins and ends, and for how long each value is read."""
+        self.graph, self.operations, self.returned = graph, operations, returned
         output = next(node for node in self.operations if node.op == "output").args[0]
         if not isinstance(output, fx.Node):
             raise NotTraceable("the model does not return a tensor")
@@ -285,6 +311,26 @@ class Network(Path):
             self._mix(mixed, trained, random, key)
             self._mixed[name, key] = mixed
         return self._mixed[name, key]
+
+
+def _copied(operations: Mapping[fx.Node, _Operation]) -> dict[fx.Node, _Operation]:
+    """What is known of each node, to be changed by itself."""
+    return {node: replace(operation) for node, operation in operations.items()}
+
+
+def _kinds(given: Sequence[Any]) -> tuple[Any, ...]:
+    """What tells arguments apart but for their values."""
+    return tuple((value.shape, value.dtype) if isinstance(value, Tensor) else repr(value) for value in given)
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    """Whether an attribute hangs on a model itself."""
+    value: Any = model
+    for part in path.split("."):
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
 
 
 def _attribute(model: nn.Module, other: nn.Module, target: Any) -> Any:

@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from lightning_sanity.attribution.guided import Steering
 from lightning_sanity.attribution.method import first
+from lightning_sanity.model.structure import Known
 from lightning_sanity.randomization.unit import Unit
 from lightning_sanity.resources.memory import bytes_of
 
@@ -118,6 +119,7 @@ class Path(ABC):
         units: The units that become random.
         owner: The module that the units' names refer to: the model or a part of it.
         watched: Modules whose own value somebody looks at.
+        known: What was found of the model's structure before, to be added to; see ``structure``.
 
     Attributes:
         name: What results call it.
@@ -135,8 +137,15 @@ class Path(ABC):
     layers: Mapping[str, int]
 
     def __init__(
-        self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
+        self,
+        model: nn.Module,
+        inputs: Any,
+        units: Sequence[Unit],
+        owner: nn.Module,
+        watched: Collection[str] = (),
+        known: Known | None = None,
     ) -> None:
+        self._structure = {} if known is None else known
         if not isinstance(first(inputs), Tensor):
             raise NotTraceable("the explained input is no tensor")
         self.trained = model

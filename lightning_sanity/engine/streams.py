@@ -42,6 +42,7 @@ from lightning_sanity.attribution.method import first, select
 from lightning_sanity.engine.network import Network
 from lightning_sanity.engine.path import JOIN, UNLIMITED, Observed, Planned, Steps
 from lightning_sanity.engine.plan import Plan
+from lightning_sanity.model.structure import Known
 from lightning_sanity.randomization.unit import Unit
 
 # --------------------------------------------------------------------------------------------------------- the walk
@@ -364,9 +365,15 @@ class TwoStream(Network):
     name = "two_stream"
 
     def __init__(
-        self, model: nn.Module, inputs: Any, units: Sequence[Unit], owner: nn.Module, watched: Collection[str] = ()
+        self,
+        model: nn.Module,
+        inputs: Any,
+        units: Sequence[Unit],
+        owner: nn.Module,
+        watched: Collection[str] = (),
+        known: Known | None = None,
     ) -> None:
-        super().__init__(model, inputs, units, owner, watched)
+        super().__init__(model, inputs, units, owner, watched, known)
         self.layers = {layer: self.operations[node].per_sample for layer, node in self.returned.items()}
 
     def plan(

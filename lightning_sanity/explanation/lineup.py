@@ -58,6 +58,7 @@ def lineup(
     guests: Guests,
     max_batch: int | None = None,
     max_memory: int | None = None,
+    apart: bool = False,
 ) -> Lineup:
     """Name the methods, add the controls, and fit both methods and subjects to the kind of input.
 
@@ -70,6 +71,7 @@ def lineup(
         guests: Takes in methods that are not ours.
         max_batch: Most samples to look at together.
         max_memory: The limit that cannot be kept where the batch is one thing.
+        apart: Whether samples are known not to depend on one another.
 
     Raises:
         ValueError: If a method is unknown, or ``tokens`` do not fit the model.
@@ -87,7 +89,7 @@ def lineup(
     if at_embeddings(subjects[0].inputs, given["tokens"]):
         opened = [at_tokens(what, asked.names, given["tokens"]) for what in subjects]
         subjects, (_, place, mask) = [what for what, *_ in opened], opened[0]
-    if in_one(subjects[0], outputs[0], max_batch):
+    if not apart and in_one(subjects[0], outputs[0], max_batch):
         subjects = [replace(what, in_one=True) for what in subjects]
         chosen, joint = alone(chosen, batch_size(subjects[0].inputs))
         notes += in_one_notes(max_batch, max_memory, joint)

@@ -32,6 +32,7 @@ from lightning_sanity.model.detached import bookkeeping, leave_out, stand_in_for
 from lightning_sanity.model.graph import Graph, in_single_operations, trace
 from lightning_sanity.model.outputs import logits
 from lightning_sanity.model.sharded import stand_in
+from lightning_sanity.model.structure import known_of
 from lightning_sanity.resources.fatal_errors import must_end
 from lightning_sanity.resources.processes import Share
 from lightning_sanity.resources.quoting import quoted
@@ -87,7 +88,11 @@ def quiet_copy(
                 some, theirs = _few(values, _scores(unheard, forward))
                 ours = scores(some)
             check_fidelity(theirs, ours, lambda: scores(some))
-        check_liveness(copied, ours, lambda: scores(some))
+        known = {} if in_place else known_of(model, copied, (values, forward), graph)
+        if not known.get("alive"):
+            check_liveness(copied, ours, lambda: scores(some))
+            known["alive"] = bool(ours.any())  # else nothing was to be seen
+        graph = replace(graph, known=known)
         explained = copied if plain else Adapted(copied, forward).eval()
         yield copied, explained, values, device, kept, graph
 
@@ -109,7 +114,7 @@ def differentiable_recurrence(model: nn.Module, device: torch.device) -> Iterato
 def recorded(copied: nn.Module, explained: nn.Module, values: Any, graph: Graph) -> Graph:
     """The pass recorded again, after something of the copy has changed that its outputs do not show."""
     again = trace(copied, as_arguments(values), lambda *arguments: explained(*arguments))
-    return replace(again, outputs=graph.outputs)
+    return replace(again, outputs=graph.outputs, known=graph.known)
 
 
 def _scores(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[[Any], Tensor]:

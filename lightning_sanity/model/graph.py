@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ class Graph:
         rectifiers: Number of operations that rectified something that depends on the input.
         outputs: What the model returned.
         apart: Whether some samples were seen to have the same outputs among others.
+        known: What was found of the same structure before; see ``structure``.
     """
 
     uses: dict[str, tuple[int, ...]]
@@ -62,6 +63,7 @@ class Graph:
     rectifiers: int
     outputs: Any
     apart: bool = False
+    known: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def reaching(self, name: str) -> tuple[int, ...]:
         """The uses of a parameter or buffer that reach the explained output, in order."""

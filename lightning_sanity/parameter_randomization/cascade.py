@@ -405,7 +405,8 @@ class Cascade:
             return None
         methods = {name: self.methods[name] for name in following}
         seed = stream_seed(self.settings.seed, "explainer")
-        engine = engine_for(self.model, self.what, methods, self.route.steps, seed, ENGINES[self.settings.engine])
+        paths, known = ENGINES[self.settings.engine], self.study.known
+        engine = engine_for(self.model, self.what, methods, self.route.steps, seed, paths, known)
         if engine is None or self._room is None or self._room.holds(engine, self._explain):
             return engine
         return None

@@ -338,13 +338,18 @@ def _prepared(
         what = Explanation(explained, values, target_, chosen=asked.chosen, question=asked.place, apart=graph.apart)
         guests = Guests([(model, copied)], deadline)
         limits = given["max_batch"], given["max_memory"]
-        lined = lineup(methods, [what], graph.outputs.to(device)[None], asked, given, guests, *limits)
+        # Of a structure that had no way between samples, outputs alone tell whether one has opened since.
+        apart, known = graph.apart and bool(graph.known.get("apart")), graph.known
+        lined = lineup(methods, [what], graph.outputs.to(device)[None], asked, given, guests, *limits, apart)
+        known["apart"] = not lined.in_one
         max_batch, max_memory = (None, None) if lined.in_one else limits
         (what,), chosen, place, mask = lined.subjects, lined.methods, lined.place, lined.mask
-        if problem is None:
+        explained_alike = "reach", given["seed"], None if target_ is None else tuple(target_.tolist())
+        if problem is None and not (mask is None and known.get(explained_alike)):
             with closing(_with_other_weights(what, copied, drawer, planned, kept)) as models:
                 at_once = max_batch if max_memory is None else 1  # how much a pass keeps is not known yet
-                mask, narrowed = within_reach(models, place, mask, given["seed"], at_once)
+                before, (mask, narrowed) = mask, within_reach(models, place, mask, given["seed"], at_once)
+            known[explained_alike] = mask is before is None
             notes, problem = notes + narrowed, too_narrow(mask)
         # To find out whether a method applies, it may be run.
         with at_most(batch_size(values) if lined.in_one else rows_within(max_memory, copied, what)):
@@ -353,7 +358,7 @@ def _prepared(
         support = support_in(values)
         used = suited(given["similarities"], first(values), support, mask, kind=asked.kind(opened=place is not None))
         yield _Ready(
-            Study(copied, kept, what, functions, used, support),
+            Study(copied, kept, what, functions, used, support, graph.known),
             device,
             values,
             graph,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from lightning_sanity.attribution.method import AttributionFn, Method, first
 from lightning_sanity.explanation.maps import Explanation
+from lightning_sanity.model.structure import Known
 from lightning_sanity.similarity import Similarity
 
 
@@ -23,6 +24,7 @@ class Study:
         methods: The methods to follow, prepared.
         similarities: The measures to fill.
         support: Pixels that are not background ``(N, H, W)``, or None.
+        known: What was found of the model's structure before.
     """
 
     model: nn.Module
@@ -31,6 +33,7 @@ class Study:
     methods: Mapping[str, tuple[Method, AttributionFn]]
     similarities: Sequence[Similarity]
     support: Tensor | None
+    known: Known = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
