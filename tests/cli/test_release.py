@@ -33,7 +33,7 @@ def kinds(tmp_path_factory):
     tampered["verdicts"]["gradcam"]["outcome"] = "PASS"
     (path / "tampered.json").write_text(json.dumps(tampered))
     (path / "foreign.json").write_text('{"name": "package"}')
-    newer = json.loads((path / "pass.json").read_text()) | {"version": 3}
+    newer = json.loads((path / "pass.json").read_text()) | {"version": 4}
     (path / "newer.json").write_text(json.dumps(newer))
     (path / "policy.yaml").write_text("require: [gradcam]\nmin_trials: 20\n")
     (path / "empty").mkdir()
@@ -60,7 +60,7 @@ def folder(kinds, tmp_path, monkeypatch):
         ("gate empty", 1, "FAIL: result: there is no result in 'empty': never ran is not a pass"),
         ("gate damaged.json", 2, "'damaged.json' is not JSON"),
         ("gate foreign.json", 2, "not a lightning_sanity result"),
-        ("gate newer.json", 2, "result has schema version 3; this library reads up to 2: upgrade it"),
+        ("gate newer.json", 2, "result has schema version 4; this library reads up to 3: upgrade it"),
         ("gate pass.json fail.json", 1, "FAIL: lime"),
         ("gate fail.json --require gradcam", 0, "PASS"),
         ("gate pass.json --require gradcam,rise", 1, "FAIL: rise: required but not measured"),
