@@ -9,6 +9,7 @@ caches.py      what a model keeps of its weights, emptied as they change
 outputs.py     which of the things that a model returns are its scores
 clone.py       a live, detached copy of a module, and the proofs that it is one
 detached.py    who a copy must not reach: the Trainer, its loggers and callbacks, the user's bookkeeping
+structure.py   what is known of a structure while nothing but its weights changes, kept between tests
 sharded.py     measuring in place where the weights are shards, of which no copy can be made
 digest.py      fingerprints of weights: all that a state_dict holds
 weights.py     the weights of a module, held whole or as shards; its own class

@@ -306,11 +306,13 @@ class Cascade:
             )
         if self.settings.retarget or self.settings.norm_stats == "recalibrate":
             _, outputs = timed(self.what.outputs, self._clock, 0.0)
+        looking = timed(self.left.look, self._clock, 0.0)[1] if self.left is not None and self._looks else 0.0
         return Cost(
             step,
             once,
-            trial=drawing + restoring,
+            trial=drawing + restoring + looking,
             depth=outputs + (0.0 if self.route.nested else restoring),
+            first=looking,
             shared=shared,
             ahead=len(self._ahead),
             workers=workers if walked else 1,
@@ -385,9 +387,12 @@ class Cascade:
         Nothing of a network that shared walks can follow. Of others every depth is looked at once, and the last in
         every trial, where most is random.
         """
-        followed = self.follows or is_sharded(self.model)
-        if self.left is not None and not followed and (trial == 0 or depth == len(self.route) - 1):
+        if self.left is not None and self._looks and (trial == 0 or depth == len(self.route) - 1):
             self.left.look()
+
+    @property
+    def _looks(self) -> bool:
+        return not self.follows and not is_sharded(self.model)
 
     def _divided(self, following: Sequence[str], trials: int, walked: Mapping[str, Hashable]) -> Division:
         """Who does what of so many more trials, given the methods that share walks, by their kinds."""

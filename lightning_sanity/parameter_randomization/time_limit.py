@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lightning_sanity.parameter_randomization.work_sharing import Division
@@ -96,14 +95,14 @@ class TimeLimit:
         ahead = self._cost.ahead if before == 0 else 0
         known = (now - begun) / done if done > ahead else 0.0
         if ahead or done == 0:  # the first was partly walked before
-            known = max(known, replace(self._cost, ahead=0).seconds(following, 1, depths))
+            known = max(known, self._cost.later().seconds(following, 1, depths))
         fits: bool = self._share.agreed(now + known <= self.deadline)
         return fits
 
     def account(self, following: Sequence[str], walked: int, before: int, depths: int, seconds: float) -> None:
         """Note what some trials took and what they were expected to take."""
         if self._cost is not None:
-            cost = self._cost if before == 0 else replace(self._cost, ahead=0)
+            cost = self._cost if before == 0 else self._cost.later()
             self._predicted += cost.seconds(following, walked, depths)
             self._measured += seconds
 

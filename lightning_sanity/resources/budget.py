@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,7 @@ class Cost:
         shared: Walks that methods share.
         ahead: How many trials' shared walks every process has already made.
         workers: How many processes divide the trials among them, each of which one does whole.
+        first: Per depth of the first trial, besides.
     """
 
     step: Mapping[str, float]
@@ -83,6 +84,7 @@ class Cost:
     shared: tuple[Shared, ...] = ()
     ahead: int = 0
     workers: int = 1
+    first: float = 0.0
 
     def seconds(self, methods: Collection[str], trials: int, depths: int) -> float:
         """Of so many trials with these methods."""
@@ -90,7 +92,11 @@ class Cost:
         each = self.trial + sum(self.once.get(name, 0.0) for name in methods)
         each += depths * (self.depth + sum(self.step[name] for name in methods))
         walks = sum(walk.trial + depths * walk.depth for walk in self.shared if not walk.methods.isdisjoint(methods))
-        return rounds * each + max(rounds - self.ahead, 0) * walks
+        return depths * self.first + rounds * each + max(rounds - self.ahead, 0) * walks
+
+    def later(self) -> Cost:
+        """Of trials that are not the first ones."""
+        return replace(self, first=0.0, ahead=0)
 
     @staticmethod
     def largest(costs: Sequence[Cost]) -> Cost:
@@ -107,6 +113,7 @@ class Cost:
             tuple(Shared(w[0].methods, max(s.trial for s in w), max(s.depth for s in w)) for w in walks),
             min(cost.ahead for cost in costs),
             costs[0].workers,
+            max(cost.first for cost in costs),
         )
 
 
