@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from lightning_sanity.result.sanity_result import Outcome, Verdict
 
 UNDEFINED = "undefined"
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+_MORE = re.compile(r"about (\d+) ([a-z ]+) instead of (\d+) would settle it")
 
 
 def number(verdict: Verdict) -> str:
@@ -78,3 +80,27 @@ def settles(verdict: Verdict) -> str:
     _, _, rest = " ".join(verdict.reason.split()).partition("; " if "; " in verdict.reason else ": ")
     rest = re.sub(r" \([^()]*\)$", "", (rest or verdict.reason).rstrip("."))  # an aside
     return f"open; {shortened(rest, 90)}"
+
+
+def settles_all(verdicts: Sequence[Verdict]) -> str:
+    """What would settle several open verdicts: as much of each kind of data as the one that asks for most of it.
+
+    >>> asked = ("about 8 trials instead of 3", "about 5 trials instead of 3", "about 148 samples instead of 16")
+    >>> settles_all([Verdict(Outcome.INCONCLUSIVE, f"PSI straddles 0.65; {more} would settle it") for more in asked])
+    'open; about 8 trials instead of 3 and 148 samples instead of 16 would settle them'
+    """
+    said = {settles(verdict) for verdict in verdicts}
+    if len(said) == 1:
+        return said.pop()
+    asked = [found for verdict in verdicts if (found := _MORE.search(verdict.reason))]
+    if not asked:
+        return "open; the reason of each, below, says what would settle it"
+    most: dict[str, tuple[int, int]] = {}
+    for found in asked:
+        wanted, unit, had = found.groups()
+        most[unit] = max(most.get(unit, (0, 0)), (int(wanted), int(had)))
+    data = " and ".join(
+        f"{wanted} {unit} instead of {had}" for unit, (wanted, had) in sorted(most.items(), reverse=True)
+    )
+    whom = "them" if len(asked) == len(verdicts) else f"{len(asked)} of {len(verdicts)}"
+    return f"open; about {data} would settle {whom}"

@@ -22,7 +22,7 @@ _LISTED = 3  # as many methods a line names
 _CAUSE = 90  # characters of why no measure decided
 _TO_DO = {
     Outcome.FAIL: "not to be shown as evidence",
-    Outcome.INCONCLUSIVE: "open; the reason of each, below, says what would settle it",
+    Outcome.INCONCLUSIVE: "open",
     Outcome.PASS: "necessary, not sufficient: the maps may still be wrong",
 }
 
@@ -38,8 +38,7 @@ def standing(result: SanityResult) -> list[tuple[Outcome, str, str]]:
         if not verdicts:
             continue
         if outcome is Outcome.INCONCLUSIVE:
-            settled = {decided.settles(verdict) for verdict in verdicts.values()}
-            what = settled.pop() if len(settled) == 1 else what
+            what = decided.settles_all(list(verdicts.values()))
         found.append((outcome, listed(verdicts, _LISTED), what))
     return found
 

@@ -35,9 +35,33 @@ def test_lines_name_methods_in_the_order_of_the_table():
     assert rows == [name for names in named for name in names.split(", ")]
 
 
-def test_open_methods_with_reasons_of_their_own_point_to_them():
-    (what,) = (what for outcome, _, what in standing(several()) if outcome is Outcome.INCONCLUSIVE)
-    assert what == "open; the reason of each, below, says what would settle it"
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (("about 20 trials instead of 5 would settle it", "about 9 trials instead of 5 would settle it (an aside)"),
+         "open; about 20 trials instead of 5 would settle them"),
+        (("about 9 trials instead of 5 would settle it", "about 148 samples instead of 16 would settle it"),
+         "open; about 9 trials instead of 5 and 148 samples instead of 16 would settle them"),
+        (("about 9 trials instead of 5 would settle it", "it lies too close to the threshold"),
+         "open; about 9 trials instead of 5 would settle 1 of 2"),
+        (("the maps carry no signal", "it lies too close to the threshold"),
+         "open; the reason of each, below, says what would settle it"),
+        (("about 6 models of each kind instead of 3 would settle it",
+          "about 4 models of each kind instead of 3 would settle it"),
+         "open; about 6 models of each kind instead of 3 would settle them"),
+        (("more samples", "more samples"), "open; more samples"),
+    ],
+    ids=["most trials", "trials and samples", "some", "none", "models", "same"],
+)  # fmt: skip
+def test_open_methods_say_together_what_would_settle_them(ends, said):
+    base = make_result()
+    verdicts = {
+        f"open {k}": Verdict(Outcome.INCONCLUSIVE, f"PSI by ssim straddles 0.65; {end}", 0.7, 0.6, 0.8, "ssim")
+        for k, end in enumerate(ends)
+    }
+    ((outcome, names, what),) = standing(replace(base, verdicts=verdicts))
+    assert (outcome, names, what) == (Outcome.INCONCLUSIVE, "open 0, open 1", said)
+    assert said in html.render(make_result(methods=verdicts))
 
 
 @pytest.mark.parametrize(
