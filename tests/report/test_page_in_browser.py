@@ -73,6 +73,20 @@ def test_page_is_quiet_and_fits_its_window(tab, reports, name, scheme, width):
     assert (light > 200) == (scheme == "light")
 
 
+@pytest.mark.parametrize("media", ["", "print"])
+@pytest.mark.parametrize("width", [1280, 768])
+def test_names_of_controls_are_not_broken(tab, reports, width, media):
+    show(tab, reports["real"], width=width, media=media)
+    tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    lines = tab.evaluate("""[...document.querySelectorAll('.controls tbody th')].map(name => {
+        const range = document.createRange();
+        range.selectNodeContents(name);
+        return range.getClientRects().length;
+    })""")
+    assert len(lines) == 4
+    assert set(lines) == {1}
+
+
 def test_hostile_names_run_nothing(tab, reports):
     show(tab, reports["evil"])
     assert tab.evaluate("[...document.images].filter(image => !image.src.startsWith('data:')).length") == 0
