@@ -10,6 +10,7 @@ from lightning_sanity.result.sanity_result import Outcome, Verdict
 
 UNDEFINED = "undefined"
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+_ADVICE = 90  # characters of what would settle a verdict
 _MORE = re.compile(r"about (\d+) ([a-z ]+) instead of (\d+) would settle it")
 
 
@@ -75,11 +76,13 @@ def settles(verdict: Verdict) -> str:
     >>> settles(Verdict(Outcome.INCONCLUSIVE, "PSI 0.7 straddles 0.65; about 24 trials instead of 5 would settle it"))
     'open; about 24 trials instead of 5 would settle it'
 
-    An aside in brackets at the end is left to the reason.
+    An aside in brackets at the end, and where it gets long why that would help, is left to the reason.
     """
     _, _, rest = " ".join(verdict.reason.split()).partition("; " if "; " in verdict.reason else ": ")
     rest = re.sub(r" \([^()]*\)$", "", (rest or verdict.reason).rstrip("."))  # an aside
-    return f"open; {shortened(rest, 90)}"
+    if len(rest) > _ADVICE and ": " in rest:
+        rest = rest.partition(": ")[0]  # why, after what to do
+    return f"open; {shortened(rest, _ADVICE)}"
 
 
 def settles_all(verdicts: Sequence[Verdict]) -> str:

@@ -50,8 +50,10 @@ def test_lines_name_methods_in_the_order_of_the_table():
           "about 4 models of each kind instead of 3 would settle it"),
          "open; about 6 models of each kind instead of 3 would settle them"),
         (("more samples", "more samples"), "open; more samples"),
+        ((f"explain other samples or take another method: {'one that cuts off nothing, ' * 5}",) * 2,
+         "open; explain other samples or take another method"),
     ],
-    ids=["most trials", "trials and samples", "some", "none", "models", "same"],
+    ids=["most trials", "trials and samples", "some", "none", "models", "same", "long"],
 )  # fmt: skip
 def test_open_methods_say_together_what_would_settle_them(ends, said):
     base = make_result()
