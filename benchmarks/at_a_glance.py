@@ -333,7 +333,7 @@ def main():
             if (given.out / earlier.name).exists():
                 beside(earlier, given.out / earlier.name, given.out / "beside" / earlier.name)
     if given.json:
-        publish(found, given)
+        publish(given, [{"kind": kind} | numbers for kind, numbers in found.items()], str)
 
 
 def _tell(kind, found):
