@@ -247,14 +247,15 @@ def test_limited_in_time_each_process_still_walks_trials_of_its_own(digits_netwo
             return walk(engine, *arguments)
 
         Engine.trial = counted
-        limits = {"trials": 1000, "max_seconds": 3.0, "methods": ["gradient", "guided_backprop"]}
+        # On a busy machine two processes must still find the time to try a walk, which is why it is so much.
+        limits = {"trials": 5000, "max_seconds": 10.0, "methods": ["gradient", "guided_backprop"]}
         return [whole(model, images, share, **limits), len(walks)]
 
     (one, walks), (two, others) = in_processes(2, tmp_path, work)
     assert one["verdicts"] == two["verdicts"]
     assert one["settings"]["engine"]["gradient"] == "two_stream"
     run = one["settings"]["trials_run"]["gradient"]
-    assert 4 < run < 1000
+    assert 4 < run < 5000
     assert run / 2 - 1 <= min(walks, others)
     assert max(walks, others) <= 0.75 * run + 3
 
