@@ -15,23 +15,27 @@ terminal.py  lines that cannot break, and tables as wide as the terminal
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 from lightning_sanity._version import __version__
-from lightning_sanity.cli import check, choose, compare, labels, methods, release
 from lightning_sanity.cli.terminal import complain, complete_paths, folder
-from lightning_sanity.model.clone import CloneError
-from lightning_sanity.randomization.strategies import RandomizationError
 
 USAGE = 2
-_EXPECTED = (ImportError, OSError, ValueError, CloneError, MisconfigurationException, RandomizationError)
-"""Errors that say what is wrong and what to do; others are named and need a traceback."""
+_MODULE_OF = {
+    "check": "check",
+    "choose": "choose",
+    "random-labels": "labels",
+    "report": "release",
+    "gate": "release",
+    "compare": "compare",
+    "methods": "methods",
+}
+"""Of each command; that of another one is not imported, so that those that read results need no Trainer."""
 _EPILOG = """\
 Exit codes: 0 pass, 1 fail, 2 usage or unreadable input, 3 inconclusive.
 Where there is no result for the weights in question, that is a fail: never ran is not a pass.
@@ -70,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; no exception leaves this function unless ``LIGHTNING_SANITY_DEBUG`` is set in the environment.
     """
     try:
-        made = parser()
-        arguments, rest = made.parse_known_args(argv)
+        given = sys.argv[1:] if argv is None else argv
+        made = parser(next(iter(given), None))
+        arguments, rest = made.parse_known_args(given)
         if rest and not getattr(arguments, "passes_on", False):
             known = f"lightning-sanity {arguments.command} --help lists those there are"
             made.error(f"unrecognized arguments: {' '.join(rest)} ({known})")
@@ -86,14 +91,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("LIGHTNING_SANITY_DEBUG"):
             raise
-        expected = isinstance(error, _EXPECTED)
+        expected = _says_what_to_do(error)
         hint = "" if expected else " (LIGHTNING_SANITY_DEBUG=1 shows where)"
         complain(f"{error}" if expected and str(error) else f"{type(error).__name__}: {error}{hint}")
         return USAGE
 
 
-def parser() -> argparse.ArgumentParser:
+def _says_what_to_do(error: Exception) -> bool:
+    """Whether an error is of those that say what is wrong; others are named and need a traceback."""
+    if isinstance(error, ImportError | OSError | ValueError):
+        return True
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from lightning_sanity.model.clone import CloneError
+    from lightning_sanity.randomization.strategies import RandomizationError
+
+    return isinstance(error, CloneError | MisconfigurationException | RandomizationError)
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command line, from which tools such as shtab make a shell's completion.
+
+    Args:
+        command: The one that is called, whose parser alone is filled then.
 
     Returns:
         A new parser of every command; ``parse_known_args`` leaves what ``check`` hands on to LightningCLI.
@@ -123,12 +143,9 @@ def parser() -> argparse.ArgumentParser:
         "--photos", action="store_true", help="a pretrained ImageNet network on photographs instead; downloads nothing"
     )
     demo.set_defaults(run=_demo)
-    check.add_to(commands)
-    choose.add_to(commands)
-    labels.add_to(commands)
-    release.add_to(commands)
-    compare.add_to(commands)
-    methods.add_to(commands)
+    wanted = [_MODULE_OF[command]] if command in _MODULE_OF else list(dict.fromkeys(_MODULE_OF.values()))
+    for module in wanted:
+        importlib.import_module(f"{__name__}.{module}").add_to(commands)
     complete_paths(commands.choices.values())
     return made
 

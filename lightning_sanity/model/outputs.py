@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeGuard
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -135,7 +134,9 @@ def _predicts(leaf: Tensor, labels: Tensor) -> bool:
     right = int((leaf.argmax(1) == labels.to(leaf.device)).sum())
     most = int(labels.bincount().max())
     chance = max(most / len(labels), 1 / leaf.shape[1])
-    return chance < 1 and bool(stats.binomtest(right, len(labels), chance, "greater").pvalue < _CHANCE)
+    from scipy.stats import binomtest  # half a second to import
+
+    return chance < 1 and bool(binomtest(right, len(labels), chance, "greater").pvalue < _CHANCE)
 
 
 def are_labels(value: Any) -> TypeGuard[Tensor]:

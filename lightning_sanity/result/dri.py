@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from lightning_sanity.resources.random_streams import generator
@@ -83,7 +83,7 @@ def label_sensitivity(
     variances = [index for index, _ in spread]
     total, apart = sum(variances), sum(each for _, each in spread)
     free = total**2 / max(sum(v**2 / max(size - 1, 1) for v, size in zip(variances, sizes, strict=True)), 1e-300)
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, free)) * math.sqrt(total) if total > 0 else total
+    reach = float(stdtrit(free, (1 + LEVEL) / 2)) * math.sqrt(total) if total > 0 else total
     share = (total - variances[2]) / total if total > 0 else 0.0
     interval = Interval(point, point - reach, point + reach, share)
     return Sensitivity(interval, point, point, separation, separation - _NORMAL * math.sqrt(apart))

@@ -23,7 +23,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 LEVEL = 0.95
@@ -161,7 +161,7 @@ def two_way_interval(value: float, influence: Tensor, level: float = LEVEL) -> I
     if variance > total - both:  # one of them alone
         parts = [part for part in parts[:2] if part[0] == variance]
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts if degrees)
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
+    half = float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
     return Interval(value, value - half, value + half, share)
 
 

@@ -104,3 +104,23 @@ def test_the_module_runs_as_a_program():
     )
     assert done.returncode == 0
     assert "Exit codes: 0 pass, 1 fail" in done.stdout
+
+
+def test_commands_that_read_results_start_without_what_runs_models():
+    program = (
+        "import sys; from lightning_sanity.cli import main; "
+        "codes = [main([c, '--help']) for c in ('gate', 'compare')]; "
+        "heavy = {'lightning', 'captum', 'torchvision', 'matplotlib', 'scipy.stats'}; "
+        "print(codes, sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[0, 0] []"
+
+
+def test_the_package_names_all_that_it_offers_before_it_is_imported():
+    program = (
+        "import sys, lightning_sanity; known = set(sys.modules); names = dir(lightning_sanity); "
+        "assert {*lightning_sanity.__all__, 'result', 'report'} <= {*names}; assert set(sys.modules) == known; "
+        "assert all(getattr(lightning_sanity, name) is not None for name in names)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
