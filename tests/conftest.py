@@ -1,11 +1,14 @@
 """Shared material: a network trained on real digits, and torch on a fixed number of threads."""
 
+import os
+
 import pytest
 import torch
 
 from lightning_sanity.cli import demo
 
 torch.set_num_threads(1)  # the networks are small, and the workers of pytest-xdist share the cores
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(scope="session")
