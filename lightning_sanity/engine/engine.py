@@ -68,23 +68,31 @@ class Trial:
     Attributes:
         outputs: Of the model, ``(depths, N, ...)``.
         attributions: Per method one per depth.
+        unrelated: The same of the samples that each one's question was put to; empty where none is asked.
         changes: Per unit name, what its re-initialisation changed.
         seconds: What it took, the proof apart.
     """
 
     outputs: Tensor
     attributions: Mapping[str, list[Tensor]]
+    unrelated: Mapping[str, list[Tensor]]
     changes: Mapping[str, tuple[Change, ...]]
     seconds: float = 0.0
 
     def only(self, depths: Sequence[int]) -> Trial:
         """Some of the depths."""
-        found = {name: [each[depth] for depth in depths] for name, each in self.attributions.items()}
-        return replace(self, outputs=self.outputs[list(depths)], attributions=found)
+        found, others = (
+            {name: [each[depth] for depth in depths] for name, each in maps.items()}
+            for maps in (self.attributions, self.unrelated)
+        )
+        return replace(self, outputs=self.outputs[list(depths)], attributions=found, unrelated=others)
 
     def keep(self, names: Collection[str]) -> Trial:
         """The same for some of the methods."""
-        return replace(self, attributions={name: each for name, each in self.attributions.items() if name in names})
+        found, others = (
+            {name: each for name, each in maps.items() if name in names} for maps in (self.attributions, self.unrelated)
+        )
+        return replace(self, attributions=found, unrelated=others)
 
 
 def engine_for(
@@ -168,10 +176,15 @@ class Engine:
         self._keeps = True
         self.told: Callable[[float], None] = lambda passes: None
 
+    @property
+    def walks(self) -> int:
+        """How many walks over all depths a trial takes: another one where samples are asked questions of their own."""
+        return 1 if self.what.question is None else 2
+
     def passes(self) -> float:
         """About how many passes of the plain loop a trial's walks take."""
         kinds = {(derived.copies, rule) for derived in self.methods.values() for rule in derived.rules or ("gradient",)}
-        return _OF_A_PASS * len(self.steps) * sum(_number(copies) for copies, _ in kinds)
+        return self.walks * _OF_A_PASS * len(self.steps) * sum(_number(copies) for copies, _ in kinds)
 
     def proof_passes(self) -> float:
         """About how many the proof takes, which the first trial holds."""
@@ -248,7 +261,7 @@ class Engine:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
         copied = self.path.copied_bytes(self._random)
         each = bytes_of([first(self.asked.inputs)]) * len(self.steps)
-        kept = len(self.methods) * each
+        kept = self.walks * len(self.methods) * each
         sums = [0]
         for copies in {found.copies for found in self.methods.values()}:
             some = [found for found in self.methods.values() if found.copies == copies]
@@ -263,12 +276,13 @@ class Engine:
         redraw: TrialDraw,
         saved: Mapping[str, Tensor],
         clock: Callable[[], float] = time.perf_counter,
+        crossed: Explanation | None = None,
     ) -> Trial | None:
         """All depths of a trial for the methods that are left; None, now and from here on, where a walk fails."""
         if not self.methods:
             return None
         try:
-            return self.trial(redraw, saved, clock)
+            return self.trial(redraw, saved, clock, crossed)
         except NotTraceable as error:
             _log.debug("plain loop: %s", error)
             self.methods.clear()
@@ -279,6 +293,7 @@ class Engine:
         redraw: TrialDraw,
         saved: Mapping[str, Tensor],
         clock: Callable[[], float] = time.perf_counter,
+        crossed: Explanation | None = None,
     ) -> Trial:
         """Explain all depths.
 
@@ -286,6 +301,7 @@ class Engine:
             redraw: Re-initialises a unit of the clone for this trial.
             saved: The clone's trained weights, by name.
             clock: Of what it takes.
+            crossed: The same batch with each sample's question put to another, to be explained as well.
 
         Raises:
             NotTraceable: If a walk fails, or no method is left.
@@ -295,12 +311,13 @@ class Engine:
             self.path.start_trial()
             changes = {unit.name: redraw(self.path.twin, unit, self.model) for unit in self.units}
             outputs, found = self._walks(self.what, self._random, self.methods)
+            _, others = (None, {}) if crossed is None else self._walks(crossed, self._random, self.methods)
             seconds = clock() - begun
             if any(self._needs(name) - self._proven for name in self.methods):
                 self._prove(found, redraw, saved)
         except FAILURES as error:  # an operation that minds the batch's size
             raise NotTraceable(f"a walk failed ({type(error).__name__}: {error})") from error
-        return Trial(outputs, {name: found[name] for name in self.methods}, changes, seconds)
+        return Trial(outputs, found, others, changes, seconds).keep(self.methods)
 
     def trust(self) -> None:
         """Leave the proof to somebody else who walks for the same methods."""

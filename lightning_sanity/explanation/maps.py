@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -296,19 +296,22 @@ class Reference:
         return max(1, _TOGETHER // max(1, self.maps.magnitude.numel()))
 
     def against_each(
-        self, several: Iterable[Maps], shifts: Iterable[int]
+        self, several: Iterable[Maps], shifts: Iterable[int], unrelated: Iterable[Maps | None] | None = None
     ) -> Iterator[tuple[Maps, dict[str, tuple[Tensor, Tensor]]]]:
         """Maps of one depth after the other and what ``against`` finds, small ones many at once."""
-        pairs = iter(zip(several, shifts, strict=True))
-        while some := list(islice(pairs, self.together)):
-            maps, places = zip(*some, strict=True)
+        pairs = zip(several, shifts, strict=True)
+        each = zip(pairs, repeat(None) if unrelated is None else unrelated, strict=False)
+        while some := [(*pair, other) for pair, other in islice(each, self.together)]:
+            maps, places, others = zip(*some, strict=True)
             alone = len(some) == 1 or 0 in places
-            found = [self.against(*pair) for pair in some] if alone else self._againststacked(maps, places)
+            found = [self.against(*one) for one in some] if alone else self._stacked_against(maps, places, others)
             yield from zip(maps, found, strict=True)
 
-    def _againststacked(self, several: Sequence[Maps], shifts: Sequence[int]) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    def _stacked_against(
+        self, several: Sequence[Maps], shifts: Sequence[int], unrelated: Sequence[Maps | None]
+    ) -> list[dict[str, tuple[Tensor, Tensor]]]:
         depths, samples = len(several), len(self.maps.magnitude)
-        maps = Maps.together(several)
+        maps, asked = Maps.together(several), [each for each in unrelated if each is not None]
         index = torch.arange(samples, device=maps.magnitude.device)
         rolled = torch.cat([(index - shift) % samples + place * samples for place, shift in enumerate(shifts)])
         support = None if self._support is None else self._support.repeat(depths, 1, 1)
@@ -317,7 +320,9 @@ class Reference:
             reference = tree_map(lambda t: torch.cat([t] * depths), self._prepared[similarity.name])
             prepared = _prepared(similarity, maps, support)
             same = similarity.compare(reference, prepared)
-            if similarity.on_support:  # the support belongs to the reference's sample: roll before, not after
+            if asked:
+                other = _prepared(similarity, Maps.together(asked), support)
+            elif similarity.on_support:  # the support belongs to the reference's sample: roll before, not after
                 other = _prepared(similarity, Maps(maps.signed[rolled], maps.magnitude[rolled]), support)
             else:
                 other = tree_map(lambda t: t[rolled], prepared)

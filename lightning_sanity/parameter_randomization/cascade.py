@@ -46,8 +46,8 @@ from lightning_sanity.result.pictures import depths as picture_depths
 _REFERENCE, _TRIALS = "trained model", "trials"  # kinds of work
 _COMPARED = 0.1  # passes that comparing a map takes, roughly
 _ASKED = 8  # trials from which even single scores of regions would not all rise together by chance
-Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]] | None]
-"""A depth's maps, and what they are like where that is known already; see ``Reference.against``."""
+Compared = tuple[Maps, dict[str, tuple[Tensor, Tensor]]]
+"""A depth's maps, and what they are like; see ``Reference.against``."""
 _Asked = tuple[Explanation, Sequence[Tensor]]
 """An explanation, and the outputs of a pass of it, as soon as one has come by."""
 
@@ -159,7 +159,7 @@ class Cascade:
                 engine,
                 partial(self._divided, following, trials),
                 lambda place: self.reinitializer.start_trial(self.trials + place),
-                lambda engine, redraw: self._attempt(engine, redraw, saved),
+                lambda engine, redraw, place: self._attempt(engine, redraw, saved, self.trials + place),
                 ahead,
             )
             while walked < trials and self._time.fits(
@@ -239,7 +239,7 @@ class Cascade:
         return {name: self.methods[name][0].passes for name in names}
 
     def _refer(self, name: str, track: Track) -> None:
-        walked = self._walker is not None and name in self._walker.methods and self.what.question is None
+        walked = self._walker is not None and name in self._walker.methods
         depths = len(self.route) if walked else 1
         self._trained_model.refer(name, track, self._clock, self._time.left(), depths)
 
@@ -281,7 +281,7 @@ class Cascade:
                 self._walker.trust()
             found = shared_walks(
                 self._walker,
-                lambda engine: self._attempt(engine, self.reinitializer.start_trial(place), saved),
+                lambda engine: self._attempt(engine, self.reinitializer.start_trial(place), saved, place),
                 plain,
                 math.ceil(trials / workers),
                 left,
@@ -329,7 +329,7 @@ class Cascade:
             return
         redraw = self.reinitializer.start_trial(trial)
         ready = walks.trial(place, redraw)
-        made = {} if ready is None else {n: self._compared(n, each, trial) for n, each in ready.attributions.items()}
+        made = {} if ready is None else {name: self._compared(name, ready, trial) for name in ready.attributions}
         changes = [] if ready is None else [change for each in ready.changes.values() for change in each]
         looking = [name for name in names if self.methods[name][0].passes > 0]
         needs_weights = bool(looking) and self._needs_weights(looking, made)
@@ -416,16 +416,17 @@ class Cascade:
             return engine
         return None
 
-    def _attempt(self, engine: Engine, redraw: TrialDraw, saved: Mapping[str, Tensor]) -> Trial | None:
+    def _attempt(self, engine: Engine, redraw: TrialDraw, saved: Mapping[str, Tensor], trial: int) -> Trial | None:
         """All depths of a trial at once, where that is to be had."""
+        crossed = None if self.what.question is None else self.what.crossed(self._shift(trial, 0))
         patience = self._time.patience(engine.methods, len(engine.steps))
         engine.told = lambda passes: self._forecast.did(_TRIALS, passes, "all steps at once")
         with self._explain.patience("a walk over all depths", patience):
-            return engine.attempt(redraw, saved, self._time.clock())
+            return engine.attempt(redraw, saved, self._time.clock(), crossed)
 
     def _needs_weights(self, names: Iterable[str], walked: Collection[str]) -> bool:
         """Whether something is still to be explained on the re-initialised clone itself."""
-        if not walked or self.what.question is not None or "dependence" in self.settings.diagnostics:
+        if not walked or "dependence" in self.settings.diagnostics:
             return True
         return any(self.methods[name][0].passes > 0 and name not in walked for name in names)
 
@@ -436,8 +437,8 @@ class Cascade:
         return (1 + self.settings.repeats + again) * (method.passes + _COMPARED)
 
     def _step_units(self, name: str, walked: bool) -> float:
-        """What a depth of a trial takes for a method, in passes of the batch, beside the walk that it may share."""
-        asked = (not walked) + (self.what.question is not None)
+        """What a depth of a trial takes for a method, in passes of the batch, beside the walks that it may share."""
+        asked = 0 if walked else 1 if self.what.question is None else 2
         return asked * self.methods[name][0].passes + _COMPARED
 
     def _units(self, engine: Engine | None, following: Sequence[str]) -> float:
@@ -456,19 +457,26 @@ class Cascade:
 
     # --------------------------------------------------------------------------------------------- randomised models
 
-    def _compared(self, name: str, attributions: Iterable[Tensor], trial: int) -> Iterator[Compared]:
-        """What a walk over all depths made of a method, compared where nothing else needs to be explained for that."""
-        maps = (reduced(attribution, name, self.what) for attribution in attributions)
-        if self.what.question is not None:
-            return ((each, None) for each in maps)
-        return self.references[name].against_each(maps, (self._shift(trial, d) for d in range(len(self.route))))
+    def _compared(self, name: str, walked: Trial, trial: int) -> Iterator[Compared]:
+        """What a walk over all depths made of a method, compared."""
+
+        def maps(of: Mapping[str, list[Tensor]]) -> Iterator[Maps]:
+            return (reduced(attribution, name, self.what) for attribution in of[name])
+
+        shifts = (self._shift(trial, depth) for depth in range(len(self.route)))
+        others = maps(walked.unrelated) if walked.unrelated else None
+        return self.references[name].against_each(maps(walked.attributions), shifts, others)
 
     def _shift(self, trial: int, depth: int) -> int:
         """How far away the sample is that a map is compared with for the floor.
 
-        It changes from step to step, so that the floor averages over pairs.
+        It changes from step to step, so that the floor averages over pairs; only from trial to trial where samples are
+        asked questions of their own, because a walk over all depths puts one question to a sample.
         """
-        return 1 + (trial * len(self.route) + depth) % (self.samples - 1) if self.samples > 1 else 0
+        if self.samples < 2:
+            return 0
+        steps = trial if self.what.question is not None else trial * len(self.route) + depth
+        return 1 + steps % (self.samples - 1)
 
     def _step(
         self,
@@ -488,15 +496,17 @@ class Cascade:
             if method.fresh and self._pictured(trial, depth):
                 self._draw(table, depth, self._explain(name, now[0], trial, depth))
             return
-        maps, found = next(made) if made is not None else (self._maps(name, now, trial, depth), None)
-        unrelated = None if crossed is None else self._maps(name, crossed, trial, depth)
-        if found is None:
+        if made is not None:
+            maps, found = next(made)
+        else:
+            maps = self._maps(name, now, trial, depth)
+            unrelated = None if crossed is None else self._maps(name, crossed, trial, depth)
             found = self.references[name].against(maps, self._shift(trial, depth), unrelated)
         for key, (same, other) in found.items():
             table.values[key][place, depth] = same
             table.floor[key][place, depth] = other
         if depth == len(self.route) - 1 or method.passes == 0:
-            self._end(name, table, maps, unrelated, place)
+            self._end(name, table, maps, place)
         if self._pictured(trial, depth):
             self._draw(table, depth, maps)
 
@@ -507,7 +517,7 @@ class Cascade:
             return reduced(function.of(now.opened_inputs(), Reading({}, outputs=heard[0])), name, now)
         return self._explain(name, now, *key)
 
-    def _end(self, name: str, table: Trials, maps: Maps, unrelated: Maps | None, place: int) -> None:
+    def _end(self, name: str, table: Trials, maps: Maps, place: int) -> None:
         """What is measured at full randomization only."""
         table.norm[place] = torch.linalg.vector_norm(maps.magnitude)
         if table.entropy_rise is not None:

@@ -71,7 +71,7 @@ def steps_cost(
         seconds: Of each method's explanation, and of comparing it.
         passes: See ``Method``; without any, a map is made once per trial.
         walked: Methods that a shared walk explains.
-        asked: Further explanations per depth.
+        asked: Further explanations per depth, which shared walks hold.
         again: Whether a trial explains its last depth once more.
         workers: Processes that the work is divided among.
     """
@@ -79,7 +79,8 @@ def steps_cost(
     for name, (explaining, comparing) in seconds.items():
         whole = (explaining + comparing) / workers
         looks = passes[name] > 0
-        step[name] = ((asked + (name not in walked)) * explaining + comparing) / workers if looks else 0.0
+        explained = 0 if name in walked else 1 + asked
+        step[name] = (explained * explaining + comparing) / workers if looks else 0.0
         once[name] = (0.0 if looks else whole) + (whole if again else 0.0)
     return step, once
 
@@ -133,7 +134,7 @@ def shared_walks(
         return tuple(_guessed(engine, single, drawing)), None
     depths = len(engine.steps)
     proof = sum(_limits(engine, plain).values())  # one depth by the plain loop, once
-    expected, few = depths * proof, None
+    expected, few = engine.walks * depths * proof, None
     if trials * expected > seconds and depths > _FEW:
         if (1 + _FEW) * proof > seconds / 4:
             return None
@@ -163,7 +164,7 @@ def shared_walks(
 def _guessed(engine: Engine, single: float, drawing: float) -> Iterator[Shared]:
     """What walks take, going by a pass over the trained model: depths share some of their work; the proof is more."""
     for copies, names in _together(engine).items():
-        each = single * (1 if copies is None else len(copies.weights))
+        each = engine.walks * single * (1 if copies is None else len(copies.weights))
         yield Shared(names, 2 * each + drawing, _OF_A_PASS * each)
 
 

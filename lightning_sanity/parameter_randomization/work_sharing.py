@@ -205,7 +205,7 @@ class SharedWalks:
         engine: Makes the walks, if they are to be had.
         divide: Divides the work, given the methods that are walked and the kind of walk that each needs.
         draw: How a trial, given by its place, re-initialises units.
-        attempt: Walks a trial for the methods of an engine; None if that fails.
+        attempt: Walks a trial, given its draws and its place, for the methods of an engine; None if that fails.
         ready: A trial that was walked before, by its place.
 
     Attributes:
@@ -218,7 +218,7 @@ class SharedWalks:
         engine: Engine | None,
         divide: Callable[[Mapping[str, Hashable]], Division],
         draw: Callable[[int], TrialDraw],
-        attempt: Callable[[Engine, TrialDraw], Trial | None],
+        attempt: Callable[[Engine, TrialDraw, int], Trial | None],
         ready: Mapping[int, Trial] | None = None,
     ) -> None:
         self._engine, self._attempt = in_common(share, engine), attempt
@@ -242,7 +242,7 @@ class SharedWalks:
         assert self._engine is not None
         names = self.division.walked(place)
         some = self._engine.keep(names)
-        found = self._attempt(some, redraw)
+        found = self._attempt(some, redraw, place)
         self._engine = self._engine.keep([n for n in self._engine.methods if n not in names or n in some.methods])
         return found
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_sanity import parameter_randomization_test, targets
 from lightning_sanity.explanation.dependence import in_one
+from lightning_sanity.explanation.explainer import Explainer
 from lightning_sanity.explanation.maps import Explanation
 from lightning_sanity.model.clone import Adapted
 
@@ -24,7 +25,7 @@ CONTINUOUS = ("cosine", "pearson")
 def result(model, inputs, engine, target=None, **options):
     target = torch.arange(len(inputs)) % 2 if target is None else target
     given = {"methods": "gradient", "trials": 1, "repeats": 1, "controls": False, "progress": False, "pictures": False}
-    return parameter_randomization_test(model, inputs, target, engine=engine, **given, **options)
+    return parameter_randomization_test(model, inputs, target, engine=engine, **given | options)
 
 
 def assert_equal_on_both_paths(model, inputs, caplog, **options):
@@ -35,7 +36,8 @@ def assert_equal_on_both_paths(model, inputs, caplog, **options):
     assert fast.curves.keys() == slow.curves.keys() != set()
     assert any(bool(curve.values.isfinite().any()) for curve in fast.curves.values())
     for key, curve in fast.curves.items():
-        assert torch.allclose(curve.values, slow.curves[key].values, atol=1e-5, equal_nan=True), key
+        for ours, theirs in ((curve.values, slow.curves[key].values), (curve.floor, slow.curves[key].floor)):
+            assert torch.allclose(ours, theirs, atol=1e-5, equal_nan=True), key
     assert torch.allclose(fast.output_change.correlation, slow.output_change.correlation, atol=1e-5, equal_nan=True)
     return fast.engine["gradient"]
 
@@ -62,6 +64,27 @@ def test_targets_take_the_shared_walks(name, caplog):
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)).eval()
     images = torch.rand(2, 3, 12, 12)
     assert assert_equal_on_both_paths(model, images, caplog, target=TARGETS[name]) == "two_stream"
+
+
+def test_questions_put_to_other_samples_are_walked_with_all_depths(monkeypatch):
+    """Where each sample is asked about a region of its own, unrelated maps answer the same question."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)).eval()
+    images, regions = torch.rand(5, 3, 12, 12), (torch.rand(5, 12, 12) > 0.5).float()
+    asked, explained = targets.class_mask(0, regions), []
+    methods = ["gradient", "guided_backprop", "input_x_gradient"]
+    explain = Explainer.__call__
+    monkeypatch.setattr(Explainer, "__call__", lambda *given: explained.append(given[1]) or explain(*given))
+
+    def walked(engine, trials):
+        explained.clear()
+        found = result(model, images, engine, asked, **{"methods": methods, "trials": trials})
+        return found, len(explained)
+
+    (_, once), (shared, thrice), (plain, _) = walked("auto", 1), walked("auto", 3), walked("plain", 3)
+    assert once == thrice
+    for key, curve in shared.curves.items():
+        assert torch.allclose(curve.floor, plain.curves[key].floor, atol=1e-5, equal_nan=True), key
 
 
 @pytest.mark.parametrize("name", UNEXPLAINED)
