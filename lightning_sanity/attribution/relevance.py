@@ -35,7 +35,10 @@ _WAYS_OUT = {
     "lstm": "write the recurrence out, with linear layers and gates",
 }
 _WAYS_OUT |= {"log_softmax": _WAYS_OUT["softmax"], "gru": _WAYS_OUT["lstm"]}
-_OTHERWISE = "pass a zennit composite with a rule for its module, or a function of your own, as the method"
+_OTHERWISE = (
+    "pass a zennit composite with a rule for its module (pip install 'lightning-sanity[zennit]'), or a function of your "
+    "own, as the method"
+)
 
 
 @factory

@@ -1,6 +1,7 @@
 """Layer-wise relevance propagation against zennit, captum and the gradient, on networks as they are published."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -116,3 +117,24 @@ def test_relevance_applies_to_image_networks_as_they_are(network):
         found = method(model, x, torch.tensor([1]))
         assert bool(found.isfinite().all())
         assert bool((found != 0).any())
+
+
+@pytest.mark.parametrize(
+    ("operation", "says"),
+    [
+        (lambda x: x.cumprod(1), r"no rule for cumprod: pass a zennit composite .*'lightning-sanity\[zennit\]'"),
+        (lambda x: torch.fft.rfft(x).abs(), r"no rule for fft_rfft: .*'lightning-sanity\[zennit\]'"),
+        (lambda x: x.softmax(1), "no rule for softmax: explain the scores before it"),
+    ],
+)
+def test_an_operation_without_a_rule_is_named_with_the_way_out(operation, says):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return operation(self.first(x))
+
+    found = resolve("lrp_epsilon").refuses(Model().eval(), torch.randn(3, 6), torch.tensor([0, 1, 2]))
+    assert re.search(says, found), found
