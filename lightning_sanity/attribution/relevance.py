@@ -36,8 +36,8 @@ _WAYS_OUT = {
 }
 _WAYS_OUT |= {"log_softmax": _WAYS_OUT["softmax"], "gru": _WAYS_OUT["lstm"]}
 _OTHERWISE = (
-    "pass a zennit composite with a rule for its module (pip install 'lightning-sanity[zennit]'), or a function of your "
-    "own, as the method"
+    "pass a zennit composite with a rule for its module (pip install 'lightning-sanity[zennit]'), or a function of "
+    "your own, as the method"
 )
 
 

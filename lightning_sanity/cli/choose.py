@@ -62,7 +62,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--out", type=folder, default=Path("choice"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--candidates", metavar="A,B", help="methods to choose from (default: all that apply)")
     parser.add_argument("--samples", type=int, metavar="N", help="default: 32")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="about how long it may take")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="about how long it may take, once all is loaded"
+    )
     parser.add_argument("--quality", metavar="A,B", help="metrics: fidelity, deletion (default: both)")
     parser.add_argument("--by-class", action="store_true", help="give the answer for every class of the labels, too")
     parser.add_argument("--tune", action="store_true", help="search parameters of the methods that passed")

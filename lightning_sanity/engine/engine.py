@@ -39,6 +39,7 @@ from lightning_sanity.model.weights import restore
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import TrialDraw
 from lightning_sanity.randomization.unit import Unit
+from lightning_sanity.resources.budget import spread
 from lightning_sanity.resources.memory import Meter, bytes_of, free
 from lightning_sanity.resources.random_streams import reseed
 
@@ -51,6 +52,8 @@ SHARE = 0.25
 """Of the memory that is free, if that is less."""
 _UNSURE = 1.5
 """Factor by which a walk may keep more than its plan says."""
+_METERED = 8
+"""Depths that are walked to find out."""
 
 _OF_A_PASS = 0.75  # of the plain loop, that a depth takes in a walk, roughly, its part of the draws included
 _TRAINED = (frozenset[int](),)
@@ -246,16 +249,18 @@ class Engine:
             if len(chosen) == 1:
                 return None
             chosen = chosen[: len(chosen) // 2]
-        one, each = slice(0, 1), plan.bytes_per_sample()
-        planned = min(each, int(room / _UNSURE))
+        # A walk over a few depths says how much more than planned is kept; over all of a deep network it takes long.
+        some = tuple(chosen[place] for place in spread(min(_METERED, len(chosen)), len(chosen)))
+        few = self.path.plan(self._random, some, tuple(layers))
+        one, planned = slice(0, 1), min(few.bytes_per_sample(), int(room / _UNSURE))
         with Meter() as meter:
-            begun = plan.begin(rows_of(self.asked.inputs, one), _steering(rules), planned)
+            begun = few.begin(rows_of(self.asked.inputs, one), _steering(rules), planned)
             begun.observe(target_of(self.asked.target, one), rules, rules)
         takes = max(meter.peak / planned, 1e-9)  # of a byte that is planned
         self.budget = min(self.budget, int(room / takes))
         copies = max(_number(found.copies) for found in self.methods.values())
         together = at_once(self._rows(plan, self.samples), self.samples, copies)
-        return int(takes * max(plan.least_per_sample(), min(self.budget, together * each)))
+        return int(takes * max(plan.least_per_sample(), min(self.budget, together * plan.bytes_per_sample())))
 
     def kept_bytes(self) -> int:
         """What is there beside the walks: the random copy, and what is kept of all depths of all samples."""
