@@ -5,24 +5,38 @@ test, one trial of the gradient, for transformers of 10 to 98 units and perceptr
 by the plain loop, with the exponent of a straight line through the logarithms. All steps are walked. First what is
 measured is shown to be the same.
 
+``--many`` measures what else may grow: twelve methods beside one on a small convolutional network, and the file of a
+large result, 200 steps of 20 methods, 256 samples and 20 trials by three similarities: seconds and memory to write and
+to read it, and its size.
+
     python benchmarks/growth.py [--blocks 1 2 4 12] [--layers 50 100 200 400] [--samples 8] [--json]
+    python benchmarks/growth.py --many [--json]
 """
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import parser, publish
-from measuring.memory import Tensors
+from measuring import interleaved, parser, publish, ratio, shown
+from measuring.memory import Tensors, peak
+from measuring.studied import plain
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_sanity import parameter_randomization_test
+from lightning_sanity import SanityResult, parameter_randomization_test
+from lightning_sanity.result.curve import Curve, rounded, step_for
 
 GOAL = 1.1
 """Exponent of memory against units."""
+TWELVE = (
+    *("gradient", "input_x_gradient", "gradcam", "gradcam_plus_plus", "guided_backprop", "guided_gradcam", "deconvnet"),
+    *("smoothgrad", "integrated_gradients", "integrated_gradients_local", "deeplift", "lrp_epsilon"),
+)
 
 
 class Block(nn.Module):
@@ -102,13 +116,77 @@ def exponent(rows, what):
     return float(np.polyfit(units, np.log([row[what] for row in rows]), 1)[0])
 
 
+def several(repeats):
+    """Twelve methods beside one, whole tests."""
+    torch.manual_seed(0)
+    model, inputs = plain(nn.ReLU).eval(), torch.rand(8, 1, 16, 16)
+    sides = {name: lambda names=names: test(model, inputs, methods=names) for name, names in _SIDES.items()}
+    return {"kind": "twelve methods over one", "ratio": ratio(interleaved(sides, repeats), "twelve", "one")}
+
+
+_SIDES = {"one": ["gradient"], "twelve": list(TWELVE)}
+
+
+def large(depths=200, methods=20, samples=256, trials=20):
+    """A result of so many similarities, all of them of one small test."""
+    torch.manual_seed(0)
+    small = test(*perceptron(3, 4, 16), controls=False)
+    measures = ("spearman", "spearman_signed", "ssim")
+    names, units = [f"method {k}" for k in range(methods)], tuple(f"layer {k}" for k in range(depths))
+    step = step_for(2 * depths * methods * samples * trials * len(measures))
+    tables = [torch.rand(trials, depths, samples) for _ in range(2)]
+    tables = tables if step is None else [rounded(table, step) for table in tables]
+    curves = {
+        (name, measure): Curve(*(table.clone() for table in tables), torch.ones(1, samples), step)
+        for name in names
+        for measure in measures
+    }
+    unit, (verdict,), (ground,) = small.coverage.units[0], small.verdicts.values(), small.grounds.values()
+    ground = dataclasses.replace(ground, noise=torch.rand(3, samples), cross=torch.rand(9, samples))
+    coverage = dataclasses.replace(small.coverage, units=tuple(dataclasses.replace(unit, name=u) for u in units))
+    many = {"verdicts": dict.fromkeys(names, verdict), "grounds": dict.fromkeys(names, ground), "curves": curves}
+    return dataclasses.replace(small, units=units, coverage=coverage, depth_weights=(), **many)
+
+
+def prepare(act, sizes, path):
+    """Writing or reading as ``peak`` wants it, in a process of its own."""
+    if act == "read":
+        return lambda: SanityResult.from_json(path)
+    result = large(*sizes)
+    return lambda: result.to_json(path)
+
+
+def filed(sizes):
+    """What the file of a large result takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.json"
+        found = {"kind": "a large result"}
+        for act in ("write", "read"):
+            run = prepare(act, sizes, path)
+            started = time.process_time()
+            run()
+            found[act] = {"seconds": time.process_time() - started, **peak(prepare, act, sizes, path)}
+        return found | {"mib": path.stat().st_size / 2**20}
+
+
+def told(row):
+    if "ratio" in row:
+        return f"{row['kind']}: {shown(row['ratio'], 1)}"
+    acts = (f"{act} {row[act]['seconds']:.1f} s, {row[act]['resident']:.0f} MB above" for act in ("write", "read"))
+    return f"{row['kind']}: {', '.join(acts)}; the file {row['mib']:.0f} MiB"
+
+
 def main(arguments=None):
     made = parser(__doc__)
     made.add_argument("--blocks", type=int, nargs="*", default=[1, 2, 4, 12])
     made.add_argument("--layers", type=int, nargs="*", default=[50, 100, 200, 400])
     made.add_argument("--samples", type=int, default=8)
+    made.add_argument("--many", action="store_true")
     given = made.parse_args(arguments)
     torch.set_num_threads(1)
+    if given.many:
+        publish(given, (each for each in (several(given.repeats), filed((200, 20, 256, 20)))), told)
+        return
     kinds = {
         "transformer": (transformer, given.blocks, lambda n: 2 + 8 * n),
         "perceptron": (perceptron, given.layers, int),
