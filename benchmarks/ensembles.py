@@ -47,7 +47,7 @@ def agreed(models, inputs, count):
 def rows(given):
     members, images = [], None
     for seed in range(max(given.sizes)):
-        model, inputs, *_ = fitted(given.network, seed)
+        model, inputs, *_ = fitted(given.network, seed, given.epochs)
         members.append(model.eval())
         images = inputs if images is None else images
     inputs, target = agreed(members, images, given.samples)
@@ -95,6 +95,7 @@ def main(arguments=None):
     made.add_argument("--alone", type=int, default=3, help="members that are tested alone")
     given = made.parse_args(arguments)
     torch.set_num_threads(1)
+    given.epochs = 1 if given.equality_only else None
     if given.equality_only:
         given.sizes, given.seeds, given.trials, given.samples, given.alone = [1], [0], 1, 8, 1
     publish(given, rows(given), described)
