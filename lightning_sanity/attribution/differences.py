@@ -142,6 +142,7 @@ def deepshap(
         passes=2.0 * n_baselines,
         refuses=any_of(no_background(baselines), _refuses(gap, tolerance)),
         prepare=prepare,
+        of_all=baselines is None,
         completeness=gap,
     )
 

@@ -41,6 +41,8 @@ class Method:
         refuses: ``(model, inputs, target) -> reason`` why the method means nothing on this model, or None if it does.
         prepare: ``(model, inputs) -> attribute`` for methods that look at the model once, for a layer for example;
             used instead of ``attribute`` during a test, where the structure stays the same.
+        of_all: Whether what ``prepare`` returns rests on all samples together, such as a set of baselines, and explains
+            any of them: also those of a part, where not all are explained at once.
         completeness: ``(model, inputs, target) -> gap (N,)``: by how much the attributions of a sample miss the
             difference of outputs they claim to explain, as a share of it; None for methods that claim no such thing.
         over: The same method hiding the parts that a segmentation finds, where these are known beforehand, as tokens
@@ -65,6 +67,7 @@ class Method:
     passes: float = 1.0
     refuses: Refusal | None = None
     prepare: Callable[[nn.Module, Any], AttributionFn] | None = None
+    of_all: bool = False
     completeness: AttributionFn | None = None
     over: Callable[[Segmentation], Method] | None = None
     settle: Callable[[nn.Module, Any, Tensor | None], Method] | None = None

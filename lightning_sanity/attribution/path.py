@@ -378,6 +378,7 @@ def expected_gradients(
         passes=n_samples,
         refuses=any_of(not_differentiable, no_background(baselines)),
         prepare=prepare,
+        of_all=baselines is None,
     )
 
 

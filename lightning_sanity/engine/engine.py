@@ -39,7 +39,6 @@ from lightning_sanity.model.weights import restore
 from lightning_sanity.randomization.strategies import Change
 from lightning_sanity.randomization.twins import TrialDraw
 from lightning_sanity.randomization.unit import Unit
-from lightning_sanity.resources.budget import spread
 from lightning_sanity.resources.memory import Meter, bytes_of, free
 from lightning_sanity.resources.random_streams import reseed
 
@@ -52,8 +51,6 @@ SHARE = 0.25
 """Of the memory that is free, if that is less."""
 _UNSURE = 1.5
 """Factor by which a walk may keep more than its plan says."""
-_METERED = 8
-"""Depths that are walked to find out."""
 
 _OF_A_PASS = 0.75  # of the plain loop, that a depth takes in a walk, roughly, its part of the draws included
 _TRAINED = (frozenset[int](),)
@@ -249,9 +246,9 @@ class Engine:
             if len(chosen) == 1:
                 return None
             chosen = chosen[: len(chosen) // 2]
-        # A walk over a few depths says how much more than planned is kept; over all of a deep network it takes long.
-        some = tuple(chosen[place] for place in spread(min(_METERED, len(chosen)), len(chosen)))
-        few = self.path.plan(self._random, some, tuple(layers))
+        # The depths that go together where there is room say how much more is kept than planned; all take long to walk.
+        most = plan.together_within(min(plan.bytes_per_sample(), int(room / _UNSURE)))
+        few = self.path.plan(self._random, most, tuple(layers))
         one, planned = slice(0, 1), min(few.bytes_per_sample(), int(room / _UNSURE))
         with Meter() as meter:
             begun = few.begin(rows_of(self.asked.inputs, one), _steering(rules), planned)

@@ -234,6 +234,9 @@ class _Plan:
     def least_per_sample(self) -> int:
         return self.bytes_per_sample()
 
+    def together_within(self, room: int) -> Steps:
+        return self.chosen
+
     def begin(self, inputs: Any, steering: Steering | None = None, room: int = UNLIMITED) -> _Begun:
         return _Begun(self, inputs, steering)
 

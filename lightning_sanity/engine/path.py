@@ -102,6 +102,9 @@ class Planned(Protocol):
     def least_per_sample(self) -> int:
         """The same where there is none."""
 
+    def together_within(self, room: int) -> Steps:
+        """Most depths that a walk of so many bytes a sample keeps at once."""
+
     def begin(self, inputs: Any, steering: Steering | None = None, room: int = ...) -> Begun:
         """The walk over some samples; with a steering if there will be other rules than "gradient".
 

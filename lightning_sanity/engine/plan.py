@@ -107,6 +107,10 @@ class Plan:
             self._blocks[most] = [self] if len(parts) == 1 else [self._of(tuple(part)) for part in parts]
         return self._blocks[most]
 
+    def together_within(self, room: int) -> Steps:
+        """See ``Planned``."""
+        return max((block.chosen for block in self.blocks(room)), key=len)
+
     def _of(self, chosen: Steps) -> Plan:
         """The same for some of the depths."""
         return Plan(self.network, self.steps, chosen, tuple(self.layers), self.to_input)

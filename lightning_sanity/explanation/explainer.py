@@ -88,7 +88,7 @@ class Explainer:
         for name, (method, function) in self.methods.items():
             if method.passes == 0:
                 continue
-            shared = _takes_any_rows(function)
+            shared = _takes_any_rows(method, function)
 
             def act(
                 count: int, rows: int, name: str = name, run: AttributionFn = function if shared else method
@@ -141,7 +141,7 @@ class Explainer:
             try:
                 if size == samples:
                     return explain(function, name, what, seed)
-                shared = _takes_any_rows(function)
+                shared = _takes_any_rows(method, function)
                 parts = list(what.chunks(size))
                 ready = [function if shared else _prepared_once(method) for _ in parts]
                 ready = self._of_part.setdefault((name, size, samples), ready)
@@ -154,9 +154,9 @@ class Explainer:
             self.in_chunks[name], self.ran_out = size // 2, True
 
 
-def _takes_any_rows(function: AttributionFn) -> bool:
+def _takes_any_rows(method: Method, function: AttributionFn) -> bool:
     """Whether a function prepared on a batch serves parts of it as well."""
-    return isinstance(function, Derived) and function.copies is None
+    return method.of_all or (isinstance(function, Derived) and function.copies is None)
 
 
 def _prepared_once(method: Method) -> AttributionFn:

@@ -237,12 +237,14 @@ def prepared_methods(
 ) -> tuple[dict[str, str], dict[str, tuple[Method, AttributionFn]]]:
     """Methods that mean nothing on this model, with the reason, and the others, prepared.
 
-    Where only ``max_batch`` samples are explained at once, a method is prepared for each part when it comes to it.
+    Where only ``max_batch`` samples are explained at once, a method is prepared for each part when it comes to it,
+    unless it rests on all samples.
     """
-    parts = [what] if max_batch is None else list(what.chunks(max_batch))
+    divided = [what] if max_batch is None else list(what.chunks(max_batch))
     refused: dict[str, str] = {}
     prepared: dict[str, tuple[Method, AttributionFn]] = {}
     for name, open_method in chosen.items():
+        parts = [what] if open_method.of_all else divided
         try:
             method, reason = _settled(open_method, parts)
             ready = method.prepare is None or len(parts) > 1 or reason is not None

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_sanity import SaliencySanityCallback, parameter_randomization_test
+from lightning_sanity.attribution.differences import deepshap
 from lightning_sanity.attribution.gradients import smoothgrad
-from lightning_sanity.attribution.path import integrated_gradients
+from lightning_sanity.attribution.path import expected_gradients, integrated_gradients
 from lightning_sanity.engine.path import NotTraceable
 from lightning_sanity.engine.streams import TwoStream
 from lightning_sanity.model.graph import trace
@@ -159,6 +160,15 @@ def test_no_more_than_max_batch_samples_are_explained_at_once_with_the_same_maps
             # The pattern magnifies how little an untrained network says.
             nearly = 1e-3 if key[0] == "output_pattern" else 1e-4
             assert torch.allclose(curve.values, parts.curves[key].values, atol=nearly, equal_nan=True), key
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_baselines_from_the_probe_are_the_whole_probe_however_few_are_explained_at_once(pictures, most):
+    methods = {"deepshap": deepshap(tolerance=10.0), "expected_gradients": expected_gradients(n_samples=10)}
+    whole, parts = (check(*pictures, methods=methods, max_batch=each) for each in (None, most))
+    assert {name for name, _ in whole.curves} >= methods.keys()
+    for key, curve in whole.curves.items():
+        assert torch.allclose(curve.values, parts.curves[key].values, atol=1e-4, equal_nan=True), key
 
 
 def tensors():
