@@ -163,6 +163,7 @@ def test_foreign_libraries_enter_by_their_doors(library, doors):
 def test_a_reader_sees_public_names_and_packages_alone():
     shown = {name for name in dir(lightning_sanity) if not name.startswith("_")}
     assert shown <= {*lightning_sanity.__all__, *ORDER, "testing", "pytorch_lightning"}
+    assert shown >= {*lightning_sanity.__all__, *ORDER} - {"__version__"}
 
 
 def test_the_lowest_versions_that_are_tested_are_the_declared_ones():
